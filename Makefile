@@ -1,0 +1,40 @@
+# make demo   from a fresh clone to a reviewed, served model
+# make test   lint, types, layers and the default tests
+# make env    the environment alone, made once per lock
+# make check  lint, types and layers
+# make clean  remove what runs and the environment left
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+LOCK := $(shell cat constraints.txt pyproject.toml | git hash-object --stdin)
+STAMP := .venv/made-for-$(LOCK)
+BIN := .venv/bin
+DEMO := configs/mnist-gan.yaml
+
+.PHONY: env demo test check clean
+
+env: $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/dvc pull --quiet
+	$(BIN)/aigc-ops run $(DEMO)
+
+check: $(STAMP)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-logo
+
+test: check
+	$(BIN)/dvc pull --quiet
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv .aigc_ops .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

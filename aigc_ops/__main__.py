@@ -1,0 +1,133 @@
+"""The command line: `aigc-ops COMMAND --help` tells what each stage takes."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from aigc_ops import __version__
+from aigc_ops.errors import AigcOpsError, ConfigError
+from aigc_ops.home import export_environment
+
+EPILOG = """\
+CONFIG is a YAML file such as configs/mnist-gan.yaml; every field in it is also a flag:
+  aigc-ops run configs/mnist-gan.yaml --training.steps 500 --model.latent-dim 32
+  aigc-ops train configs/mnist-gan.yaml --help        the flags of that model family
+  aigc-ops run configs/mnist-gan.yaml --data.path DIR your own images or text
+MODEL is models:/NAME@champion, models:/NAME/3 or a checkpoint folder.
+Everything lies under .aigc_ops, or AIGC_OPS_HOME. Exit code 0: done; 1: a stage failed;
+2: wrong usage or config."""
+
+SWITCHES = ("--json", "--force", "--help")
+CONFIG_COMMANDS = {
+    "run": "the whole chain: validate, train, evaluate, register, promote, package",
+    "validate": "check a dataset against its expectations",
+    "train": "train a model, or continue where training stopped",
+}
+MODEL_COMMANDS = {
+    "evaluate": "score a model against its dataset",
+    "register": "store a checkpoint as a model version",
+    "promote": "decide whether a version becomes the champion",
+    "package": "build a version's Bento, boot it and compare its samples",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 for a stage's failure, 2 for wrong usage."""
+    arguments, flags = parser().parse_known_args(_joined(sys.argv[1:] if argv is None else argv))
+    export_environment()
+    answer = _claim_standard_output()
+    try:
+        from aigc_ops import commands
+
+        return commands.execute(arguments, flags, answer)
+    except AigcOpsError as error:
+        if arguments.json:
+            print(json.dumps({"error": str(error), "kind": type(error).__name__}), file=answer)
+        print(f"aigc-ops {arguments.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except BrokenPipeError:  # whoever read the answer has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), answer.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("stopped; the same command again continues from here", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their own options; a config's flags are added once it is known."""
+    top = argparse.ArgumentParser(
+        prog="aigc-ops",
+        description="Train, judge, promote and serve generative models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str, **options: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=summary, description=summary, allow_abbrev=False, **options
+        )
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        sub.set_defaults(summary=summary)
+        return sub
+
+    # Their --help is printed later, with the flags that the config's family adds.
+    for name, summary in CONFIG_COMMANDS.items():
+        sub = command(name, summary, add_help=False)
+        sub.add_argument("config", nargs="?", metavar="CONFIG")
+        sub.add_argument("-h", "--help", action="store_true")
+        if name == "run":
+            sub.add_argument("--force", action="store_true", help="run every stage anew")
+    for name, summary in MODEL_COMMANDS.items():
+        sub = command(name, summary, add_help=False)
+        sub.add_argument(
+            "model", nargs="?", metavar="CHECKPOINT" if name == "register" else "MODEL"
+        )
+        sub.add_argument("-h", "--help", action="store_true")
+
+    serve = command("serve", "serve a model over HTTP until stopped")
+    serve.add_argument("model", metavar="MODEL")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
+    serve.add_argument("--port", type=int, default=3000, help="port (%(default)s)")
+
+    sample = command("sample", "draw samples into a folder")
+    sample.add_argument("model", metavar="MODEL")
+    sample.add_argument("--num", type=int, default=1, help="how many (%(default)s)")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the first (%(default)s)")
+    sample.add_argument("--label", type=int, help="class; by default goes round the classes")
+    sample.add_argument("--prompt", help="text to answer or continue")
+    sample.add_argument("--out", required=True, metavar="DIR", help="folder for the samples")
+
+    command("models", "list versions, aliases and scores")
+
+    data = command("data", "look at a dataset, or fetch what DVC pins")
+    data.add_argument("action", choices=("show", "pull"), help="show: rows, digest and DVC pin")
+    data.add_argument("path", nargs="?", default="data", metavar="PATH")
+    return top
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """Config flags as `--name=value`, so that a value is never taken for CONFIG."""
+    if not argv or argv[0] not in (*CONFIG_COMMANDS, *MODEL_COMMANDS):
+        return list(argv)
+    joined, rest = [argv[0]], list(argv[1:])
+    while rest:
+        word = rest.pop(0)
+        takes_value = word.startswith("--") and "=" not in word and word not in SWITCHES
+        joined.append(f"{word}={rest.pop(0)}" if takes_value and rest else word)
+    return joined
+
+
+def _claim_standard_output() -> TextIO:
+    """Standard output for the answer alone; whatever else prints goes to standard error."""
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    return answer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

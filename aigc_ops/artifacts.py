@@ -1,0 +1,180 @@
+"""The frozen nouns that stages hand to one another: small, typed, JSON-serialisable.
+
+They carry URIs and digests, never tensors or data, so a stage is cheap to cache, to
+rerun alone and to run on another machine.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Modality = Literal["image", "text"]
+
+
+class Noun(BaseModel):
+    """A frozen, closed record; equal content has an equal digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of this record."""
+        return json_digest(self.model_dump(mode="json"))
+
+
+class ImageShape(Noun):
+    """What a model must know of image data before its weights are made."""
+
+    channels: Literal[1, 3]
+    height: int
+    width: int
+    class_names: tuple[str, ...] = Field(
+        default=(), description="Name of each label 0..K-1; empty when there are no labels."
+    )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+class DatasetRef(Noun):
+    """A dataset at rest: where it lies, what it holds, and whether DVC pins it."""
+
+    uri: str = Field(description="Local path of the dataset: a folder or a file.")
+    modality: Modality
+    content_digest: str = Field(description="SHA-256 over the content of both splits.")
+    num_train: int
+    num_heldout: int
+    image_shape: ImageShape | None = Field(default=None, description="Set for images only.")
+    dvc_digest: str | None = Field(
+        default=None, description="Digest of the DVC output that pins the data; None: not pinned."
+    )
+    licences: tuple[str, ...] = Field(default=(), description="Distinct licences of the rows.")
+    sources: tuple[str, ...] = Field(default=(), description="Distinct sources of the rows.")
+
+    @property
+    def version(self) -> str:
+        """Short data version for names people read: the first 8 digits of its digest."""
+        return self.content_digest[:8]
+
+
+class ValidationReport(Noun):
+    """Outcome of the expectations over one dataset, and where the report is kept."""
+
+    success: bool
+    dataset_digest: str
+    num_expectations: int
+    num_rows: int
+    failures: tuple[str, ...] = Field(
+        default=(), description="One line per failed expectation, naming rows."
+    )
+    json_uri: str
+    html_uri: str
+
+
+class Checkpoint(Noun):
+    """A stored model: a folder of safetensors, its JSON and a SHA-256 manifest."""
+
+    uri: str = Field(description="Local folder.")
+    manifest_digest: str = Field(description="SHA-256 of the folder's manifest.json.")
+    family: str
+    modality: Modality
+    step: int
+    dataset_digest: str
+    run_id: str | None = Field(default=None, description="MLflow run that trained it.")
+    rate: float | None = Field(
+        default=None, description="Images or tokens per second while training, warm-up excluded."
+    )
+    grid_uri: str | None = Field(
+        default=None, description="Last sample grid (PNG) or sample texts (TXT)."
+    )
+
+
+class Score(Noun):
+    """One metric's value, its interval, and the contract under which it may be compared."""
+
+    value: float
+    low: float
+    high: float
+    contract: dict[str, JsonValue]
+
+
+class Scores(Noun):
+    """Every score of one checkpoint; values are comparable only under equal contracts."""
+
+    checkpoint_digest: str
+    modality: Modality
+    primary: str = Field(description="The metric that decides promotion; lower is better.")
+    values: dict[str, Score]
+    grid_uri: str | None = None
+
+
+def contract_differences(a: Score, b: Score) -> list[str]:
+    """Terms in which two contracts differ; none when the values may be compared.
+
+    The seed and the kind of interval do not count: intervals speak of other draws.
+    """
+    terms = (a.contract.keys() | b.contract.keys()) - {"seed", "interval"}
+    missing = object()
+    return sorted(t for t in terms if a.contract.get(t, missing) != b.contract.get(t, missing))
+
+
+class ModelVersion(Noun):
+    """A version in the registry, registered once per checkpoint."""
+
+    name: str
+    version: int
+    run_id: str
+    manifest_digest: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+class Verdict(Noun):
+    """What promotion decided and why; the champion alias moves nowhere else."""
+
+    model: ModelVersion
+    promoted: bool
+    alias: Literal["champion", "challenger"]
+    champion: ModelVersion = Field(description="The champion after the decision.")
+    reasons: tuple[str, ...]
+
+
+class BentoTag(Noun):
+    """A Bento that was booted and compared with its golden samples."""
+
+    tag: str
+    model: ModelVersion
+    uri: str = Field(description="Folder of the Bento in the local store.")
+    num_golden: int = Field(description="Golden samples compared over HTTP.")
+    max_levels_apart: int = Field(description="Largest pixel difference of 255; 0 for text.")
+
+
+class RunResult(Noun):
+    """What one run of the whole chain left, and how much of it was there before."""
+
+    name: str
+    dataset: DatasetRef
+    report: ValidationReport
+    checkpoint: Checkpoint
+    scores: Scores
+    version: ModelVersion
+    verdict: Verdict
+    bento: BentoTag | None = Field(description="The champion's Bento; None when not packaged.")
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 (hex) of a JSON value, independent of key order and spacing."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,197 @@
+"""Each stage with its folder, its tracker and its resolved models.
+
+The flow and the command line both call these, so a stage is wired once.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aigc_ops.artifacts import (
+    BentoTag,
+    Checkpoint,
+    DatasetRef,
+    ModelVersion,
+    RunResult,
+    Scores,
+    ValidationReport,
+    Verdict,
+    json_digest,
+)
+from aigc_ops.config import RunConfig, dotted
+from aigc_ops.data import open_dataset, read_split
+from aigc_ops.data import validation as data_validation
+from aigc_ops.evaluation import evaluate as evaluate_checkpoint
+from aigc_ops.generative import TextData
+from aigc_ops.home import home
+from aigc_ops.records import RunRecord
+from aigc_ops.registry import promotion, registration, resolution
+from aigc_ops.registry.runs import source_tags
+from aigc_ops.registry.tracker import MlflowTracker, reporting_to
+from aigc_ops.revision import code_digest, revision
+from aigc_ops.serving import packaging, server
+from aigc_ops.serving.bentos import find_bento
+from aigc_ops.training import RunFolder, run_key
+from aigc_ops.training import train as train_model
+
+Config = RunConfig[Any]
+NUM_GOLDEN_PROMPTS = 8
+
+
+def open_data(config: Config) -> DatasetRef:
+    """The run's dataset, checked against its DVC pin."""
+    return open_dataset(config.data)
+
+
+def validate(config: Config, dataset: DatasetRef) -> ValidationReport:
+    """The report on the dataset; raises ValidationFailed when an expectation fails."""
+    report = data_validation.validate(
+        dataset, config.data, config.validation, folder=_folder("reports", config, dataset)
+    )
+    data_validation.require(report)
+    return report
+
+
+def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpoint:
+    """The trained checkpoint; continues where an earlier run of the same config stopped.
+
+    `anew` trains from the first step, in a folder and an MLflow run of its own.
+    """
+    start = config.training.init_from
+    initial = resolution.resolve(start) if start else None
+    key = run_key(
+        config.model, config.training, dataset, config.data, seed=config.seed, initial=initial
+    )
+    if anew:
+        key += time.strftime("-%Y%m%dT%H%M%SZ", time.gmtime())
+    folder = RunFolder(home() / "checkpoints" / f"{config.name}-{key}")
+    if finished := folder.finished(config.training.steps):
+        return finished
+    source = revision()
+    with tracking(config, dataset, key) as tracker:
+        return train_model(
+            config.model,
+            config.training,
+            dataset,
+            partial(read_split, dataset, config.data, "train"),
+            seed=config.seed,
+            folder=folder,
+            tracker=tracker,
+            initial=initial,
+            record={
+                "config": config.model_dump(mode="json"),
+                "revision": source and source.model_dump(mode="json"),
+            },
+        )
+
+
+@contextmanager
+def tracking(config: Config, dataset: DatasetRef, key: str) -> Iterator[MlflowTracker]:
+    """The MLflow run of a training run; closed as FINISHED, FAILED or KILLED."""
+    with MlflowTracker.start(
+        key,
+        run_name(config, dataset),
+        params=dotted(config.model_dump(mode="json")),
+        tags=source_tags(revision()),
+        dataset=dataset,
+    ) as tracker:
+        yield tracker
+
+
+def evaluate(config: Config, dataset: DatasetRef, checkpoint: Checkpoint) -> Scores:
+    """The checkpoint's scores against the dataset, reported to the run that trained it."""
+    with reporting_to(checkpoint.run_id) as tracker:
+        return evaluate_checkpoint(
+            checkpoint,
+            dataset,
+            config.data,
+            config.evaluation,
+            seed=config.seed,
+            cache=home() / "cache" / "reference",
+            folder=_folder("evaluations", config, dataset) / checkpoint.manifest_digest[:8],
+            tracker=tracker,
+        )
+
+
+def register(
+    config: Config, dataset: DatasetRef, checkpoint: Checkpoint, scores: Scores
+) -> ModelVersion:
+    """The checkpoint's version in the registry, made once."""
+    return registration.register(
+        checkpoint,
+        scores,
+        name=config.name,
+        dataset=dataset,
+        prompts=_prompts(config, dataset),
+    )
+
+
+def _prompts(config: Config, dataset: DatasetRef) -> Sequence[str]:
+    """Held-out prompts that a dialogue model's golden samples answer."""
+    if dataset.modality != "text":
+        return ()
+    heldout = read_split(dataset, config.data, "heldout")
+    assert isinstance(heldout, TextData), type(heldout)
+    return (heldout.prompts or ())[:NUM_GOLDEN_PROMPTS]
+
+
+def promote(config: Config, version: ModelVersion) -> Verdict:
+    """The decision on a version; the champion alias moves here only."""
+    return promotion.promote(version, config=config.promotion)
+
+
+def package(config: Config, version: ModelVersion) -> BentoTag:
+    """The version's Bento, booted and equal to its golden samples."""
+    folder = Path(resolve(version.uri).uri)
+    return packaging.package(version, folder, config=config.packaging)
+
+
+def serve(model: str, *, host: str, port: int) -> None:
+    """Serve a model's Bento, or its folder when it has none, until stopped."""
+    version = version_of(model) if model.startswith(resolution.SCHEME) else None
+    bento = find_bento(version) if version else None
+    folder = Path(bento.uri if bento else resolve(model).uri)
+    server.serve(folder, version=version, host=host, port=port)
+
+
+def resolve(model: str) -> Checkpoint:
+    """The local, verified checkpoint of `models:/NAME@champion`, `models:/NAME/3` or a folder."""
+    return resolution.resolve(model)
+
+
+def version_of(model: str) -> ModelVersion:
+    """The registered version that `models:/NAME@champion` or `models:/NAME/3` names."""
+    return resolution.resolve_version(model)
+
+
+def bento_of(version: ModelVersion) -> BentoTag | None:
+    """The version's Bento, if it was packaged and still stands."""
+    return find_bento(version)
+
+
+def config_digest(config: Config) -> str:
+    """Names a run by its whole config."""
+    return json_digest(config.model_dump(mode="json"))
+
+
+def record_of(config: Config, result: RunResult, data_digest: str) -> RunRecord:
+    """The record of a finished run, for `records.keep`."""
+    return RunRecord(
+        code_digest=code_digest(),
+        data_path=config.data.path,
+        data_digest=data_digest,
+        packaged=config.packaging.enabled,
+        result=result,
+    )
+
+
+def run_name(config: Config, dataset: DatasetRef) -> str:
+    """What people read in Prefect and MLflow: model, family and data version."""
+    return f"{config.name}-{config.model.family}-data-{dataset.version}"
+
+
+def _folder(kind: str, config: Config, dataset: DatasetRef) -> Path:
+    return home() / kind / f"{config.name}-{dataset.version}"

@@ -1,0 +1,304 @@
+"""What each command of the command line does, and how it reports."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from aigc_ops import records
+from aigc_ops.artifacts import Checkpoint, DatasetRef, Noun, RunResult
+from aigc_ops.errors import ConfigError, ModelError
+
+Answer = dict[str, Any]
+RATE = {"image": "images_per_second", "text": "tokens_per_second"}
+
+
+def execute(arguments: argparse.Namespace, flags: Sequence[str], output: TextIO) -> int:
+    """Run a parsed command; print its answer, as JSON when asked for."""
+    command = arguments.command
+    if getattr(arguments, "help", False):
+        return _print_help(arguments, output)
+    if flags and command not in WITH_CONFIG:
+        raise ConfigError(f"{flags[0]} is not an option of `aigc-ops {command}`; see --help")
+    if command in WITH_CONFIG and _subject(arguments) is None:
+        what = "CONFIG" if hasattr(arguments, "config") else "MODEL"
+        raise ConfigError(f"{what} is missing; see aigc-ops {command} --help")
+    answer, lines = COMMANDS[command](arguments, flags)
+    if arguments.json:
+        print(json.dumps(answer, ensure_ascii=False), file=output)
+    else:
+        print("\n".join(lines), file=output)
+    return 0
+
+
+def run(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The whole chain, or what an unchanged earlier run left."""
+    start = time.perf_counter()
+    digest = records.command_digest(Path(arguments.config), flags)
+    earlier = records.recall(digest) if digest and not arguments.force else None
+    result = earlier or _run_flow(arguments, flags, digest)
+    answer = {
+        **result.model_dump(mode="json"),
+        **_rate(result.checkpoint),
+        "reused": list(RunResult.model_fields)[1:] if earlier else [],
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    return answer, _where_to_look(result, reused=earlier is not None, seconds=answer["seconds"])
+
+
+def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str | None) -> RunResult:
+    from aigc_ops.home import exclusive
+    from flows.server import temporary_server
+
+    def waiting(holder: str) -> None:
+        print(f"waiting for {holder}, which holds this home", file=sys.stderr)
+
+    with exclusive(waiting):
+        server = temporary_server()
+        config = _load_config(arguments, flags)
+        from aigc_ops.chain import config_digest
+        from flows.deployments import pipeline_of
+
+        pipeline = pipeline_of(config.model.family)
+        if server:
+            server.wait()
+        result: RunResult = pipeline(config, force=arguments.force)
+        if digest:
+            records.keep_as(config_digest(config), digest)
+        return result
+
+
+def validate(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The report on the config's dataset."""
+    from aigc_ops import chain
+
+    config = _load_config(arguments, flags)
+    report = chain.validate(config, _open_data(config))
+    lines = [
+        f"{report.num_expectations} expectations hold for {report.num_rows} rows",
+        f"report: {report.html_uri}",
+    ]
+    return report.model_dump(mode="json"), lines
+
+
+def train(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The trained checkpoint."""
+    from aigc_ops import chain
+
+    config = _load_config(arguments, flags)
+    checkpoint = chain.train(config, _open_data(config))
+    lines = [f"checkpoint: {checkpoint.uri}", f"samples: {checkpoint.grid_uri}"]
+    return {**checkpoint.model_dump(mode="json"), **_rate(checkpoint)}, lines
+
+
+def evaluate(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The model's scores on the dataset of its own config, or of `--data.path`."""
+    from aigc_ops import chain
+
+    checkpoint = chain.resolve(arguments.model)
+    config = _stored_config(checkpoint, flags)
+    scores = chain.evaluate(config, _open_data(config), checkpoint)
+    return scores.model_dump(mode="json"), _score_lines(scores)
+
+
+def register(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The checkpoint's version in the registry, scored first."""
+    from aigc_ops import chain
+
+    checkpoint = chain.resolve(arguments.model)
+    config = _stored_config(checkpoint, flags)
+    dataset = _open_data(config)
+    scores = chain.evaluate(config, dataset, checkpoint)
+    version = chain.register(config, dataset, checkpoint, scores)
+    return _dump(version, uri=version.uri), [f"registered: {version.uri}"]
+
+
+def promote(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The decision on a registered version."""
+    from aigc_ops import chain
+
+    config = _stored_config(chain.resolve(arguments.model), flags)
+    verdict = chain.promote(config, chain.version_of(arguments.model))
+    lines = [f"{verdict.model.uri} is {verdict.alias}", *verdict.reasons]
+    return verdict.model_dump(mode="json"), lines
+
+
+def package(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The Bento of a registered version."""
+    from aigc_ops import chain
+
+    config = _stored_config(chain.resolve(arguments.model), flags)
+    bento = chain.package(config, chain.version_of(arguments.model))
+    return bento.model_dump(mode="json"), [f"Bento: {bento.tag}", f"folder: {bento.uri}"]
+
+
+def serve(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Serves until stopped."""
+    from aigc_ops import chain
+
+    chain.serve(arguments.model, host=arguments.host, port=arguments.port)
+    return {"served": arguments.model}, ["stopped"]
+
+
+def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Samples drawn into a folder."""
+    from aigc_ops import chain, sampling
+    from aigc_ops.checkpoints import load_model
+
+    checkpoint = chain.resolve(arguments.model)
+    model = load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
+    asked = sampling.requests(
+        model,
+        arguments.num,
+        seed=arguments.seed,
+        label=arguments.label,
+        prompt=arguments.prompt,
+    )
+    drawn = sampling.draw_timed(model, asked, progress=True)
+    out = Path(arguments.out)
+    sampling.write_samples(drawn.samples, asked, out)
+    answer = {"out": str(out), "num": len(asked), RATE[model.modality]: drawn.rate}
+    return answer, [f"{len(asked)} samples in {out}"]
+
+
+def models(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Every registered version."""
+    from aigc_ops.registry.versions import models as registered
+
+    rows = registered()
+    lines = [
+        f"{row.name}/{row.version}  {','.join(row.aliases) or '-'}  {row.family}  "
+        + (f"{row.primary} {row.score:.4g}" if row.score is not None else "not scored")
+        for row in rows
+    ]
+    answer = {"models": [row.model_dump(mode="json") for row in rows]}
+    return answer, lines or ["no model is registered yet; aigc-ops run CONFIG makes one"]
+
+
+def data(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """A dataset's rows, digest and pin; or the pinned data, fetched."""
+    from aigc_ops.data import DataConfig, open_dataset, pin_hint, versioning
+
+    if arguments.action == "pull":
+        versioning.pull(arguments.path)
+        return {"pulled": arguments.path}, [f"{arguments.path} is what DVC pins"]
+    dataset = open_dataset(DataConfig(path=arguments.path))
+    lines = [
+        f"{dataset.modality}s: {dataset.num_train} to train on, {dataset.num_heldout} held out",
+        f"digest: {dataset.content_digest}",
+        pin_hint(dataset) or f"pinned by DVC as {dataset.dvc_digest}",
+    ]
+    return dataset.model_dump(mode="json"), lines
+
+
+COMMANDS = {
+    "run": run,
+    "validate": validate,
+    "train": train,
+    "evaluate": evaluate,
+    "register": register,
+    "promote": promote,
+    "package": package,
+    "serve": serve,
+    "sample": sample,
+    "models": models,
+    "data": data,
+}
+WITH_CONFIG = ("run", "validate", "train", "evaluate", "register", "promote", "package")
+
+
+def _open_data(config: Any) -> DatasetRef:
+    from aigc_ops import chain
+    from aigc_ops.data import pin_hint
+
+    dataset = chain.open_data(config)
+    if hint := pin_hint(dataset):
+        print(hint, file=sys.stderr)
+    return dataset
+
+
+def _load_config(arguments: argparse.Namespace, flags: Sequence[str]) -> Any:
+    from aigc_ops.config import family_of, load_config, merged, read_yaml, run_config_type
+    from aigc_ops.flags import family_flag, parse_flags
+
+    path = Path(arguments.config)
+    values = merged(read_yaml(path), family_flag(flags))
+    overrides = parse_flags(run_config_type(family_of(values, source=str(path))), flags)
+    return load_config(path, overrides)
+
+
+def _stored_config(checkpoint: Checkpoint, flags: Sequence[str]) -> Any:
+    """The config that a checkpoint was trained with, with flags on top."""
+    from aigc_ops.checkpoints import read_provenance
+    from aigc_ops.config import merged, parse_config, run_config_type
+    from aigc_ops.flags import parse_flags
+
+    stored = read_provenance(Path(checkpoint.uri)).get("config")
+    if not isinstance(stored, dict):
+        raise ModelError(f"{checkpoint.uri}: holds no run config, so its data is unknown")
+    overrides = parse_flags(run_config_type(checkpoint.family), flags)
+    return parse_config(merged(stored, overrides), source=f"the config of {checkpoint.uri}")
+
+
+def _print_help(arguments: argparse.Namespace, output: TextIO) -> int:
+    from aigc_ops.config import RunConfig, family_of, read_yaml, run_config_type
+    from aigc_ops.flags import help_text
+    from aigc_ops.generative import FamilyConfig
+
+    kind: Any = RunConfig[FamilyConfig]
+    hint = "Name a config to see the flags of its model family too."
+    if path := getattr(arguments, "config", None):
+        kind = run_config_type(family_of(read_yaml(Path(path)), source=path))
+        hint = f"Defaults are the fields' own; {path} and then flags override them."
+    print(help_text(arguments.command, arguments.summary, kind, hint), file=output)
+    return 0
+
+
+def _subject(arguments: argparse.Namespace) -> str | None:
+    subject: str | None = getattr(arguments, "config", None) or getattr(arguments, "model", None)
+    return subject
+
+
+def _rate(checkpoint: Checkpoint) -> Answer:
+    return {RATE[checkpoint.modality]: checkpoint.rate}
+
+
+def _dump(noun: Noun, **more: Any) -> Answer:
+    return {**noun.model_dump(mode="json"), **more}
+
+
+def _score_lines(scores: Any) -> list[str]:
+    return [
+        f"{name}: {score.value:.4g} ({score.low:.4g} to {score.high:.4g}, n = "
+        f"{score.contract.get('n')})"
+        for name, score in scores.values.items()
+    ]
+
+
+def _where_to_look(result: RunResult, *, reused: bool, seconds: float) -> list[str]:
+    """What a person wants after a run: the picture, the scores, the champion, how to serve."""
+    champion = result.verdict.champion
+    store = os.environ["MLFLOW_TRACKING_URI"]
+    done = "nothing has changed; reused the run of" if reused else "finished"
+    lines = [
+        f"{done} {result.version.uri} in {seconds:.1f} s",
+        f"  samples    {result.checkpoint.grid_uri}",
+        f"  report     {result.report.html_uri}",
+        *(f"  score      {line}" for line in _score_lines(result.scores)),
+        f"  verdict    {result.version.uri} is {result.verdict.alias}: "
+        + "; ".join(result.verdict.reasons),
+        f"  champion   {champion.uri} (models:/{champion.name}@champion)",
+    ]
+    if result.bento:
+        lines += [
+            f"  Bento      {result.bento.tag}",
+            f"  serve it   .venv/bin/aigc-ops serve models:/{champion.name}@champion",
+        ]
+    mlflow = (
+        store if store.startswith("http") else f".venv/bin/mlflow ui --backend-store-uri {store}"
+    )
+    return [*lines, f"  MLflow     {mlflow}"]

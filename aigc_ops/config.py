@@ -1,0 +1,159 @@
+"""RunConfig: every stage's own config in one, read from YAML and overridden by flags."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aigc_ops.data.config import DataConfig
+from aigc_ops.data.validation import ValidationConfig
+from aigc_ops.errors import ConfigError
+from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.generative import MAX_SEED, FamilyConfig
+from aigc_ops.models import family_names, family_type
+from aigc_ops.registry.promotion import PromotionConfig
+from aigc_ops.serving.config import PackagingConfig
+from aigc_ops.training.config import TrainingConfig
+
+FamilyConfigT = TypeVar("FamilyConfigT", bound=FamilyConfig)
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class RunConfig(BaseModel, Generic[FamilyConfigT]):
+    """One run of the chain, from data to Bento."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(
+        pattern=NAME_PATTERN,
+        description="Registered model's name; a config file's own name unless it says otherwise.",
+    )
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of training and sampling.")
+    data: DataConfig = Field(description="Which data, and how its parts are named.")
+    validation: ValidationConfig = Field(
+        default=ValidationConfig(), description="What the data must satisfy before training."
+    )
+    model: FamilyConfigT = Field(description="The model family and its networks.")
+    training: TrainingConfig = Field(
+        default=TrainingConfig(), description="How long and how fast to train."
+    )
+    evaluation: EvaluationConfig = Field(
+        default=EvaluationConfig(), description="How the trained model is judged."
+    )
+    promotion: PromotionConfig = Field(
+        default=PromotionConfig(), description="When a version takes the champion's place."
+    )
+    packaging: PackagingConfig = Field(
+        default=PackagingConfig(), description="How the champion becomes a Bento."
+    )
+
+
+def run_config_type(family: str) -> type[RunConfig[Any]]:
+    """The concrete RunConfig of one family: its YAML keys, flags and form fields."""
+    config_type: Any = family_type(family).config_type
+    concrete: type[RunConfig[Any]] = RunConfig[config_type]
+    return concrete
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises ConfigError with what to do about it."""
+    if not path.is_file():
+        known = sorted(str(p) for p in Path("configs").glob("*.yaml"))
+        near = difflib.get_close_matches(str(path), known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"ready-made: {', '.join(known) or 'none'}"
+        raise ConfigError(f"{path}: no such config file; {hint}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping with keys such as data and model")
+    return values
+
+
+def family_of(values: Mapping[str, Any], *, source: str) -> str:
+    """The family that a config's `model.family` names; raises ConfigError if it names none."""
+    model = values.get("model")
+    family = model.get("family") if isinstance(model, Mapping) else None
+    if family not in family_names():
+        near = difflib.get_close_matches(str(family), family_names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(family_names())}"
+        raise ConfigError(f"{source}: model.family is {family!r}, not a model family; {hint}")
+    return str(family)
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig[Any]:
+    """The run that a YAML file describes, with `overrides` (nested, as in YAML) on top."""
+    values = merged({"name": path.stem, **read_yaml(path)}, overrides or {})
+    return parse_config(values, source=str(path))
+
+
+def parse_config(values: Mapping[str, Any], *, source: str) -> RunConfig[Any]:
+    """A validated RunConfig; each wrong field is named with its path and nearest name."""
+    kind = run_config_type(family_of(values, source=source))
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explained(kind, error, source))) from error
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the leaves of `over` put in its place, mapping by mapping."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted name, as MLflow params and flags name them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(dotted(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _explained(kind: type[BaseModel], error: ValidationError, source: str) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{source}: {path} is not a field{nearest_field(kind, path)}")
+        else:
+            found = "" if problem["type"] == "missing" else f", found {problem['input']!r}"
+            lines.append(f"{source}: {path}: {problem['msg'].lower()}{found}")
+    return lines
+
+
+def nearest_field(kind: type[BaseModel], path: str) -> str:
+    """`; did you mean …?` for an unknown dotted field, or the fields there are."""
+    known = field_paths(kind)
+    last = path.rsplit(".", 1)[-1]
+    elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    near = elsewhere or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
+    parent = path.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    return f"; the fields there are {', '.join(siblings)}" if siblings else ""
+
+
+def field_paths(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of every leaf field of a config."""
+    paths = []
+    for name, info in kind.model_fields.items():
+        nested = [
+            t
+            for t in (info.annotation, *get_args(info.annotation))
+            if isinstance(t, type) and issubclass(t, BaseModel)
+        ]
+        paths += field_paths(nested[0], f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
+    return paths

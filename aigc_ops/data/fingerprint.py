@@ -1,0 +1,55 @@
+"""A dataset's state at a glance: names, sizes and times, from the standard library alone.
+
+The run record compares it before any heavy library is imported. It may differ for equal
+content (a fresh clone), never the other way round but for a file rewritten within one
+clock tick at its old size; the content digest of `DatasetRef` is what names the data.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def quick_digest(path: str | Path) -> str:
+    """SHA-256 (hex) over name, size and time of every file, and the .dvc file that pins them.
+
+    A path that does not exist has a digest too, different from that of any dataset.
+    """
+    root = absolute(path)
+    digest = hashlib.sha256()
+    for name in visible_files(root):
+        path = root / name
+        status = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
+        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    pin = covering_pin(root)
+    if pin is not None:
+        digest.update(b"\0" + pin.read_bytes())
+    return digest.hexdigest()
+
+
+def absolute(path: str | Path) -> Path:
+    """The path from the root, with links kept, so that a linked folder stays where it is named."""
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 (resolve follows links)
+
+
+def visible_files(root: Path) -> Iterator[Path]:
+    """Paths below `root` of files that are not hidden, in order; `.` when root is a file."""
+    if root.is_file():
+        yield Path()
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield (Path(folder) / name).relative_to(root)
+
+
+def covering_pin(path: Path) -> Path | None:
+    """The .dvc file that stands beside an absolute path or a folder above it, if any."""
+    for candidate in (path, *path.parents):
+        if (candidate / ".dvc").is_dir():
+            return None  # the repository ends here
+        pin = candidate.parent / f"{candidate.name}.dvc"
+        if candidate.name and pin.is_file():
+            return pin
+    return None

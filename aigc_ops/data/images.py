@@ -1,0 +1,139 @@
+"""Encoded images and what the project accepts of them: small, still, 8-bit, grey or colour."""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from aigc_ops.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+GREY_MODES = ("1", "L", "LA")
+COLOUR_MODES = ("RGB", "RGBA", "P")
+MAX_PIXELS = 24 * 2**20
+"""Pixels of the largest image that is decoded: 96 MiB in Pillow's 4 bytes a pixel."""
+
+# What Pillow's decoders raise on damaged or hostile bytes.
+_DECODER_FAULTS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says of itself before its pixels are decoded."""
+
+    format: str
+    mode: str
+    """Pillow's mode, with `;16` where Pillow would silently cut 16-bit colour to 8."""
+    width: int
+    height: int
+    frames: int
+
+
+def read_header(content: bytes) -> ImageHeader:
+    """The header of an encoded image; raises DataError when it is not one."""
+    return _header(_open(content), content)
+
+
+def decode(content: bytes) -> Image.Image:
+    """The image upright, in mode L or RGB, transparency laid over white.
+
+    Raises DataError saying what is wrong with the image, without naming its row.
+    """
+    image = _open(content)
+    check_header(_header(image, content))
+    return flatten(_load(image))
+
+
+def measure(content: bytes) -> tuple[ImageHeader, Image.Image]:
+    """Header and upright pixels, in the file's own mode, of any image that decodes."""
+    image = _open(content)
+    header = _header(image, content)
+    return header, _load(image)
+
+
+def check_header(header: ImageHeader) -> None:
+    """Raise DataError unless the image is still, 8-bit, and grey or colour."""
+    if header.mode not in GREY_MODES + COLOUR_MODES:
+        accepted = ", ".join(GREY_MODES + COLOUR_MODES)
+        raise DataError(f"mode {header.mode} is not one of {accepted}; convert it to 8-bit RGB")
+    if header.frames > 1:
+        raise DataError(f"animated ({header.frames} frames); keep one frame")
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """The image in mode L or RGB, its transparent parts white."""
+    mode = "L" if image.mode in GREY_MODES else "RGB"
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def fit(image: Image.Image, size: int | None, channels: int) -> NDArray[np.uint8]:
+    """(channels, height, width) uint8 of a grey or colour image.
+
+    With `size`, the largest centred square is resized to it, bicubic and antialiased.
+    """
+    if size is not None and image.size != (size, size):
+        # Cropped first: resize(box=...) would blend in pixels from beyond the crop.
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        image = square.resize((size, size), Image.Resampling.BICUBIC)
+    image = image.convert("L" if channels == 1 else "RGB")
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _open(content: bytes) -> Image.Image:
+    try:
+        image = Image.open(BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise DataError("not a PNG, JPEG, WebP, BMP or GIF image") from error
+    except _DECODER_FAULTS as error:
+        raise DataError(f"undecodable ({_words(error)})") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels; shrink it"
+        )
+    return image
+
+
+def _header(image: Image.Image, content: bytes) -> ImageHeader:
+    mode = image.mode
+    if image.format == "PNG" and content[24:25] == b"\x10" and mode.startswith("RGB"):
+        mode += ";16"
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except _DECODER_FAULTS as error:
+        raise DataError(f"undecodable ({_words(error)})") from error
+    return ImageHeader(str(image.format), mode, image.width, image.height, frames)
+
+
+def _load(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+    except _DECODER_FAULTS as error:
+        raise DataError(f"undecodable ({_words(error)})") from error
+    return image
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,210 @@
+"""A dataset as a stream of undecoded rows, the same for every kind of file."""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from aigc_ops.data.config import DataConfig, Split
+from aigc_ops.data.layout import Layout, unreadable_parquet
+from aigc_ops.errors import DataError
+
+Label = int | str | None
+_BLANK_LINES = re.compile(rb"\n(?:[^\S\n]*\n)+")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row before it is decoded: nothing in it is known to be sound."""
+
+    name: str
+    """Where a person finds it: `train.parquet row 12` (from 0), `cat/7.png`, `a.txt line 3`."""
+    content: bytes | None
+    """The encoded image, or the text's bytes; None where the file holds null."""
+    label: Label = None
+    prompt: bytes | None = None
+    source: str | None = None
+    licence: str | None = None
+
+
+def is_heldout(key: bytes, fraction: float) -> bool:
+    """Whether a row of unsplit data is held out: a matter of its content alone.
+
+    Equal rows fall on the same side, adding rows moves no other, and a larger fraction
+    only adds to what a smaller one held out.
+    """
+    return int.from_bytes(hashlib.sha256(key).digest()[:8]) < fraction * 2**64
+
+
+def read_rows(layout: Layout, config: DataConfig, split: Split) -> Iterator[Row]:
+    """Rows of one split in file order; unsplit data is split by `is_heldout`.
+
+    The key is the prompt where there is one, so no prompt is both trained on and judged.
+    """
+    if layout.files is not None:
+        for name in layout.files[split]:
+            yield from _file_rows(layout, name, config)
+        return
+    for name in layout.unsplit:
+        for row in _file_rows(layout, name, config):
+            key = row.prompt if row.prompt is not None else row.content or b""
+            if is_heldout(key, config.heldout_fraction) == (split == "heldout"):
+                yield row
+
+
+def _file_rows(layout: Layout, name: Path, config: DataConfig) -> Iterator[Row]:
+    path = layout.root / name
+    if layout.kind == "parquet":
+        yield from _parquet_rows(path, layout, config)
+    elif layout.kind == "images":
+        below = name.parts[1:] if layout.files is not None else name.parts
+        label = below[0] if len(below) > 1 and config.label_column is not None else None
+        yield Row(name.as_posix(), _read(path), label=label)
+    else:
+        shown = path.name if name == Path() else name.as_posix()
+        yield from _text_rows(path, shown, _unit(layout, config))
+
+
+def _unit(layout: Layout, config: DataConfig) -> str:
+    """What one document is; a folder of unsplit text files holds one a file."""
+    if config.documents == "auto" and layout.files is None and layout.root.is_dir():
+        return "file"
+    return config.documents
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: unreadable ({error.strerror}); check its permissions") from error
+
+
+# Text files
+
+
+def _text_rows(path: Path, shown: str, unit: str) -> Iterator[Row]:
+    for line, document in split_documents(_read(path), unit):
+        yield Row(shown if unit == "file" else f"{shown} line {line}", document)
+
+
+def split_documents(content: bytes, unit: str) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, document) of a text file, stripped and never empty.
+
+    `unit` is line, paragraph, file, or auto: paragraphs where blank lines stand between
+    lines, else lines. Bytes stay undecoded, so that bad UTF-8 can be told by its row.
+    """
+    text = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    if unit == "auto":
+        unit = "paragraph" if _BLANK_LINES.search(text.strip()) else "line"
+    if unit == "paragraph":
+        ends = [match.start() for match in _BLANK_LINES.finditer(text)]
+    elif unit == "line":
+        ends = [match.start() for match in re.finditer(rb"\n", text)]
+    else:
+        ends = []
+    line, start = 1, 0
+    for end in [*ends, len(text)]:
+        piece = text[start:end]
+        if document := piece.strip():
+            yield line + piece[: piece.index(document)].count(b"\n"), document
+        line, start = line + piece.count(b"\n"), end
+
+
+# Parquet
+
+
+def _parquet_rows(path: Path, layout: Layout, config: DataConfig) -> Iterator[Row]:
+    main = config.image_column if layout.modality == "image" else config.text_column
+    wanted = {"content": main, "source": config.source_column, "licence": config.licence_column}
+    if layout.modality == "image":
+        wanted |= {"label": config.label_column} if config.label_column else {}
+    else:
+        wanted |= {"prompt": config.prompt_column} if config.prompt_column else {}
+    index = 0
+    with _parquet(path) as file:
+        present = _present_columns(path, file.schema_arrow.names, wanted)
+        for batch in file.iter_batches(1024, columns=sorted(set(present.values()))):
+            columns = {
+                key: _values(key, batch.column(column), f"{path}: column {column!r}")
+                for key, column in present.items()
+            }
+            for offset in range(batch.num_rows):
+                values = {key: column[offset] for key, column in columns.items()}
+                yield Row(f"{path.name} row {index + offset}", **values)
+            index += batch.num_rows
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable_parquet(path, error) from error
+
+
+def _present_columns(path: Path, found: list[str], wanted: dict[str, str]) -> dict[str, str]:
+    """Columns to read; one that is missing must be optional and stand at its default name."""
+    present = {}
+    for key, column in wanted.items():
+        if column in found:
+            present[key] = column
+        elif key == "content" or column != DataConfig.model_fields[f"{key}_column"].default:
+            field = f"{key}_column" if key != "content" else "image_column or data.text_column"
+            raise DataError(
+                f"{path}: expected a column {column!r} (data.{field}); found {', '.join(found)}"
+            )
+    return present
+
+
+def _values(key: str, column: pa.Array, where: str) -> list[Any]:
+    """Python values of a column: bytes, labels, or strings."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if key == "content" and pa.types.is_struct(column.type):
+        if column.type.get_field_index("bytes") < 0:
+            raise DataError(f"{where}: a struct without a bytes field; embed the encoded images")
+        column = pc.struct_field(column, "bytes")
+    if key == "label":
+        return _labels(column, where)
+    values: list[bytes | None] = _cast(column, pa.large_binary(), where).to_pylist()
+    if key in ("content", "prompt"):
+        return values
+    # Licence and source are shown to people, so undecodable bytes become marks.
+    return [None if value is None else value.decode(errors="replace") for value in values]
+
+
+def _cast(column: pa.Array, target: pa.DataType, where: str) -> pa.Array:
+    try:
+        return column.cast(target)
+    except pa.ArrowException as error:
+        raise DataError(f"{where}: expected strings or bytes, found {column.type}") from error
+
+
+def _labels(column: pa.Array, where: str) -> list[Label]:
+    kinds = pa.types
+    if kinds.is_integer(column.type):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    if kinds.is_boolean(column.type):
+        return [None if value is None else int(value) for value in column.to_pylist()]
+    if kinds.is_string(column.type) or kinds.is_large_string(column.type):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    if kinds.is_floating(column.type):  # what pandas makes of integers with gaps
+        return [_whole(value, where) for value in column.to_pylist()]
+    raise DataError(f"{where}: expected integers or names of classes, found {column.type}")
+
+
+def _whole(value: float | None, where: str) -> int | None:
+    if value is None or math.isnan(value):
+        return None
+    if not value.is_integer():
+        raise DataError(f"{where}: expected whole numbers, found {value}")
+    return int(value)

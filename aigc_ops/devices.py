@@ -1,0 +1,49 @@
+"""Which device computes, and in which precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from aigc_ops.errors import ConfigError
+
+DeviceName = Literal["auto", "cuda", "mps", "cpu"]
+PrecisionName = Literal["auto", "fp32", "bf16"]
+Precision = Literal["fp32", "bf16"]
+
+
+def choose_device(name: DeviceName) -> torch.device:
+    """The device of that name; `auto` takes CUDA, then MPS, then the CPU."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, here in available.items() if here))
+    if not available[name]:
+        raise ConfigError(f"device {name!r} is not available here; use auto or cpu")
+    return torch.device(name)
+
+
+def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
+    """`auto` takes bf16 where the processor multiplies it natively, else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        return "bf16" if cpu_multiplies_bf16() else "fp32"
+    return "fp32"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has bf16 matrix instructions (AVX512-BF16 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Mixed precision for one forward pass; nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=True)

@@ -1,0 +1,77 @@
+"""A config's fields as command-line flags, with help, from the config type itself."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_settings import CliSettingsSource
+
+from aigc_ops.config import nearest_field
+from aigc_ops.errors import ConfigError
+
+WITH_YAML = ("run", "validate", "train")
+
+
+def parse_flags(kind: type[BaseModel], flags: Sequence[str]) -> dict[str, Any]:
+    """Nested values of `--a.b-c=value` flags, still as text; the config validates them.
+
+    Raises ConfigError naming the nearest flag for one that is no field.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    source = _flag_source(kind, parser)
+    spelt = [_kebab(flag) for flag in flags]
+    try:
+        values, unknown = parser.parse_known_args(spelt)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    if unknown:
+        raise ConfigError(_unknown_flag(kind, unknown[0]))
+    return dict(source(parsed_args=vars(values))())
+
+
+def family_flag(flags: Sequence[str]) -> dict[str, Any]:
+    """`{"model": {"family": …}}` when a flag names the family, which decides all others."""
+    named = [flag.partition("=")[2] for flag in flags if flag.startswith("--model.family=")]
+    return {"model": {"family": named[-1]}} if named else {}
+
+
+def help_text(command: str, summary: str, kind: type[BaseModel], hint: str) -> str:
+    """A command's usage and each of the config's flags with its meaning."""
+    parser = argparse.ArgumentParser(
+        prog=f"aigc-ops {command}",
+        description=f"{summary}\n\n{hint}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        usage=f"aigc-ops {command} {'CONFIG' if command in WITH_YAML else 'MODEL'} [--json] "
+        "[--FIELD VALUE ...]",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    if command == "run":
+        parser.add_argument("--force", action="store_true", help="run every stage anew")
+    _flag_source(kind, parser)
+    return parser.format_help()
+
+
+def _flag_source(kind: type[BaseModel], parser: argparse.ArgumentParser) -> Any:
+    return CliSettingsSource(
+        kind,  # type: ignore[arg-type]
+        root_parser=parser,
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+
+def _kebab(flag: str) -> str:
+    name, equals, value = flag.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else flag
+
+
+def _unknown_flag(kind: type[BaseModel], flag: str) -> str:
+    name = flag.partition("=")[0]
+    if not name.startswith("--"):
+        return f"{flag!r} is one argument too many"
+    hint = nearest_field(kind, name.removeprefix("--").replace("-", "_"))
+    near = hint.replace("_", "-").replace("did you mean ", "did you mean --")
+    return f"{name} is not a flag{near}"

@@ -1,0 +1,274 @@
+"""The contract every model family keeps, and the data it meets.
+
+A family names its trainable parts, yields (part, loss) pairs for a batch, and samples
+from seeds. The loop, the judges, the registry and the service know nothing else of it.
+"""
+
+import abc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from torch import Tensor, nn
+
+from aigc_ops.artifacts import ImageShape, Modality
+from aigc_ops.errors import ModelError
+
+MAX_SEED = 2**53 - 1  # every JSON reader keeps integers up to here exactly
+
+
+class FamilyConfig(BaseModel):
+    """A family's own settings; a subclass adds the literal `family` tag."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    family: str
+
+
+class AdamConfig(BaseModel):
+    """One part's Adam optimiser (Kingma & Ba 2015)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = Field(default=2e-4, gt=0, description="Step size.")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the first moment.")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="Decay of the second moment.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay.")
+
+    def optimizer(
+        self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+    ) -> torch.optim.Optimizer:
+        """A fused AdamW over parameters or groups of them (Loshchilov & Hutter 2019).
+
+        At a decay of 0 it is Adam.
+        """
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.learning_rate,
+            betas=(self.beta1, self.beta2),
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images resident in memory, in the dataset's own shape and range."""
+
+    images: Tensor
+    """(N, C, H, W) uint8."""
+    labels: Tensor | None
+    """(N,) int64 in 0..K-1, or None."""
+    shape: ImageShape
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Documents, or answers with the prompts they answer."""
+
+    texts: Sequence[str]
+    prompts: Sequence[str] | None = None
+    """As many as texts, or None for plain documents."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+Data = ImageData | TextData
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One sample to draw; equal requests give equal samples, alone or in a batch."""
+
+    seed: int
+    label: int | None = None
+    prompt: str | None = None
+
+    def generator(self) -> torch.Generator:
+        """A CPU generator of this request's own, so no neighbour changes its noise."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+def sample_seeds(seed: int, num: int) -> list[int]:
+    """Seeds of `num` samples of one call: the first is `seed`, the others derive from it.
+
+    Any of them, given alone as `seed`, draws that one sample again. SplitMix64 (Steele,
+    Lea & Flood 2014), cut to 53 bits.
+    """
+    mask = 2**64 - 1
+    seeds = [seed]
+    for index in range(1, num):
+        value = (seed + index * 0x9E3779B97F4A7C15) & mask
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+        seeds.append((value ^ (value >> 31)) & MAX_SEED)
+    return seeds
+
+
+class Generative(nn.Module, abc.ABC):
+    """A trainable generative model; see docs/add-a-model.md for a whole one."""
+
+    modality: ClassVar[Modality]
+    config_type: ClassVar[type[FamilyConfig]]
+    averaged_parts: ClassVar[frozenset[str]] = frozenset()
+    """Parts whose exponential moving average is what samples (when the run keeps one)."""
+
+    config: Any
+
+    @classmethod
+    @abc.abstractmethod
+    def from_data(cls, config: Any, data: Any) -> Self:
+        """An untrained model that fits the training data's shape or vocabulary."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_blueprint(cls, config: Any, blueprint: Mapping[str, JsonValue]) -> Self:
+        """A model shaped as `blueprint()` says, its weights still to be loaded."""
+
+    @abc.abstractmethod
+    def blueprint(self) -> dict[str, JsonValue]:
+        """What beside config and weights is needed to build this model again."""
+
+    @abc.abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """Trainable parts by name, in the order in which they are stepped."""
+
+    @abc.abstractmethod
+    def optimizer(self, part: str) -> torch.optim.Optimizer:
+        """A new optimiser over one part's parameters."""
+
+    @abc.abstractmethod
+    def examples(self, data: Any) -> dict[str, Tensor]:
+        """Training examples: tensors of equal length N, indexed by the loop into batches."""
+
+    @abc.abstractmethod
+    def losses(
+        self, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield (part, scalar loss); the loop steps that part before asking for the next.
+
+        `generator` lives on the batch's device and is checkpointed: draw all noise from it.
+        """
+
+    @abc.abstractmethod
+    def check(self, request: SampleRequest) -> None:
+        """Raise ModelError when this model cannot serve the request."""
+
+    def example_units(self, batch: dict[str, Tensor]) -> int:
+        """Images or tokens in a batch, for the rate."""
+        return len(next(iter(batch.values())))
+
+
+class ImageModel(Generative):
+    """A family whose samples are images in the dataset's own size and range."""
+
+    modality: ClassVar[Modality] = "image"
+    shape: ImageShape
+
+    def blueprint(self) -> dict[str, JsonValue]:
+        return {"shape": self.shape.model_dump(mode="json")}
+
+    @classmethod
+    def from_blueprint(cls, config: Any, blueprint: Mapping[str, JsonValue]) -> Self:
+        return cls(config, ImageShape.model_validate(blueprint["shape"]))
+
+    @classmethod
+    def from_data(cls, config: Any, data: ImageData) -> Self:
+        return cls(config, data.shape)
+
+    def __init__(self, config: Any, shape: ImageShape) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = shape
+
+    def examples(self, data: ImageData) -> dict[str, Tensor]:
+        examples = {"images": data.images}
+        if data.labels is not None:
+            examples["labels"] = data.labels
+        return examples
+
+    @abc.abstractmethod
+    def sample(self, requests: Sequence[SampleRequest]) -> Tensor:
+        """(N, C, H, W) uint8 on the CPU, one image per request; N may be 0."""
+
+    def check(self, request: SampleRequest) -> None:
+        check_label(request, self.shape.num_classes)
+
+    def no_images(self) -> Tensor:
+        """(0, C, H, W) uint8: the answer to no requests."""
+        return torch.empty(
+            (0, self.shape.channels, self.shape.height, self.shape.width), dtype=torch.uint8
+        )
+
+    def labels(self, requests: Sequence[SampleRequest], device: torch.device) -> Tensor | None:
+        """(N,) int64 labels of the requests; None for a model without classes."""
+        if not self.shape.num_classes:
+            return None
+        return torch.tensor([request.label for request in requests], device=device)
+
+
+class TextModel(Generative):
+    """A family whose samples are texts."""
+
+    modality: ClassVar[Modality] = "text"
+
+    @abc.abstractmethod
+    def sample(self, requests: Sequence[SampleRequest]) -> list[str]:
+        """One continuation (or answer) per request, without its prompt; may be empty."""
+
+    @abc.abstractmethod
+    def log_likelihood(self, data: TextData) -> tuple[Tensor, Tensor]:
+        """Log likelihood of each text given its prompt, (N,) float64 nats, and (N,) tokens.
+
+        Every token of the text counts once, its end mark included.
+        """
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 images in 0..255 as float32 in [-1, 1]."""
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float images in [-1, 1] as uint8 in 0..255 on the CPU, rounded to the nearest level."""
+    levels = images.float().add(1.0).mul(127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).cpu()
+
+
+def num_doublings(shape: ImageShape) -> int:
+    """Times a base of 4 to 7 pixels doubles to the image's size; at least 1.
+
+    Raises ModelError for images that are not square or of another size.
+    """
+    base, doublings = shape.height, 0
+    while base > 7 and base % 2 == 0:
+        base, doublings = base // 2, doublings + 1
+    if shape.height != shape.width or not 4 <= base <= 7 or doublings == 0:
+        nearest = min(
+            (b << d for b in range(4, 8) for d in range(1, 9)),
+            key=lambda size: abs(size - min(shape.height, shape.width)),
+        )
+        raise ModelError(
+            f"images of {shape.height} x {shape.width} pixels do not fit a convolutional "
+            f"model, which wants squares of 4 to 7 pixels times a power of two; "
+            f"resize them with --data.image-size {nearest}"
+        )
+    return doublings
+
+
+def check_label(request: SampleRequest, num_classes: int) -> None:
+    """Raise ModelError unless the request's label (or none) suits a K-class image model."""
+    if request.prompt is not None:
+        raise ModelError("this model draws images and takes no prompt; give a label or nothing")
+    if request.label is None and num_classes:
+        raise ModelError(f"this model draws by class; give a label from 0 to {num_classes - 1}")
+    if request.label is not None and not num_classes:
+        raise ModelError("this model has no classes; leave the label out")
+    if request.label is not None and not 0 <= request.label < num_classes:
+        raise ModelError(f"label {request.label} is outside 0..{num_classes - 1}")

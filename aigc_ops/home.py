@@ -1,0 +1,65 @@
+"""Where a run leaves its state, and the one lock over it."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TELEMETRY_OFF = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def home() -> Path:
+    """Folder of everything a run leaves: `AIGC_OPS_HOME`, or `.aigc_ops` here."""
+    return Path(os.environ.get("AIGC_OPS_HOME", ".aigc_ops")).absolute()
+
+
+def export_environment() -> None:
+    """Make the home, point Prefect, MLflow and BentoML at it, and switch telemetry off.
+
+    Variables that are already set win, so a server takes over a part by its own
+    well-known variable. Call it before those libraries are imported: they read their
+    settings at import.
+    """
+    root = home()
+    defaults = {
+        "PREFECT_HOME": str(root / "prefect"),
+        "BENTOML_HOME": str(root / "bentoml"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
+        **TELEMETRY_OFF,
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    for variable, value in defaults.items():
+        os.environ.setdefault(variable, value)
+
+
+@contextmanager
+def exclusive(waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the home for one run; a second run waits its turn and is told for whom.
+
+    The lock is the kernel's, so it ends with the process that holds it, even by kill -9.
+    """
+    from filelock import FileLock, Timeout
+
+    root = home()
+    root.mkdir(parents=True, exist_ok=True)
+    holder = root / "holder"
+    lock = FileLock(root / "lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        name = holder.read_text().strip() if holder.exists() else "another run"
+        waiting(name)
+        lock.acquire()
+    try:
+        holder.write_text(f"process {os.getpid()}")
+        yield
+    finally:
+        lock.release()

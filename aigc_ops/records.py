@@ -1,0 +1,77 @@
+"""What earlier runs left, kept on disk, so that an unchanged rerun is told in seconds.
+
+Imports neither torch, prefect nor bentoml: the decision comes before they are loaded.
+"""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from aigc_ops.artifacts import Noun, RunResult, json_digest
+from aigc_ops.data.fingerprint import quick_digest
+from aigc_ops.home import home
+from aigc_ops.revision import code_digest
+
+
+class RunRecord(Noun):
+    """A finished run, and the state of code and data that it speaks of."""
+
+    code_digest: str
+    data_path: str
+    data_digest: str
+    packaged: bool
+    result: RunResult
+
+    def is_current(self) -> bool:
+        """Whether code and data are still what they were."""
+        return self.code_digest == code_digest() and self.data_digest == quick_digest(
+            self.data_path
+        )
+
+    def is_held(self) -> bool:
+        """Whether version, champion alias and Bento still stand in their stores."""
+        from aigc_ops.registry.versions import champion
+        from aigc_ops.serving.bentos import find_bento
+
+        if champion(self.result.name) != self.result.verdict.champion:
+            return False
+        return not self.packaged or find_bento(self.result.verdict.champion) == self.result.bento
+
+
+def command_digest(config: Path, flags: Sequence[str]) -> str | None:
+    """Names a command by its config file's bytes and flags; None without the file."""
+    try:
+        content = config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return json_digest([str(config.absolute()), content, list(flags), str(Path.cwd())])
+
+
+def recall(digest: str) -> RunResult | None:
+    """The result of an earlier run under this digest, if nothing has changed since."""
+    try:
+        record = RunRecord.model_validate_json(_path(digest).read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+    return record.result if record.is_current() and record.is_held() else None
+
+
+def keep(digest: str, record: RunRecord) -> None:
+    """Write a record under a digest, whole or not at all."""
+    path = _path(digest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{uuid.uuid4().hex}")
+    partial.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def keep_as(digest: str, other: str) -> None:
+    """Keep the record under `digest` under another digest too."""
+    if _path(digest).is_file():
+        keep(other, RunRecord.model_validate_json(_path(digest).read_text(encoding="utf-8")))
+
+
+def _path(digest: str) -> Path:
+    return home() / "runs" / f"{digest}.json"

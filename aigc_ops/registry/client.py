@@ -1,0 +1,172 @@
+"""The connection to MLflow: which store, whether it answers, and what its faults mean."""
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
+
+from filelock import FileLock
+
+from aigc_ops.errors import RegistryError
+from aigc_ops.home import export_environment, home
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+EXPERIMENT = "aigc-ops"
+REACH_SECONDS = 5
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+# MLflow's own defaults retry an absent server for minutes, and chat on standard error.
+QUIET_AND_QUICK = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+
+
+def connect() -> "MlflowClient":
+    """A client of the store that MLFLOW_TRACKING_URI names; the home's SQLite by default.
+
+    Raises RegistryError within seconds when the server does not answer.
+    """
+    export_environment()
+    for variable, value in QUIET_AND_QUICK.items():
+        os.environ.setdefault(variable, value)
+    from mlflow import get_tracking_uri
+    from mlflow.tracking import MlflowClient
+
+    uri = get_tracking_uri()
+    with faults("connecting"):
+        if database := _sqlite_file(uri):
+            _create_sqlite(database)
+        else:
+            _require_answer(uri)
+        try:
+            return MlflowClient()
+        except ModuleNotFoundError as error:
+            raise RegistryError(
+                f"MLflow's store {address(uri)} needs the package {error.name}; install it "
+                "into this environment (psycopg2-binary for PostgreSQL)"
+            ) from error
+
+
+def experiment_id(client: "MlflowClient") -> str:
+    """The experiment of every run: MLFLOW_EXPERIMENT_NAME, or `aigc-ops`, made when absent."""
+    from mlflow.exceptions import MlflowException
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    with faults(f"opening experiment {name!r}"):
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            database = _sqlite_file(client.tracking_uri)
+            location = str(database.parent / "artifacts") if database else None
+            try:
+                return str(client.create_experiment(name, artifact_location=location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        raise RegistryError(
+            f"MLflow's experiment {name!r} was deleted; restore it in the MLflow UI, "
+            "or set MLFLOW_EXPERIMENT_NAME to another name"
+        )
+    return str(found.experiment_id)
+
+
+@contextmanager
+def faults(action: str) -> Iterator[None]:
+    """Turn what MLflow, its database or the network raise into a RegistryError."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise RegistryError(
+            f"{action} failed at MLflow's store {address()}: {first_line}; "
+            "check that it runs, has space and accepts your credentials, then run again"
+        ) from error
+
+
+@contextmanager
+def store_lock() -> Iterator[None]:
+    """Hold this home's lock over changes to the registry; it ends with its process."""
+    home().mkdir(parents=True, exist_ok=True)
+    with FileLock(home() / "registry.lock"):
+        yield
+
+
+def address(uri: str | None = None) -> str:
+    """The store's address without user name and password."""
+    parts = urlsplit(uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def is_http(uri: str) -> bool:
+    """Whether the address is a tracking server's, not a database's."""
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    scheme, _, path = uri.partition(":///")
+    return Path(path).absolute() if scheme.split("+")[0] == "sqlite" and path else None
+
+
+def _create_sqlite(database: Path) -> None:
+    """Make the database with its tables, whole or not at all.
+
+    A kill in the seconds that MLflow's migrations take would leave a file that no later
+    run can open, so they run on a hidden sibling.
+    """
+    if database.exists():
+        return
+    from mlflow.tracking import MlflowClient
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_name(f".{database.name}.lock")):
+        for stale in database.parent.glob(f".{database.name}.*.partial*"):
+            stale.unlink()
+        if database.exists():
+            return
+        partial = database.with_name(f".{database.name}.{uuid.uuid4().hex}.partial")
+        MlflowClient(tracking_uri=f"sqlite:///{partial}")
+        partial.rename(database)
+
+
+def _require_answer(uri: str) -> None:
+    """Raise RegistryError unless something answers at the address."""
+    import requests
+
+    parts = urlsplit(uri)
+    try:
+        if is_http(uri):
+            requests.get(f"{address(uri).rstrip('/')}/health", timeout=REACH_SECONDS).close()
+        elif port := parts.port or _database_port(parts):
+            socket.create_connection((parts.hostname or "", port), REACH_SECONDS).close()
+    except requests.exceptions.SSLError:
+        return  # Something answers; MLflow's own settings say which certificates it trusts.
+    except (OSError, ValueError) as error:
+        raise RegistryError(
+            f"MLflow's store {address(uri)} does not answer ({_reason(error)}); start it, correct "
+            "MLFLOW_TRACKING_URI, or unset it to use the SQLite file of AIGC_OPS_HOME"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, which says what happened; those around it repeat addresses."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return str(error)
+
+
+def _database_port(parts: SplitResult) -> int | None:
+    return DATABASE_PORTS.get(parts.scheme.split("+")[0]) if parts.hostname else None

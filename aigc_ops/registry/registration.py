@@ -1,0 +1,260 @@
+"""The register stage: a checkpoint becomes a version, without a pickle anywhere."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aigc_ops.artifacts import Checkpoint, DatasetRef, ModelVersion, Scores
+from aigc_ops.checkpoints import load_model, read_model_json, read_provenance
+from aigc_ops.errors import RegistryError
+from aigc_ops.registry.card import description, model_card, rescored
+from aigc_ops.registry.client import connect, faults, store_lock
+from aigc_ops.registry.runs import dataset_input, describe_run, open_run, source_tags
+from aigc_ops.registry.stored import store_locally, upload_folder
+from aigc_ops.registry.versions import (
+    CHECKPOINT_TAG,
+    FAMILY_TAG,
+    MANIFEST_TAG,
+    SCORES_TAG,
+    check_name,
+    find_tagged,
+    to_noun,
+)
+from aigc_ops.revision import Revision
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Metric, Run
+    from mlflow.entities.model_registry import ModelVersion as Entity
+    from mlflow.tracking import MlflowClient
+
+MODEL_VERSIONS_TAG = "mlflow.modelVersions"
+
+
+def register(
+    checkpoint: Checkpoint,
+    scores: Scores | None,
+    *,
+    name: str,
+    dataset: DatasetRef | None = None,
+    prompts: Sequence[str] = (),
+) -> ModelVersion:
+    """The version of a checkpoint under a name; the same one when it is registered again.
+
+    Weights, JSON, golden samples (answers to `prompts` for a text model) and a manifest
+    are stored first; the version appears only when all of it is there, so a kill leaves
+    no half version and a rerun yields one. Scores given later replace those stored.
+    """
+    check_name(name)
+    if scores is not None and scores.checkpoint_digest != checkpoint.manifest_digest:
+        raise RegistryError(
+            f"the scores are those of checkpoint {scores.checkpoint_digest[:12]}, not of "
+            f"{checkpoint.manifest_digest[:12]}; evaluate {checkpoint.uri} and register it again"
+        )
+    for key, score in scores.values.items() if scores else ():
+        if not math.isfinite(score.value):
+            raise RegistryError(f"{key} is {score.value}, so the checkpoint is not registered")
+    client = connect()
+    with store_lock():
+        digest = checkpoint.manifest_digest
+        entity = find_tagged(client, name, CHECKPOINT_TAG, digest)
+        # A version that was resolved and is registered again carries its own manifest.
+        entity = entity or find_tagged(client, name, MANIFEST_TAG, digest)
+        if entity is None:
+            entity = _create(client, checkpoint, scores, name, dataset, prompts)
+        elif scores is not None and entity.tags.get(SCORES_TAG) != _json(scores):
+            _rescore(client, entity, checkpoint, scores, dataset)
+        return to_noun(entity)
+
+
+def _create(
+    client: "MlflowClient",
+    checkpoint: Checkpoint,
+    scores: Scores | None,
+    name: str,
+    dataset: DatasetRef | None,
+    prompts: Sequence[str],
+) -> "Entity":
+    folder = Path(checkpoint.uri)
+    model = load_model(folder, expected=checkpoint.manifest_digest)
+    provenance = read_provenance(folder)
+    digest = store_locally(checkpoint, model, prompts)
+    run = _run(client, checkpoint, provenance, name, dataset)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    card = model_card(
+        name, checkpoint, scores, provenance, dataset=dataset, num_parameters=num_parameters
+    )
+    tags = _tags(checkpoint, provenance, digest)
+    with faults(f"registering {name!r}"):
+        stored = _stored_model(client, run, name, tags, _flat(read_model_json(folder)["config"]))
+        if stored.status != "READY":
+            with upload_folder(checkpoint, digest, card) as upload:
+                client.log_model_artifacts(stored.model_id, str(upload))
+            client.finalize_logged_model(stored.model_id, "READY")
+        if scores is not None:
+            metrics = _metrics(scores, checkpoint, stored.model_id, dataset)
+            client.log_batch(run.info.run_id, metrics=metrics)
+            tags[SCORES_TAG] = _json(scores)
+        return _version(client, run, stored, name, tags, description(card), checkpoint.step)
+
+
+def _run(
+    client: "MlflowClient",
+    checkpoint: Checkpoint,
+    provenance: Mapping[str, Any],
+    name: str,
+    dataset: DatasetRef | None,
+) -> "Run":
+    """The run that trained the checkpoint, or one of its own when this store has none."""
+    from mlflow.exceptions import MlflowException
+
+    if checkpoint.run_id:
+        with faults("reading the run"):
+            try:
+                run = client.get_run(checkpoint.run_id)
+                if run.info.lifecycle_stage == "active":
+                    return run
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+    run_id = open_run(client, checkpoint.manifest_digest, f"{name} {checkpoint.family}")
+    params = _flat(provenance.get("config") or {})
+    tags = source_tags(_revision(provenance))
+    describe_run(client, run_id, params=params, tags=tags, dataset=dataset)
+    with faults("closing the run"):
+        client.set_terminated(run_id, "FINISHED")
+        return client.get_run(run_id)
+
+
+def _stored_model(
+    client: "MlflowClient",
+    run: "Run",
+    name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, str],
+) -> "LoggedModel":
+    """MLflow's stored model of these tags: what a killed registration left, or a new one."""
+    experiment = run.info.experiment_id
+    left = client.search_logged_models(
+        [experiment], f"tags.`{MANIFEST_TAG}` = '{tags[MANIFEST_TAG]}'"
+    )
+    stored_name = name.replace(".", "-")  # MLflow allows no dot here.
+    mine = [model for model in left if model.name == stored_name]
+    if mine:
+        return max(mine, key=lambda model: bool(model.status == "READY"))
+    return client.create_logged_model(
+        experiment,
+        name=stored_name,
+        source_run_id=run.info.run_id,
+        tags=dict(tags),
+        params=dict(params),
+        model_type=tags[FAMILY_TAG],
+    )
+
+
+def _version(
+    client: "MlflowClient",
+    run: "Run",
+    stored: "LoggedModel",
+    name: str,
+    tags: Mapping[str, str],
+    text: str,
+    step: int,
+) -> "Entity":
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(stored.model_id, step)])
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    entity = client.create_model_version(
+        name,
+        f"models:/{stored.model_id}",
+        run.info.run_id,
+        tags=dict(tags),
+        description=text,
+        model_id=stored.model_id,
+    )
+    link = [{"name": name, "version": int(entity.version)}]
+    client.set_logged_model_tags(stored.model_id, {MODEL_VERSIONS_TAG: json.dumps(link)})
+    return entity
+
+
+def _rescore(
+    client: "MlflowClient",
+    entity: "Entity",
+    checkpoint: Checkpoint,
+    scores: Scores,
+    dataset: DatasetRef | None,
+) -> None:
+    """Put new scores in the place of those stored with the version."""
+    name, number = entity.name, entity.version
+    with faults(f"storing the scores of {name!r}"):
+        model_id = entity.source.removeprefix("models:/")
+        metrics = _metrics(scores, checkpoint, model_id, dataset)
+        client.log_batch(entity.run_id, metrics=metrics)
+        client.update_model_version(name, number, rescored(entity.description or "", scores))
+        client.set_model_version_tag(name, number, SCORES_TAG, _json(scores))
+
+
+def _metrics(
+    scores: Scores, checkpoint: Checkpoint, model_id: str, dataset: DatasetRef | None
+) -> "list[Metric]":
+    """Values and interval ends as metrics of the run, the stored model and the dataset."""
+    from mlflow.entities import Metric
+
+    data = dataset_input(dataset).dataset if dataset else None
+    values: dict[str, float] = {}
+    for key, score in scores.values.items():
+        values |= {key: score.value, f"{key}/low": score.low, f"{key}/high": score.high}
+    return [
+        Metric(
+            key,
+            value,
+            time.time_ns() // 1_000_000,
+            checkpoint.step,
+            model_id=model_id,
+            dataset_name=data.name if data else None,
+            dataset_digest=data.digest if data else None,
+        )
+        for key, value in values.items()
+    ]
+
+
+def _json(scores: Scores) -> str:
+    """The scores as a version's tag; where their grid lies on this machine is left out."""
+    return scores.model_copy(update={"grid_uri": None}).model_dump_json()
+
+
+def _tags(checkpoint: Checkpoint, provenance: Mapping[str, Any], digest: str) -> dict[str, str]:
+    tags = {
+        CHECKPOINT_TAG: checkpoint.manifest_digest,
+        MANIFEST_TAG: digest,
+        FAMILY_TAG: checkpoint.family,
+        "aigc_ops.modality": checkpoint.modality,
+        "aigc_ops.step": str(checkpoint.step),
+        "aigc_ops.dataset_digest": checkpoint.dataset_digest,
+    }
+    if dvc_digest := provenance.get("dvc_digest"):
+        tags["aigc_ops.dvc_digest"] = dvc_digest
+    return tags | source_tags(_revision(provenance))
+
+
+def _revision(provenance: Mapping[str, Any]) -> Revision | None:
+    revision = provenance.get("revision")
+    return Revision.model_validate(revision) if revision else None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat

@@ -1,0 +1,149 @@
+"""A model by its name: `models:/NAME@champion`, `models:/NAME/3` or a checkpoint folder."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from aigc_ops.artifacts import Checkpoint, ModelVersion
+from aigc_ops.checkpoints import MANIFEST, read_checkpoint, verify_folder
+from aigc_ops.errors import CheckpointError, RegistryError
+from aigc_ops.home import home
+from aigc_ops.registry.client import connect, faults
+from aigc_ops.registry.versions import check_name, find, to_noun, unknown
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion as Entity
+    from mlflow.tracking import MlflowClient
+
+SCHEME = "models:/"
+STORED_FOLDER = "checkpoint"
+"""The verified folder within a registered model; beside it lies what MLflow itself reads."""
+
+MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
+ALIAS = re.compile(r"\w[\w.-]{0,99}")
+
+
+def resolve(model: str) -> Checkpoint:
+    """A verified local checkpoint of a registered version or of a folder.
+
+    A version is downloaded once, into the home's cache, by its digest. A training run's
+    folder stands for its newest checkpoint. Raises RegistryError for what the registry
+    does not hold and CheckpointError for a folder that is damaged or no model.
+    """
+    return fetch(resolve_version(model)) if model.startswith(SCHEME) else _open_folder(model)
+
+
+def resolve_version(model: str) -> ModelVersion:
+    """The registered version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names."""
+    match = MODEL_URI.fullmatch(model)
+    if match is None:
+        raise RegistryError(
+            f"{model!r} names no version; write models:/NAME@champion or models:/NAME/3"
+        )
+    name, alias, version = check_name(match["name"]), match["alias"], match["version"]
+    client = connect()
+    if alias is not None and ALIAS.fullmatch(alias):
+        entity = find(client, name, alias=alias)
+    elif version is not None and re.fullmatch(r"[1-9][0-9]{0,8}", version):
+        entity = find(client, name, version=int(version))
+    else:
+        raise RegistryError(
+            f"{model!r}: {alias or version!r} is no version; give a number, as in "
+            f"models:/{name}/3, or an alias, as in models:/{name}@champion"
+        )
+    if entity is None:
+        raise _absent(client, name, model)
+    return to_noun(entity)
+
+
+def fetch(version: ModelVersion) -> Checkpoint:
+    """The version's verified checkpoint in the home's cache, downloaded when it is not there."""
+    target = cached(version.manifest_digest)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / ".lock"):
+        try:
+            verify_folder(target, expected=version.manifest_digest)
+        except CheckpointError:
+            with _downloaded(version) as folder:
+                shutil.rmtree(target, ignore_errors=True)
+                folder.rename(target)
+    return read_checkpoint(target)
+
+
+def verify_stored(version: ModelVersion) -> None:
+    """Raise CheckpointError unless MLflow's store still holds the version undamaged."""
+    with _downloaded(version):
+        pass
+
+
+@contextmanager
+def _downloaded(version: ModelVersion) -> Iterator[Path]:
+    """The version's stored folder, fresh from the store and verified, for a while."""
+    from mlflow.artifacts import download_artifacts
+
+    client = connect()
+    cache = cached(version.manifest_digest).parent
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=cache) as folder:
+        with faults(f"downloading {version.uri}"):
+            source = client.get_model_version_download_uri(version.name, str(version.version))
+            found = Path(download_artifacts(f"{source}/{STORED_FOLDER}", dst_path=folder))
+        try:
+            verify_folder(found, expected=version.manifest_digest)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{version.uri} is damaged in MLflow's store: {error}; delete that version and "
+                "register its checkpoint again"
+            ) from error
+        yield found
+
+
+def cached(digest: str) -> Path:
+    """Where the model folder with this manifest digest lies once it is in the home's cache."""
+    return home() / "cache" / "models" / digest
+
+
+def _open_folder(model: str) -> Checkpoint:
+    folder = Path(model)
+    if not model or "\0" in model or not folder.is_dir():
+        raise RegistryError(
+            f"{model!r} is neither a checkpoint folder nor a registered model; a registered one "
+            "is written models:/NAME@champion or models:/NAME/3 (`aigc-ops models` lists them)"
+        )
+    if (folder / MANIFEST).is_file():
+        return read_checkpoint(folder)
+    steps = sorted(folder.glob("step-*"), reverse=True)
+    for step in steps:
+        try:
+            return read_checkpoint(step)
+        except CheckpointError:
+            if step is steps[-1]:
+                raise
+    raise RegistryError(
+        f"{folder}: holds no {MANIFEST} and no step-* checkpoints; no model is here"
+    )
+
+
+def _absent(client: "MlflowClient", name: str, model: str) -> RegistryError:
+    with faults(f"reading {name!r}"):
+        entities: list[Entity] = client.search_model_versions(f"name = '{name}'", max_results=1000)
+        known = client.search_registered_models(f"name = '{name}'")
+    if not known:
+        return unknown(client, name)
+    numbers = sorted(int(entity.version) for entity in entities)
+    aliases = sorted(known[0].aliases)
+    return RegistryError(
+        f"{model} does not exist; {name} has versions {_listed(numbers)} and aliases "
+        f"{_listed(aliases)}; `aigc-ops promote models:/{name}/N` makes a champion"
+    )
+
+
+def _listed(values: list[int] | list[str]) -> str:
+    shown = [str(value) for value in values[-10:]]
+    return ("…, " if len(values) > len(shown) else "") + ", ".join(shown) if shown else "none"

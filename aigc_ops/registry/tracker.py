@@ -1,0 +1,204 @@
+"""A run's report while it works, kept in MLflow."""
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from PIL import Image
+
+from aigc_ops.artifacts import DatasetRef
+from aigc_ops.errors import RegistryError
+from aigc_ops.registry.client import connect, faults
+from aigc_ops.registry.runs import describe_run, open_run
+from aigc_ops.tracking import SilentTracker, Tracker
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+    from mlflow.tracking import MlflowClient
+
+FLUSH_SECONDS = 1.5
+RETRY_SECONDS = 2.0
+PATIENCE_SECONDS = 120.0
+PATIENCE_AFTER_ERROR_SECONDS = 10.0
+METRICS_PER_REQUEST = 1000
+
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+logger = logging.getLogger(__name__)
+
+
+class MlflowTracker:
+    """Reports to one MLflow run in the background; a failing server never stops the work.
+
+    What is logged waits in memory (files in a temporary folder) and is sent by one
+    thread, again and again while the server is away. As a context manager it closes the
+    run: FINISHED, FAILED by an exception, KILLED by Ctrl-C or exit.
+    """
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self.run_id: str | None = run_id
+        self._client = client
+        self._run_id = run_id
+        self._metrics: deque[Metric] = deque()
+        self._artifacts: deque[Callable[[], None]] = deque()
+        self._spool = Path(tempfile.mkdtemp(prefix="aigc-ops-tracker-"))
+        self._status: Status = "FINISHED"
+        self._closing = threading.Event()
+        self._abandoned = threading.Event()
+        self._fault: RegistryError | None = None
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def start(
+        cls,
+        run_key: str,
+        run_name: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, str] | None = None,
+        dataset: DatasetRef | None = None,
+    ) -> Self:
+        """A tracker of the run with this key: the one begun earlier, or a new one.
+
+        Params are logged under their dotted names; those of an earlier begin stay, since
+        MLflow never changes one. Raises RegistryError when the store does not answer.
+        """
+        client = connect()
+        run_id = open_run(client, run_key, run_name)
+        describe_run(client, run_id, params=params or {}, tags=tags or {}, dataset=dataset)
+        return cls(client, run_id)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Keep the metrics' values at a step."""
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        self._metrics.extend(Metric(key, float(value), now, step) for key, value in metrics.items())
+
+    def log_image(self, key: str, image: Image.Image, *, step: int) -> None:
+        """Keep a picture that MLflow's image view shows by step under its key."""
+        picture = image.copy()
+        self._artifacts.append(
+            lambda: self._client.log_image(self._run_id, picture, key=key, step=step)
+        )
+
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """Keep a text as a file of the run."""
+        self._artifacts.append(lambda: self._client.log_text(self._run_id, text, artifact_file))
+
+    def log_file(self, path: Path, artifact_folder: str) -> None:
+        """Keep a copy of a file, as it is now, in a folder of the run."""
+        copy = Path(tempfile.mkdtemp(dir=self._spool)) / path.name
+        shutil.copyfile(path, copy)
+        self._artifacts.append(
+            lambda: self._client.log_artifact(self._run_id, str(copy), artifact_folder)
+        )
+
+    def finish(self, status: Status, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        """Send the rest and close the run; warns of what the store did not take in time."""
+        self._status = status
+        self._closing.set()
+        self._thread.join(patience_seconds)
+        if self._thread.is_alive():
+            self._abandoned.set()
+            waiting = len(self._metrics) + len(self._artifacts)
+            logger.warning("run %s lacks %d reports: %s", self._run_id, waiting, self._fault)
+        shutil.rmtree(self._spool, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            status: Status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+            self.finish(status, patience_seconds=PATIENCE_AFTER_ERROR_SECONDS)
+
+    def _work(self) -> None:
+        while not self._abandoned.is_set():
+            closing = self._closing.wait(FLUSH_SECONDS)
+            try:
+                with faults("reporting the run"):
+                    self._send()
+                    if closing:
+                        with _refusals("the end of the run"):
+                            self._client.set_terminated(self._run_id, self._status)
+                        return
+            except RegistryError as fault:
+                if self._fault is None:
+                    logger.warning("reports wait until the store answers: %s", fault)
+                self._fault = fault
+                self._abandoned.wait(RETRY_SECONDS)
+            else:
+                self._fault = None
+
+    def _send(self) -> None:
+        while self._metrics:
+            batch = list(islice(self._metrics, METRICS_PER_REQUEST))
+            self._send_metrics(batch)
+            for _ in batch:
+                self._metrics.popleft()
+        while self._artifacts:
+            with _refusals("an artifact"):
+                self._artifacts[0]()
+            self._artifacts.popleft()
+
+    def _send_metrics(self, batch: "list[Metric]") -> None:
+        with _refusals(f"metric {batch[0].key!r}") as refused:
+            self._client.log_batch(self._run_id, metrics=batch)
+        if refused and len(batch) > 1:
+            for metric in batch:
+                self._send_metrics([metric])
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[list[str]]:
+    """Drop, with a warning, what the store will never take; other faults pass through."""
+    from mlflow.exceptions import MlflowException
+
+    refused: list[str] = []
+    try:
+        yield refused
+    except MlflowException as error:
+        if error.error_code not in REFUSALS:
+            raise
+        refused.append(str(error))
+        logger.warning("MLflow refuses %s: %s", what, str(error).partition("\n")[0])
+
+
+@contextmanager
+def reporting_to(run_id: str | None) -> Iterator[Tracker]:
+    """A tracker of an earlier run; one that keeps nothing when this store lacks the run."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect()
+    with faults("opening the run"):
+        try:
+            found = client.get_run(run_id) if run_id else None
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            found = None
+    if found is None or found.info.lifecycle_stage != "active":
+        yield SilentTracker()
+        return
+    with MlflowTracker(client, found.info.run_id) as tracker:
+        yield tracker

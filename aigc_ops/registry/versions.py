@@ -1,0 +1,170 @@
+"""What the registry says of models: names, versions, aliases and their tags."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, ValidationError
+
+from aigc_ops.artifacts import ModelVersion, Noun, Scores
+from aigc_ops.errors import RegistryError
+from aigc_ops.registry.client import connect, faults
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion as Entity
+    from mlflow.tracking import MlflowClient
+
+Alias = Literal["champion", "challenger"]
+CHAMPION: Alias = "champion"
+CHALLENGER: Alias = "challenger"
+
+CHECKPOINT_TAG = "aigc_ops.checkpoint_digest"
+MANIFEST_TAG = "aigc_ops.manifest_digest"
+FAMILY_TAG = "aigc_ops.family"
+SCORES_TAG = "aigc_ops.scores"
+VERDICT_TAG = "aigc_ops.verdict"
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class ModelRow(Noun):
+    """One line of the registry's list."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    family: str
+    primary: str | None = Field(description="Metric that decides promotion; lower is better.")
+    score: float | None = Field(description="Its value.")
+    created: str = Field(description="When it was registered, ISO 8601, UTC.")
+
+
+def check_name(name: str) -> str:
+    """The name itself; raises RegistryError for what no model can be called."""
+    if not NAME.fullmatch(name):
+        raise RegistryError(
+            f"{name!r} cannot name a model; use up to 64 of A-Z, a-z, 0-9, '.', '_' and '-', "
+            "a letter or digit first"
+        )
+    return name
+
+
+def champion(name: str) -> ModelVersion | None:
+    """The version that the champion alias of a model names, None when there is none."""
+    return aliased(connect(), check_name(name), CHAMPION)
+
+
+def models() -> list[ModelRow]:
+    """Every registered version, by name and then newest first."""
+    client = connect()
+    with faults("listing the models"):
+        entities = _all_versions(client)
+    rows = [_row(entity, aliases) for entity, aliases in entities if MANIFEST_TAG in entity.tags]
+    return sorted(rows, key=lambda row: (row.name, -row.version))
+
+
+def aliased(client: "MlflowClient", name: str, alias: str) -> ModelVersion | None:
+    """The version that an alias names, None when the alias or the model is absent."""
+    entity = find(client, name, alias=alias)
+    return None if entity is None else to_noun(entity)
+
+
+def find(
+    client: "MlflowClient", name: str, *, alias: str | None = None, version: int | None = None
+) -> "Entity | None":
+    """MLflow's record of a version, by alias or number; None when it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    with faults(f"reading {name!r}"):
+        try:
+            if alias is not None:
+                return client.get_model_version_by_alias(name, alias)
+            return client.get_model_version(name, str(version))
+        except MlflowException as error:
+            # MLflow reports an absent alias as an invalid parameter.
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+
+def find_tagged(client: "MlflowClient", name: str, tag: str, value: str) -> "Entity | None":
+    """MLflow's record of the first ready version with a tag, None when there is none."""
+    with faults(f"searching {name!r}"):
+        entities = client.search_model_versions(f"name = '{name}' AND tag.`{tag}` = '{value}'")
+    ready = [entity for entity in entities if entity.status == "READY"]
+    return min(ready, key=lambda entity: int(entity.version), default=None)
+
+
+def to_noun(entity: "Entity") -> ModelVersion:
+    """The noun of MLflow's record; raises RegistryError for a version of another's making."""
+    digest = entity.tags.get(MANIFEST_TAG)
+    if not digest:
+        raise RegistryError(
+            f"models:/{entity.name}/{entity.version} was not registered by aigc-ops (it has no "
+            f"tag {MANIFEST_TAG}); register its checkpoint with `aigc-ops register`"
+        )
+    return ModelVersion(
+        name=entity.name,
+        version=int(entity.version),
+        run_id=entity.run_id or "",
+        manifest_digest=digest,
+    )
+
+
+def read_scores(tags: Mapping[str, str]) -> Scores | None:
+    """The scores stored with a version, None when it was never evaluated."""
+    stored = tags.get(SCORES_TAG)
+    try:
+        return Scores.model_validate_json(stored) if stored else None
+    except ValidationError as error:
+        raise RegistryError(
+            f"the tag {SCORES_TAG} does not hold scores ({error.error_count()} faults); "
+            "evaluate the version and register it again"
+        ) from error
+
+
+def unknown(client: "MlflowClient", name: str) -> RegistryError:
+    """The error for a model name that the registry does not hold, with the nearest."""
+    with faults("listing the models"):
+        names = sorted(model.name for model in client.search_registered_models(max_results=1000))
+    if not names:
+        return RegistryError(
+            f"no model is registered, so not {name!r} either; `aigc-ops run configs/{name}.yaml` "
+            "trains and registers one"
+        )
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"registered are {', '.join(names[:10])}"
+    return RegistryError(f"no model is registered as {name!r}; {hint}")
+
+
+def _all_versions(client: "MlflowClient") -> list[tuple["Entity", tuple[str, ...]]]:
+    aliases: dict[tuple[str, str], list[str]] = {}
+    for model in client.search_registered_models(max_results=1000):
+        for alias, version in model.aliases.items():
+            aliases.setdefault((model.name, str(version)), []).append(alias)
+    entities: list[Entity] = []
+    token: str | None = None
+    while True:
+        page = client.search_model_versions(max_results=1000, page_token=token)
+        entities += page
+        token = page.token
+        if not token:
+            break
+    return [(e, tuple(sorted(aliases.get((e.name, str(e.version)), ())))) for e in entities]
+
+
+def _row(entity: "Entity", aliases: tuple[str, ...]) -> ModelRow:
+    scores = read_scores(entity.tags)
+    return ModelRow(
+        name=entity.name,
+        version=int(entity.version),
+        aliases=aliases,
+        family=entity.tags.get(FAMILY_TAG, ""),
+        primary=scores.primary if scores else None,
+        score=scores.values[scores.primary].value if scores else None,
+        created=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC).isoformat(
+            timespec="seconds"
+        ),
+    )

@@ -1,0 +1,128 @@
+"""Bentos at rest: what they are called, where they lie, and which were confirmed.
+
+Reads files only, neither torch nor BentoML, so that an unchanged run is told in
+milliseconds that its Bento still stands.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+import aigc_ops
+from aigc_ops.artifacts import BentoTag, ModelVersion, Noun, file_digest, json_digest
+from aigc_ops.errors import PackagingError
+from aigc_ops.home import home
+
+BENTOFILE = "bentofile.yaml"
+CONFIRMATION = "confirmed.json"
+MAX_NAME = 63
+
+
+class Confirmation(Noun):
+    """Proof, kept in a Bento's folder, that it booted and drew its golden samples."""
+
+    bento: BentoTag
+    code_digest: str
+    content_digest: str
+
+
+def find_bento(version: ModelVersion) -> BentoTag | None:
+    """The confirmed Bento of this version and of the present code; None: package it.
+
+    None also when a file of the Bento or of its model is missing or changed.
+    """
+    root = find_project()
+    if root is None:
+        return None
+    code = code_digest(root)
+    store = bento_store()
+    folder = bento_folder(store, version, code)
+    try:
+        found = Confirmation.model_validate_json((folder / CONFIRMATION).read_text("utf-8"))
+    except (OSError, ValidationError):
+        return None
+    content = content_digest(folder, model_folder(store, version))
+    whole = found.code_digest == code and found.content_digest == content
+    return found.bento if whole and found.bento.model == version else None
+
+
+def bento_store() -> Path:
+    """BentoML's home: `BENTOML_HOME`, or `bentoml` in the home of aigc-ops."""
+    return Path(os.environ.get("BENTOML_HOME") or home() / "bentoml").absolute()
+
+
+def bento_folder(store: Path, version: ModelVersion, code: str) -> Path:
+    """Where BentoML keeps the Bento of a model version made with this code."""
+    return store / "bentos" / tag_name(version.name) / bento_version(version, code)
+
+
+def model_folder(store: Path, version: ModelVersion) -> Path:
+    """Where BentoML keeps the model of a version."""
+    return store / "models" / tag_name(version.name) / model_version(version)
+
+
+def bento_version(version: ModelVersion, code: str) -> str:
+    """Version part of the Bento's tag: the model's version and a digest of model and code."""
+    return f"v{version.version}-{json_digest([version.manifest_digest, code])[:8]}"
+
+
+def model_version(version: ModelVersion) -> str:
+    """Version part of the tag of the model in BentoML's model store."""
+    return f"v{version.version}-{version.manifest_digest[:8]}"
+
+
+def tag_name(name: str) -> str:
+    """A registered model's name as BentoML allows it; names that change keep a digest."""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")
+    if plain == name and len(plain) <= MAX_NAME:
+        return plain
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{plain[: MAX_NAME - 9]}-{digest}".lstrip("-._")
+
+
+def find_project() -> Path | None:
+    """The checkout that bentofile.yaml lies in: this package's, or the current folder."""
+    candidates = [Path(aigc_ops.__file__).parent.parent, Path.cwd()]
+    for folder in candidates:
+        if (folder / BENTOFILE).is_file() and (folder / "aigc_ops" / "serving").is_dir():
+            return folder
+    return None
+
+
+def code_files(root: Path) -> list[Path]:
+    """Files of the checkout that bentofile.yaml includes, in order of their paths."""
+    files: set[Path] = set()
+    for pattern in yaml.safe_load((root / BENTOFILE).read_text("utf-8"))["include"]:
+        found = list(root.glob(pattern))
+        if not found:
+            raise PackagingError(f"{root / BENTOFILE}: {pattern} names no file; correct it")
+        files.update(found)
+    return sorted(files)
+
+
+def code_digest(root: Path) -> str:
+    """SHA-256 (hex) over bentofile.yaml and every file that it includes."""
+    return _tree_digest(root, [root / BENTOFILE, *code_files(root)])
+
+
+def content_digest(bento: Path, model: Path) -> str:
+    """SHA-256 (hex) over every file of a Bento, its confirmation aside, and of its model."""
+    parts = [
+        _tree_digest(folder, [p for p in folder.rglob("*") if p.is_file()])
+        for folder in (bento, model)
+    ]
+    return json_digest(parts)
+
+
+def _tree_digest(root: Path, files: list[Path]) -> str:
+    return json_digest(
+        {
+            path.relative_to(root).as_posix(): file_digest(path)
+            for path in files
+            if path.name != CONFIRMATION and path.suffix != ".pyc"
+        }
+    )

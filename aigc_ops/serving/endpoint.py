@@ -1,0 +1,136 @@
+"""`POST /generate`: what may be asked of a served model, and what is refused.
+
+Nothing here imports torch: BentoML's supervising process and its build read this module
+too, and only the worker needs a model.
+"""
+
+import secrets
+from typing import Any, Protocol
+
+import anyio
+from anyio.to_thread import run_sync
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from aigc_ops.errors import ModelError
+from aigc_ops.serving.description import INDEX_PAGE, openapi
+
+MAX_BODY_BYTES = 1_000_000
+MAX_PROMPT_CHARACTERS = 10_000
+
+
+class Call(BaseModel):
+    """What a client may ask for; JSON of any other shape is refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    num: int = Field(default=1, ge=1, description="Samples to draw.")
+    seed: int = Field(
+        default_factory=lambda: secrets.randbits(53),
+        ge=0,
+        description="Seed of the first sample; a random one when left out.",
+    )
+    label: int | None = Field(
+        default=None,
+        ge=0,
+        description="Class to draw; a conditional image model goes round its classes without it.",
+    )
+    prompt: str | None = Field(
+        default=None, max_length=MAX_PROMPT_CHARACTERS, description="Text to answer or continue."
+    )
+
+
+class Served(Protocol):
+    """A loaded model with the name, version and limit under which it answers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def max_num(self) -> int: ...
+
+    def answer(self, call: Call) -> Response:
+        """The samples of one call, encoded; raises ModelError for what it cannot serve."""
+
+
+def create_app() -> Starlette:
+    """The ASGI app of the service; `app.state.served` is set once the model is loaded."""
+    app = Starlette(
+        routes=[
+            Route("/generate", _generate, methods=["POST"]),
+            Route("/docs.json", _describe),
+            Route("/", _index),
+        ],
+        exception_handlers={
+            HTTPException: _refused,
+            ModelError: _unserviceable,
+            ValidationError: _invalid,
+            Exception: _broken,
+        },
+    )
+    # The model draws for one call at a time, each with all threads; the event loop stays
+    # free to answer /livez and to refuse what is too much.
+    app.state.drawing = anyio.CapacityLimiter(1)
+    return app
+
+
+async def _generate(request: Request) -> Response:
+    call = Call.model_validate_json(await _read(request) or b"{}")
+    served: Served = request.app.state.served
+    return await run_sync(served.answer, call, limiter=request.app.state.drawing)
+
+
+async def _read(request: Request) -> bytes:
+    """The body, refused as soon as it is known to be too long."""
+    declared = request.headers.get("content-length", "0")
+    body = bytearray()
+    if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+        raise HTTPException(413, f"the body may have at most {MAX_BODY_BYTES} bytes")
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body may have at most {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+async def _describe(request: Request) -> Response:
+    served: Served = request.app.state.served
+    schema = Call.model_json_schema()
+    schema["properties"]["num"]["maximum"] = served.max_num
+    return JSONResponse(openapi(schema, title=served.name, version=served.version))
+
+
+async def _index(_: Request) -> Response:
+    return HTMLResponse(INDEX_PAGE)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), error
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _unserviceable(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 422)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ValidationError), error
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    not_json = any(problem["type"] == "json_invalid" for problem in problems)
+    return JSONResponse({"error": "; ".join(map(_sentence, problems))}, 400 if not_json else 422)
+
+
+def _sentence(problem: Any) -> str:
+    place = ".".join(map(str, problem["loc"]))
+    return f"{place}: {problem['msg']}" if place else str(problem["msg"])
+
+
+async def _broken(_: Request, __: Exception) -> Response:
+    return JSONResponse({"error": "the model could not answer; see the server's log"}, 500)

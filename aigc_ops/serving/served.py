@@ -1,0 +1,112 @@
+"""A model that answers calls: loaded from a verified folder, encoding what it draws."""
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse, Response
+from torch import Tensor
+
+from aigc_ops.artifacts import file_digest
+from aigc_ops.checkpoints import MANIFEST, load_model
+from aigc_ops.devices import DeviceName, choose_device
+from aigc_ops.generative import Generative, SampleRequest
+from aigc_ops.sampling import draw, png_bytes, requests
+from aigc_ops.serving.endpoint import Call
+
+SETTING_VARIABLES = {"device": "AIGC_OPS_DEVICE", "max_num": "AIGC_OPS_MAX_NUM"}
+
+
+class Settings(BaseModel):
+    """What the operator of a service may set by environment variables."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: DeviceName = "auto"
+    max_num: int = Field(default=64, ge=1, le=100_000)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model with the name, version and limit under which it answers."""
+
+    model: Generative
+    name: str
+    version: str
+    manifest_digest: str
+    max_num: int
+
+    def answer(self, call: Call) -> Response:
+        """The samples of one call, encoded; raises ModelError for what it cannot serve."""
+        asked = requests(
+            self.model,
+            call.num,
+            seed=call.seed,
+            label=call.label,
+            prompt=call.prompt,
+            max_num=self.max_num,
+        )
+        samples = draw(self.model, asked)
+        if isinstance(samples, Tensor):
+            response = _images_response(samples, asked)
+        else:
+            response = _texts_response(samples, asked)
+        response.headers.update(self._headers(asked[0]))
+        return response
+
+    def _headers(self, first: SampleRequest) -> dict[str, str]:
+        headers = {
+            "X-AIGC-Model": quote(self.name),
+            "X-AIGC-Version": quote(self.version),
+            "X-AIGC-Manifest": self.manifest_digest,
+            "X-AIGC-Seed": str(first.seed),
+            "X-Content-Type-Options": "nosniff",
+        }
+        if first.label is not None:
+            headers["X-AIGC-Label"] = str(first.label)
+        return headers
+
+
+def load_served(folder: Path, *, name: str, version: str, expected: str | None) -> ServedModel:
+    """The model of a verified folder, on `AIGC_OPS_DEVICE` (auto).
+
+    `AIGC_OPS_MAX_NUM` (64) bounds the samples of one call.
+    """
+    settings = Settings.model_validate(
+        {
+            field: os.environ[variable]
+            for field, variable in SETTING_VARIABLES.items()
+            if variable in os.environ
+        }
+    )
+    return ServedModel(
+        model=load_model(folder, expected=expected).to(choose_device(settings.device)),
+        name=name,
+        version=version,
+        manifest_digest=file_digest(folder / MANIFEST),
+        max_num=settings.max_num,
+    )
+
+
+def _images_response(images: Tensor, asked: Sequence[SampleRequest]) -> Response:
+    """One image as PNG; several as JSON with each one's seed and label."""
+    encoded = [png_bytes(image) for image in images]
+    if len(encoded) == 1:
+        return Response(encoded[0], media_type="image/png")
+    entries = [
+        {"image": base64.b64encode(png).decode(), "seed": each.seed, "label": each.label}
+        for png, each in zip(encoded, asked, strict=True)
+    ]
+    return JSONResponse({"images": entries})
+
+
+def _texts_response(texts: Sequence[str], asked: Sequence[SampleRequest]) -> Response:
+    """One text as it is; several as JSON with each one's seed."""
+    if len(texts) == 1:
+        return Response(texts[0].encode(), media_type="text/plain; charset=utf-8")
+    entries = [{"text": text, "seed": each.seed} for text, each in zip(texts, asked, strict=True)]
+    return JSONResponse({"texts": entries})

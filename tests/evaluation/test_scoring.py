@@ -1,0 +1,233 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from aigc_ops.artifacts import Checkpoint, Score, Scores, contract_differences
+from aigc_ops.data import DataConfig, open_dataset, read_split
+from aigc_ops.errors import EvaluationError
+from aigc_ops.evaluation import EvaluationConfig, evaluate
+from aigc_ops.evaluation import weights as extractor_weights
+from aigc_ops.generative import TextData
+from aigc_ops.tracking import SilentTracker
+from tests.evaluation.conftest import new_gan, new_gpt, stored
+
+FEW = "ignore:fd_efficientnet_lite0 of 20 samples:UserWarning"
+
+
+class Recorder(SilentTracker):
+    """Keeps what the stage reports."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, tuple[float, int]] = {}
+        self.images: list[str] = []
+        self.files: list[str] = []
+
+    def log_metrics(self, metrics: Any, *, step: int) -> None:
+        self.metrics |= {name: (value, step) for name, value in metrics.items()}
+
+    def log_image(self, key: str, image: Image.Image, *, step: int) -> None:
+        self.images.append(key)
+
+    def log_file(self, path: Path, artifact_folder: str) -> None:
+        self.files.append(path.name)
+
+
+def judged(
+    checkpoint: Checkpoint,
+    data: Path,
+    folder: Path,
+    *,
+    seed: int = 0,
+    tracker: SilentTracker | None = None,
+    **settings: Any,
+) -> Scores:
+    data_config = DataConfig(path=str(data))
+    config = {"num_samples": 20, "precision": "fp32", "device": "cpu", **settings}
+    return evaluate(
+        checkpoint,
+        open_dataset(data_config),
+        data_config,
+        EvaluationConfig(**config),
+        seed=seed,
+        cache=folder.parent / "cache",
+        folder=folder,
+        tracker=tracker or SilentTracker(),
+    )
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_an_image_model_is_scored_with_its_contract(
+    gan: Checkpoint, image_folder: Path, tmp_path: Path
+) -> None:
+    scores = judged(gan, image_folder, tmp_path / "a", seed=5)
+    assert scores.primary == "fd_efficientnet_lite0"
+    assert scores.checkpoint_digest == gan.manifest_digest
+    score = scores.values[scores.primary]
+    assert 0 <= score.low < score.value < score.high
+    ref = open_dataset(DataConfig(path=str(image_folder)))
+    assert score.contract | {"reference": "-", "interval": "-"} == {
+        "n": 20,
+        "extractor": "efficientnet-lite0",
+        "weights": extractor_weights.EFFICIENTNET_SHA256,
+        "width": 1280,
+        "input_size": 128,
+        "resize": "bilinear-antialiased",
+        "precision": "fp32",
+        "dataset": ref.content_digest,
+        "split": "train",
+        "num_reference": ref.num_train,
+        "reference": "-",
+        "seed": 5,
+        "interval": "-",
+        "below_width": True,
+    }
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_scores_are_the_same_again_and_others_by_another_seed(
+    gan: Checkpoint, image_folder: Path, tmp_path: Path
+) -> None:
+    first = judged(gan, image_folder, tmp_path / "a")
+    again = judged(gan, image_folder, tmp_path / "b")
+    other = judged(gan, image_folder, tmp_path / "c", seed=1)
+    assert first.values == again.values
+    assert first.values[first.primary].value != other.values[other.primary].value
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_scores_and_grid_are_left_in_the_folder_and_reported(
+    gan: Checkpoint, image_folder: Path, tmp_path: Path
+) -> None:
+    tracker = Recorder()
+    scores = judged(gan, image_folder, tmp_path / "a", tracker=tracker)
+    assert Scores.model_validate(json.loads((tmp_path / "a" / "scores.json").read_text())) == scores
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "samples.png",
+        "scores.json",
+    ]
+    assert tracker.metrics["fd_efficientnet_lite0"] == (
+        scores.values["fd_efficientnet_lite0"].value,
+        gan.step,
+    )
+    assert tracker.images == ["evaluation"]
+    assert "scores.json" in tracker.files
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_the_grid_has_a_row_for_each_class(
+    gan: Checkpoint, image_folder: Path, tmp_path: Path
+) -> None:
+    from aigc_ops import sampling
+    from aigc_ops.checkpoints import load_model
+
+    scores = judged(gan, image_folder, tmp_path / "a")
+    model = load_model(Path(gan.uri))
+    images = sampling.draw(model, sampling.requests(model, 20, seed=0))
+    by_class = torch.stack([images[label + turn * 10] for label in range(10) for turn in range(2)])
+    expected = sampling.grid(by_class, 2)
+    with Image.open(scores.grid_uri) as shown:
+        assert shown.tobytes() == expected.tobytes()
+
+
+def test_fewer_samples_than_features_warn(
+    gan: Checkpoint, image_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="fewer than the extractor's 1280 features"):
+        judged(gan, image_folder, tmp_path / "a")
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_real_digits_are_nearer_than_those_of_an_untrained_model(
+    gan: Checkpoint, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untrained = judged(gan, image_folder, tmp_path / "a").values["fd_efficientnet_lite0"]
+    config = DataConfig(path=str(image_folder))
+    real = read_split(open_dataset(config), config, "train").images[:20]
+    monkeypatch.setattr(
+        "aigc_ops.models.gan.Gan.sample", lambda _, asked: real[: len(asked)].clone()
+    )
+    copied = judged(gan, image_folder, tmp_path / "b").values["fd_efficientnet_lite0"]
+    assert copied.high < untrained.low
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_equal_samples_have_a_value_and_no_spread(
+    gan: Checkpoint, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    black = torch.zeros(20, 1, 28, 28, dtype=torch.uint8)
+    monkeypatch.setattr("aigc_ops.models.gan.Gan.sample", lambda _, asked: black[: len(asked)])
+    score = judged(gan, image_folder, tmp_path / "a").values["fd_efficientnet_lite0"]
+    assert math.isfinite(score.value)
+    assert score.high - score.low < 1e-3 * score.value
+
+
+def test_a_text_model_is_scored_by_what_it_predicts(
+    gpt: Checkpoint, text_file: Path, tmp_path: Path
+) -> None:
+    scores = judged(gpt, text_file, tmp_path / "a", seed=2)
+    bits, perplexity = scores.values["bits_per_byte"], scores.values["perplexity"]
+    config = DataConfig(path=str(text_file))
+    ref = open_dataset(config)
+    heldout = read_split(ref, config, "heldout")
+    assert isinstance(heldout, TextData)
+    num_bytes = sum(len(text.encode()) for text in heldout.texts)
+    num_tokens = num_bytes + len(heldout)  # a byte is a token, and so is each end mark
+    assert scores.primary == "bits_per_byte"
+    assert bits.value * num_bytes == pytest.approx(math.log2(perplexity.value) * num_tokens)
+    assert bits.value == pytest.approx(8, rel=0.1)  # an untrained model is sure of nothing
+    assert bits.low < bits.value < bits.high
+    assert bits.contract["n"] == ref.num_heldout
+    assert bits.contract["split"] == "heldout"
+    assert "tokenizer" in perplexity.contract
+    assert "tokenizer" not in bits.contract
+    assert (tmp_path / "a" / "samples.txt").read_text().count(" => ") >= 8
+
+
+def test_text_scores_are_the_same_again(gpt: Checkpoint, text_file: Path, tmp_path: Path) -> None:
+    first = judged(gpt, text_file, tmp_path / "a")
+    assert first.values == judged(gpt, text_file, tmp_path / "b").values
+
+
+def test_a_text_model_of_damaged_weights_is_refused(text_file: Path, tmp_path: Path) -> None:
+    model = new_gpt()
+    next(model.parameters()).data.fill_(math.nan)
+    broken = stored(model, tmp_path / "broken")
+    with pytest.raises(EvaluationError, match="log likelihood of held-out text 0 is nan"):
+        judged(broken, text_file, tmp_path / "a")
+
+
+def test_a_model_and_data_of_different_kinds_are_refused(
+    gan: Checkpoint, text_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(EvaluationError, match=r"a model of images.*holds texts"):
+        judged(gan, text_file, tmp_path / "a")
+
+
+def test_a_model_of_another_size_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    small = stored(new_gan(size=16), tmp_path / "small")
+    with pytest.raises(EvaluationError, match="16x16 images with 1 channels, the data has 28x28"):
+        judged(small, image_folder, tmp_path / "a")
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    gpt: Checkpoint, text_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(EvaluationError, match="taken: scores cannot be written"):
+        judged(gpt, text_file, tmp_path / "taken")
+
+
+def score(**contract: Any) -> Score:
+    return Score(value=1, low=0, high=2, contract=contract)
+
+
+def test_contracts_differ_by_the_names_of_their_terms() -> None:
+    a = score(n=10, extractor="x", seed=0)
+    assert contract_differences(a, score(n=10, extractor="x", seed=1)) == []
+    assert contract_differences(a, score(n=20, extractor="y", seed=0)) == ["extractor", "n"]
+    assert contract_differences(a, score(n=10, seed=0)) == ["extractor"]

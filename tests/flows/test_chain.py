@@ -1,0 +1,189 @@
+"""The whole chain as a person meets it: real processes, stores, servers and faults."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.flows.conftest import Workplace
+
+BLOCKED = "import sys; sys.modules.update(dict.fromkeys(['torch', 'prefect', 'bentoml']))\n"
+
+
+def test_a_first_run_ends_with_a_champion_and_its_confirmed_bento(workplace, first):
+    assert first["report"]["success"]
+    assert first["dataset"]["image_shape"]["class_names"] == ["cat", "dog"]
+    assert first["dataset"]["dvc_digest"] is None
+    assert first["verdict"]["promoted"]
+    assert first["verdict"]["champion"] == first["version"]
+    assert first["bento"]["num_golden"] >= 2
+    assert first["bento"]["max_levels_apart"] <= 1
+    assert first["images_per_second"] is None or first["images_per_second"] > 0
+    assert first["reused"] == []
+    score = first["scores"]["values"]["fd_efficientnet_lite0"]
+    assert score.keys() == {"value", "low", "high", "contract"}
+    with Image.open(first["checkpoint"]["grid_uri"]) as grid:
+        assert grid.format == "PNG"
+    for left in ("json_uri", "html_uri"):
+        assert Path(first["report"][left]).is_file()
+
+
+def test_an_unchanged_rerun_is_decided_before_the_heavy_libraries_are_imported(workplace, first):
+    code = BLOCKED + "from aigc_ops.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", str(workplace.config), "--json"],
+        cwd=ROOT,
+        env=workplace.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer = json.loads(done.stdout)
+    assert answer["version"] == first["version"]
+    assert answer["bento"] == first["bento"]
+    assert "train" in " ".join(answer["reused"]) or "checkpoint" in answer["reused"]
+
+
+def test_a_champion_deleted_by_hand_is_made_again(workplace, first, monkeypatch):
+    for variable, value in workplace.environment.items():
+        monkeypatch.setenv(variable, value)
+    from aigc_ops.registry.client import connect
+    from aigc_ops.registry.versions import champion
+
+    connect().delete_registered_model_alias("pets", "champion")
+    assert champion("pets") is None
+    answer, _ = workplace.run("run", workplace.config)
+    assert answer["verdict"]["champion"] == first["version"]
+    assert champion("pets").version == first["version"]["version"]
+
+
+def test_a_bento_deleted_by_hand_is_made_again(workplace, first):
+    shutil.rmtree(first["bento"]["uri"])
+    answer, _ = workplace.run("run", workplace.config)
+    assert answer["bento"]["tag"] == first["bento"]["tag"]
+    assert Path(answer["bento"]["uri"]).is_dir()
+
+
+def test_a_candidate_that_is_not_promoted_reports_the_champions_bento(workplace, first):
+    answer, _ = workplace.run(
+        "run", workplace.config, "--seed", 1, "--promotion.min-improvement", 0.99
+    )
+    assert not answer["verdict"]["promoted"]
+    assert answer["verdict"]["alias"] == "challenger"
+    assert answer["verdict"]["champion"] == first["version"]
+    assert answer["bento"]["tag"] == first["bento"]["tag"]
+
+
+def test_samples_are_numbered_pngs_with_a_line_each_and_repeat_by_seed(workplace, first, tmp_path):
+    model = "models:/pets@champion"
+    workplace.run("sample", model, "--num", 5, "--seed", 7, "--out", tmp_path / "five")
+    names = sorted(p.name for p in (tmp_path / "five").iterdir())
+    assert names == [*(f"{i:05d}.png" for i in range(5)), "samples.jsonl"]
+    lines = (tmp_path / "five" / "samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["file"] for row in rows] == names[:5]
+    assert [row["label"] for row in rows] == [0, 1, 0, 1, 0]
+    last = rows[3]
+    workplace.run(
+        *("sample", model, "--seed", last["seed"], "--label", last["label"]),
+        *("--out", tmp_path / "one"),
+    )
+    with (
+        Image.open(tmp_path / "one" / "00000.png") as again,
+        Image.open(tmp_path / "five" / "00003.png") as before,
+    ):
+        assert again.size == (16, 16)
+        pairs = zip(again.tobytes(), before.tobytes(), strict=True)
+        assert max(abs(a - b) for a, b in pairs) <= 1
+
+
+def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, first):
+    checkpoint = first["checkpoint"]["uri"]
+    report, _ = workplace.run("validate", workplace.config)
+    assert report["success"]
+    trained, _ = workplace.run("train", workplace.config)
+    assert trained["uri"] == checkpoint
+    scores, _ = workplace.run("evaluate", checkpoint)
+    assert scores["values"].keys() == first["scores"]["values"].keys()
+    version, _ = workplace.run("register", checkpoint)
+    assert version["version"] == first["version"]["version"]
+    verdict, _ = workplace.run("promote", version["uri"])
+    assert verdict["alias"] == "champion"
+    bento, _ = workplace.run("package", version["uri"])
+    assert bento["tag"] == first["bento"]["tag"]
+    listed, _ = workplace.run("models")
+    assert {"champion"} <= {alias for row in listed["models"] for alias in row["aliases"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "configs/absent.yaml"], 2, "no such config file"),
+        (["run", "CONFIG", "--training.stesp", "3"], 2, "did you mean --training.steps"),
+        (["run", "CONFIG", "--training.steps", "many"], 2, "training.steps"),
+        (["run", "CONFIG", "--data.path", "absent"], 1, "absent does not exist"),
+        (["evaluate", "models:/nobody@champion"], 1, "nobody"),
+        (["sample", "models:/pets@champion", "--label", "9", "--out", "out"], 1, "outside 0..1"),
+        (["sample", "models:/pets@champion", "--num", "-1", "--out", "out"], 1, "num is -1"),
+        (["promote", "models:/../x/1"], 1, "name"),
+    ],
+)
+def test_mistakes_are_answered_with_a_message_and_an_exit_code(
+    workplace, first, arguments, code, message
+):
+    arguments = [str(workplace.config) if word == "CONFIG" else word for word in arguments]
+    answer, said = workplace.run(*arguments, code=code)
+    assert message in answer["error"]
+    assert "Traceback" not in said
+
+
+def test_bad_data_ends_the_run_and_names_the_row(workplace, first, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(workplace.config.parent / "images", images)
+    (images / "cat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot an image")
+    answer, said = workplace.run("run", workplace.config, "--data.path", images, code=1)
+    assert "cat/broken.png" in answer["error"]
+    assert "Traceback" not in said
+
+
+def test_two_runs_at_once_on_one_home_queue(workplace, first):
+    flags = ("--packaging.enabled", "false", "--json")
+    both = [workplace.start("run", workplace.config, "--seed", s, *flags) for s in (11, 12)]
+    ended = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    answers = [json.loads(output) for output, _ in ended]
+    assert answers[0]["version"]["version"] != answers[1]["version"]["version"]
+    assert any("waiting for process" in said for _, said in ended)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_a_run_stopped_in_mid_training_goes_on_where_it_was(workplace: Workplace, first, how):
+    flags = (
+        *("--training.steps", 400, "--training.checkpoint-every", 10),
+        *("--seed", int(how), "--packaging.enabled", "false"),
+    )
+    before = set(workplace.home.glob("checkpoints/*"))
+    process = workplace.start("run", workplace.config, *flags)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        new = [f for f in workplace.home.glob("checkpoints/*") if f not in before]
+        if new and list(new[0].glob("step-*")):
+            break
+        time.sleep(0.02)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not (new[0] / "step-00000400").exists()
+    answer, said = workplace.run("run", workplace.config, *flags)
+    assert "resumed after step" in said
+    assert answer["checkpoint"]["step"] == 400
+    listed, _ = workplace.run("models")
+    digests = [row["version"] for row in listed["models"]]
+    assert len(digests) == len(set(digests))

@@ -1,0 +1,450 @@
+"""What the GPT family keeps: exact likelihoods, rows that do not know their neighbours."""
+
+import copy
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from aigc_ops.checkpoints import load_model, write_folder, write_model
+from aigc_ops.errors import ModelError
+from aigc_ops.generative import SampleRequest, TextData
+from aigc_ops.models._tokens import IGNORED, MARKS, Document, Vocabulary, windows
+from aigc_ops.models.gpt import Gpt, GptConfig, _draw
+
+QUESTIONS = ["What is AI?", "Who are you?", "你好", "Tell me a joke, will you?", "你几岁?", "Hi"]
+ANSWERS = ["A branch of science.", "A machine.", "你好!", "No.", "我还年轻。", "Hello there 😀"]
+DIALOGUE = TextData(ANSWERS, QUESTIONS)
+DOCUMENTS = TextData(["One two three four five six seven.", "一二三四五六七八九十。", "x" * 90, ""])
+ODD_TEXTS = [
+    "",
+    " a  b\r\n\tc ",
+    "naïve 你好 😀👩‍👧",
+    "\x00\x7f\u202e\ufffd!",
+    "".join(MARKS),
+    "\U0010ffff",
+]
+SMALL = {"num_layers": 2, "num_heads": 2, "width": 16, "context_length": 48, "vocab_size": 300}
+
+
+def small_model(data: TextData = DIALOGUE, **settings: object) -> Gpt:
+    torch.manual_seed(0)
+    model = Gpt.from_data(GptConfig(**{**SMALL, **settings}), data)
+    for parameter in model.parameters():  # far from uniform, so that mistakes show
+        torch.nn.init.normal_(parameter, 0.0, 0.3)
+    return model.eval()
+
+
+def train(model: Gpt, data: TextData, *, steps: int) -> list[float]:
+    model.train()
+    examples, optimizer = model.examples(data), model.optimizer("network")
+    generator, losses = torch.Generator().manual_seed(0), []
+    for _ in range(steps):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            ((part, loss),) = model.losses(examples, generator)
+        assert part == "network"
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+def next_log_probabilities(model: Gpt, ids: list[int]) -> torch.Tensor:
+    """(T, V) of the id after each id, by the plainest possible pass."""
+    with torch.no_grad():
+        logits = model.network(torch.tensor([ids]), positions=torch.arange(len(ids))[None])
+    return logits[0].double().log_softmax(-1)
+
+
+def save_pretrained(folder: Path, *, llama: bool = False, **settings: object) -> Path:
+    """A Hugging Face folder: a tiny random network and a tokenizer of the dialogue."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    vocabulary = Vocabulary.learn(DIALOGUE, 290)
+    ids = {"bos_token_id": vocabulary.start, "eos_token_id": vocabulary.end}
+    torch.manual_seed(0)
+    if llama:
+        shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+        config = {"vocab_size": 320, **shape, **heads, **ids, **settings}
+        model = LlamaForCausalLM(LlamaConfig(initializer_range=0.3, **config))
+    else:
+        shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+        config = {"vocab_size": 320, **shape, **ids, **settings}
+        model = GPT2LMHeadModel(GPT2Config(initializer_range=0.3, **config))
+    model.save_pretrained(folder)
+    vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+# The vocabulary
+
+
+@pytest.mark.parametrize("tokenizer", ["bpe", "bytes"])
+@pytest.mark.parametrize("text", [*ODD_TEXTS, *QUESTIONS])
+def test_every_unicode_text_comes_back_from_its_tokens(tokenizer: str, text: str) -> None:
+    vocabulary = copy.deepcopy(small_model(tokenizer=tokenizer)).vocabulary
+    (ids,) = vocabulary.encode([text])
+    assert not {vocabulary.start, vocabulary.end, *vocabulary.turn} & set(ids)
+    assert vocabulary.decode(vocabulary.opening("你"), ids) == text.rstrip("\ufffd")
+
+
+def test_equal_data_gives_an_equal_vocabulary() -> None:
+    records = [Vocabulary.learn(DIALOGUE, 300).record() for _ in range(3)]
+    assert records[0] == records[1] == records[2]
+    assert Vocabulary.from_record(records[0]).record() == records[0]
+
+
+def test_a_broken_last_character_is_dropped_and_the_end_ends() -> None:
+    vocabulary = Vocabulary.of_bytes(DIALOGUE)
+    (ids,) = vocabulary.encode(["好啊"])
+    assert vocabulary.decode([vocabulary.start], ids[:-1]) == "好"
+    assert vocabulary.decode([vocabulary.start], [*ids[:3], vocabulary.end, *ids]) == "好"
+
+
+def test_a_turn_within_a_drawn_text_reads_as_a_new_line() -> None:
+    vocabulary = Vocabulary.learn(DIALOGUE, 300)
+    question, answer = vocabulary.encode(["Who?", "Me."])
+    assert vocabulary.decode(vocabulary.opening(None), [*question, *vocabulary.turn, *answer]) == (
+        "Who?\nMe."
+    )
+
+
+# Training examples
+
+
+@pytest.mark.parametrize("data", [DIALOGUE, DOCUMENTS])
+def test_the_training_loss_is_the_mean_negative_log_likelihood_however_packed(
+    data: TextData,
+) -> None:
+    model = small_model(data, train_on_prompts=False, context_length=128)
+    examples = model.examples(data)
+    assert len(examples["inputs"]) < len(data)  # several documents share a row
+    ((_, loss),) = model.losses(examples, torch.Generator().manual_seed(0))
+    totals, counts = model.log_likelihood(data)
+    assert model.example_units(examples) == counts.sum()
+    assert loss.item() == pytest.approx(-(totals.sum() / counts.sum()).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("on_prompts", "trained"), [(True, 7), (False, 4)])
+def test_each_token_is_a_target_once_and_prompts_as_configured(
+    on_prompts: bool, trained: int
+) -> None:
+    data = TextData(["abc"], ["xy"])
+    model = small_model(data, tokenizer="bytes", train_on_prompts=on_prompts)
+    (targets,) = model.examples(data)["targets"].tolist()
+    vocabulary = model.vocabulary
+    prompt, text = vocabulary.encode(["xy", "abc"])
+    whole = [*prompt, *vocabulary.turn, *text, vocabulary.end]
+    assert [t for t in targets if t != IGNORED] == whole[-trained:]
+
+
+def test_long_texts_are_cut_into_rows_and_none_is_without_a_target() -> None:
+    data = TextData(["y" * 1000, "z"], ["q" * 500, "r"])
+    model = small_model(data, tokenizer="bytes", train_on_prompts=False)
+    examples = model.examples(data)
+    assert model.example_units(examples) == 1000 + 1 + 2
+    assert (examples["targets"] != IGNORED).any(1).all()
+    assert examples["positions"].max() < model.config.context_length
+
+
+def test_dropout_follows_the_given_generator_and_leaves_the_global_noise_alone() -> None:
+    model = small_model(dropout=0.5).train()
+    examples = model.examples(DIALOGUE)
+    before = torch.get_rng_state()
+    seeds = [1, 1, 2]
+    losses = [
+        next(model.losses(examples, torch.Generator().manual_seed(seed)))[1].item()
+        for seed in seeds
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_only_matrices_decay() -> None:
+    decaying, fixed = small_model().optimizer("network").param_groups
+    assert decaying["weight_decay"] == 0.1
+    assert fixed["weight_decay"] == 0
+    assert all(p.ndim >= 2 for p in decaying["params"])
+    assert all(p.ndim == 1 for p in fixed["params"])
+
+
+def test_a_few_answers_are_learnt_by_heart_in_bf16() -> None:
+    torch.manual_seed(0)
+    config = GptConfig(**{**SMALL, "width": 64}, dropout=0.0, temperature=0)
+    model = Gpt.from_data(config, DIALOGUE)
+    losses = train(model, DIALOGUE, steps=100)
+    assert losses[-1] < 0.1 * losses[0]
+    requests = [SampleRequest(0, prompt=question) for question in QUESTIONS]
+    assert model.sample(requests) == ANSWERS
+
+
+# Network and likelihood
+
+
+def test_only_the_distance_between_tokens_counts_not_where_they_stand() -> None:
+    model = small_model(dropout=0.0)
+    tokens, here = torch.randint(300, (1, 20)) % model.vocabulary.size, torch.arange(20)[None]
+    with torch.no_grad():
+        at_start = model.network(tokens, positions=here)
+        further = model.network(tokens, positions=here + 100)
+        wider = model.network(tokens, positions=here * 2)
+    assert torch.allclose(at_start, further, atol=1e-3)
+    assert not torch.allclose(at_start, wider, atol=1e-2)
+
+
+def test_the_log_likelihood_is_the_sum_over_the_text_and_its_end_alone() -> None:
+    model = small_model()
+    vocabulary = model.vocabulary
+    totals, counts = model.log_likelihood(DIALOGUE)
+    assert totals.dtype == torch.float64
+    for prompt, text, total, count in zip(QUESTIONS, ANSWERS, totals, counts, strict=True):
+        opening = vocabulary.opening(prompt)
+        targets = [*vocabulary.encode([text])[0], vocabulary.end]
+        table = next_log_probabilities(model, [*opening, *targets[:-1]])[len(opening) - 1 :]
+        by_hand = sum(table[i, target].item() for i, target in enumerate(targets))
+        assert count == len(targets)
+        assert total.item() == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_the_probabilities_of_all_next_tokens_sum_to_one() -> None:
+    model = small_model(tokenizer="bytes")
+    start, size = model.vocabulary.start, model.vocabulary.size
+    with torch.no_grad():
+        scores = model._score(torch.full((size, 1), start), torch.arange(size)[:, None])
+    assert scores.exp().sum().item() == pytest.approx(1, abs=1e-9)
+    assert scores.exp().max() > 2 / size  # and they are not all the same
+
+
+def test_a_text_scores_the_same_alone_and_among_others() -> None:
+    model = small_model(DOCUMENTS)
+    together, _ = model.log_likelihood(DOCUMENTS)
+    alone = [model.log_likelihood(TextData([text]))[0] for text in DOCUMENTS.texts]
+    assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", [1, 5, 40])
+@pytest.mark.parametrize("length", [2, 9, 10, 11, 57])
+def test_windows_predict_every_token_once_with_half_a_context_behind_it(
+    first: int, length: int
+) -> None:
+    document, scored = Document(list(range(length)), first), []
+    for begin, end, start in windows(document, context_length=10, overlap=5, first=first):
+        assert end - begin <= 10
+        assert start - begin >= min(5, start)
+        scored += range(start, end + 1)
+    assert scored == list(range(first, length))
+
+
+def test_a_text_longer_than_the_context_is_scored_whole_by_windows() -> None:
+    model = small_model(TextData(["a"]), tokenizer="bytes", context_length=16)
+    (total,), (count,) = model.log_likelihood(TextData(["abcdefgh" * 10]))
+    ids = model.vocabulary.documents(TextData(["abcdefgh" * 10]))[0].ids
+    by_hand = 0.0
+    for index in range(1, len(ids)):
+        begin = 0 if index <= 16 else index - 8 - (index - 17) % 9
+        by_hand += next_log_probabilities(model, ids[begin:index])[-1, ids[index]].item()
+    assert count == 81
+    assert total.item() == pytest.approx(by_hand, abs=1e-3)
+
+
+def test_no_texts_have_no_likelihoods_and_no_samples() -> None:
+    totals, counts = small_model().log_likelihood(TextData([], []))
+    assert totals.shape == counts.shape == (0,)
+    assert small_model().sample([]) == []
+
+
+# Sampling
+
+
+def requests_of_unlike_lengths() -> list[SampleRequest]:
+    prompts = [None, "Hi", "你好", "What is AI?", "", "Tell me a joke, will you?", "x", "Who?"]
+    return [SampleRequest(seed, prompt=prompt) for seed, prompt in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("tokenizer", ["bpe", "bytes"])
+def test_a_sample_is_the_same_alone_and_among_seven_others(tokenizer: str) -> None:
+    model = small_model(tokenizer=tokenizer, temperature=1.0, top_k=None)
+    requests = requests_of_unlike_lengths()
+    together = model.sample(requests)
+    assert together == [model.sample([request])[0] for request in requests]
+    assert len(set(together)) > 4
+    for text in together:
+        assert not text.encode().decode().endswith("\ufffd")
+
+
+def test_another_seed_draws_another_text_and_no_prompt_equals_an_empty_one() -> None:
+    model = small_model(temperature=1.0)
+    first, second, empty, none = model.sample(
+        [
+            SampleRequest(1, prompt="Hi"),
+            SampleRequest(2, prompt="Hi"),
+            SampleRequest(3, prompt=""),
+            SampleRequest(3),
+        ]
+    )
+    assert first != second
+    assert empty == none
+
+
+def test_greedy_text_equals_repeated_argmax_without_a_cache() -> None:
+    model = small_model(temperature=0, max_new_tokens=20)
+    vocabulary = model.vocabulary
+    requests = requests_of_unlike_lengths()
+    for request, text in zip(requests, model.sample(requests), strict=True):
+        opening, drawn = vocabulary.opening(request.prompt), []
+        while len(drawn) < 20 and vocabulary.end not in drawn:
+            table = next_log_probabilities(model, [*opening, *drawn])
+            drawn.append(int(table[-1].argmax()))
+        assert text == vocabulary.decode(opening, drawn)
+
+
+def test_drawn_tokens_have_the_frequencies_of_the_tempered_top_k() -> None:
+    logits = torch.tensor([0.5, 3.0, -1.0, 2.0, 1.0])
+    noise = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = _draw(logits.expand(20_000, -1), noise, GptConfig(temperature=2.0, top_k=3))
+    expected = (torch.tensor([3.0, 2.0, 1.0]) / 2).softmax(-1)
+    shares = drawn.bincount(minlength=5) / 20_000
+    assert shares[[1, 3, 4]] == pytest.approx(expected, abs=0.014)  # 4 standard errors
+    assert shares[0] == shares[2] == 0
+
+
+def test_a_prompt_that_fills_the_context_leaves_its_neighbours_their_length() -> None:
+    model = small_model(tokenizer="bytes", max_new_tokens=40, temperature=1.0)
+    room = model.config.context_length - 1
+    full = SampleRequest(1, prompt="p" * (room - 2))  # start and turn take two
+    texts = model.sample([full, SampleRequest(2)])
+    assert len(texts[0].encode()) <= 3  # one token, were it a replaced byte
+    assert texts == [model.sample([full])[0], model.sample([SampleRequest(2)])[0]]
+    with pytest.raises(
+        ModelError, match=f"takes {room + 1} tokens; this model has room for {room}"
+    ):
+        model.check(SampleRequest(1, prompt="p" * (room - 1)))
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (SampleRequest(0, label=3), "takes no label"),
+        (SampleRequest(0, prompt="a\ud800"), r"character 1 .* \(U\+D800\)"),
+    ],
+)
+def test_requests_it_cannot_serve_are_refused(request_: SampleRequest, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        small_model().check(request_)
+
+
+def test_a_prompt_of_a_megabyte_is_refused_at_once() -> None:
+    model = small_model()
+    started = time.perf_counter()
+    with pytest.raises(ModelError, match="1000000 characters and takes far more tokens"):
+        model.check(SampleRequest(0, prompt="a" * 1_000_000))
+    assert time.perf_counter() - started < 0.1
+
+
+# At rest
+
+
+@pytest.mark.parametrize("data", [DIALOGUE, DOCUMENTS])
+@pytest.mark.parametrize("tokenizer", ["bpe", "bytes"])
+def test_a_stored_model_speaks_as_before(tmp_path: Path, data: TextData, tokenizer: str) -> None:
+    model = small_model(data, tokenizer=tokenizer)
+    write_folder(tmp_path / "model", lambda folder: write_model(model, folder))
+    loaded = load_model(tmp_path / "model")
+    assert isinstance(loaded, Gpt)
+    assert loaded.blueprint() == model.blueprint()
+    requests = requests_of_unlike_lengths()
+    assert loaded.sample(requests) == model.sample(requests)
+    assert torch.equal(loaded.log_likelihood(data)[0], model.log_likelihood(data)[0])
+
+
+def test_a_width_that_heads_cannot_share_is_refused_with_one_that_fits() -> None:
+    with pytest.raises(ValidationError, match="multiple of 2 x num_heads = 8; take 128"):
+        GptConfig(width=130, num_heads=4)
+
+
+# Pretrained networks
+
+
+@pytest.mark.parametrize("llama", [False, True])
+def test_a_pretrained_model_is_trained_on_and_needs_its_folder_no_more(
+    tmp_path: Path, llama: bool
+) -> None:
+    source = save_pretrained(tmp_path / "hf", llama=llama)
+    model = Gpt.from_data(GptConfig(pretrained=str(source), context_length=64), DIALOGUE)
+    before = model.eval().log_likelihood(DIALOGUE)[0].sum()
+    train(model, DIALOGUE, steps=20)
+    after = model.log_likelihood(DIALOGUE)[0]
+    assert after.sum() > before
+    write_folder(tmp_path / "model", lambda folder: write_model(model, folder))
+    source.rename(tmp_path / "elsewhere")
+    loaded = load_model(tmp_path / "model")
+    assert isinstance(loaded, Gpt)
+    assert str(tmp_path) not in str(loaded.blueprint())
+    assert torch.equal(loaded.log_likelihood(DIALOGUE)[0], after)
+    requests = requests_of_unlike_lengths()
+    assert loaded.sample(requests) == model.sample(requests)
+
+
+@pytest.mark.parametrize("llama", [False, True])
+def test_a_pretrained_model_keeps_the_laws_of_a_new_one(tmp_path: Path, llama: bool) -> None:
+    source = str(save_pretrained(tmp_path, llama=llama, **({} if llama else {"resid_pdrop": 0.0})))
+    settings = {"context_length": 64, "train_on_prompts": False, "temperature": 1.0}
+    model = Gpt.from_data(GptConfig(pretrained=source, **settings), DIALOGUE).eval()
+    requests = requests_of_unlike_lengths()
+    together = model.sample(requests)
+    assert together == [model.sample([request])[0] for request in requests]
+    ((_, loss),) = model.losses(model.examples(DIALOGUE), torch.Generator().manual_seed(0))
+    totals, counts = model.log_likelihood(DIALOGUE)
+    assert loss.item() == pytest.approx(-(totals.sum() / counts.sum()).item(), rel=1e-5)
+
+
+def test_a_pretrained_model_knows_the_logits_that_transformers_computes(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    source = save_pretrained(tmp_path)
+    model = Gpt.from_data(GptConfig(pretrained=str(source), context_length=64), DIALOGUE).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(source).eval()
+    ids = model.vocabulary.documents(DIALOGUE)[0].ids
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    assert torch.allclose(next_log_probabilities(model, ids), expected, atol=1e-5)
+
+
+def test_settings_that_a_pretrained_model_ignores_are_named(tmp_path: Path) -> None:
+    source = str(save_pretrained(tmp_path))
+    with pytest.warns(UserWarning, match=r"model\.vocab_size, model\.width: ignored"):
+        Gpt.from_data(
+            GptConfig(pretrained=source, width=64, vocab_size=600, context_length=64), DIALOGUE
+        )
+
+
+def test_folders_that_hold_no_fit_model_are_refused_with_the_reason(tmp_path: Path) -> None:
+    def refused(message: str, folder: Path, **settings: object) -> None:
+        with pytest.raises(ModelError, match=message):
+            Gpt.from_data(GptConfig(pretrained=str(folder), **settings), DIALOGUE)
+
+    refused("is not a folder", tmp_path / "none")
+    refused(r"has no config\.json", tmp_path)
+    refused("256, the pretrained network knows 64", save_pretrained(tmp_path / "long"))
+    small = save_pretrained(tmp_path / "small", vocab_size=100, bos_token_id=1, eos_token_id=2)
+    refused("the tokenizer has 290 tokens, the network 100", small, context_length=64)
+    pickled = save_pretrained(tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    refused("pickled weights", pickled, context_length=64)
+    cut = save_pretrained(tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
+    refused("cannot be loaded", cut, context_length=64)
+    partial = save_pretrained(tmp_path / "partial")
+    weights = load_file(partial / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_fc.weight"]
+    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    refused(r"lacks 1 of .* transformer\.h\.1\.mlp\.c_fc\.weight", partial, context_length=64)
+    garbled = save_pretrained(tmp_path / "garbled")
+    (garbled / "tokenizer.json").write_text("{}")
+    refused(r"tokenizer\.json: cannot be read", garbled, context_length=64)

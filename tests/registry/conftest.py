@@ -1,0 +1,125 @@
+"""A real MLflow store for each test, and small checkpoints to register in it."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import torch
+from filelock import FileLock
+
+from aigc_ops.artifacts import Checkpoint, DatasetRef, ImageShape, Score, Scores
+from aigc_ops.checkpoints import PROVENANCE, read_checkpoint, write_folder, write_model
+from aigc_ops.generative import Generative, TextData
+from aigc_ops.models.gan import Gan, GanConfig
+from aigc_ops.models.gpt import Gpt, GptConfig
+
+SHAPE = ImageShape(channels=1, height=8, width=8, class_names=("zero", "one", "two"))
+DATASET = DatasetRef(
+    uri="/somewhere/digits",
+    modality="image",
+    content_digest="c" * 64,
+    num_train=400,
+    num_heldout=100,
+    image_shape=SHAPE,
+    dvc_digest="d" * 32 + ".dir",
+    licences=("CC-BY-4.0",),
+    sources=("a museum",),
+)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's SQLite file with its tables, whose migrations take seconds: made once."""
+    from aigc_ops.registry.client import _create_sqlite
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    database = shared / "mlflow-template" / "mlflow.db"
+    with FileLock(shared / "mlflow-template.lock"):
+        _create_sqlite(database)
+    return database
+
+
+@pytest.fixture(autouse=True)
+def store(home: Path, empty_database: Path) -> Iterator[Path]:
+    """The home's own MLflow store, empty; the environment is put back afterwards."""
+    before = dict(os.environ)
+    database = home / "mlflow" / "mlflow.db"
+    database.parent.mkdir(parents=True)
+    shutil.copyfile(empty_database, database)
+    yield database
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class MakeCheckpoint(Protocol):
+    def __call__(self, seed: int = 0, **provenance: object) -> Checkpoint: ...
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
+    """Makes checkpoints as training leaves them, of a GAN with random weights."""
+
+    def make(seed: int = 0, **provenance: object) -> Checkpoint:
+        torch.manual_seed(seed)
+        gan = Gan(GanConfig(latent_dim=4, generator_width=4, critic_width=4), SHAPE)
+        return write_checkpoint(gan, tmp_path / f"run-{seed}" / "step-00000010", **provenance)
+
+    return make
+
+
+@pytest.fixture
+def gpt_checkpoint(tmp_path: Path) -> Checkpoint:
+    torch.manual_seed(0)
+    config = GptConfig(tokenizer="bytes", num_layers=1, num_heads=2, width=16, max_new_tokens=8)
+    gpt = Gpt.from_data(config, TextData(["four"], ["two and two?"]))
+    return write_checkpoint(gpt, tmp_path / "run-gpt" / "step-00000010")
+
+
+def write_checkpoint(model: Generative, folder: Path, **provenance: object) -> Checkpoint:
+    record = {
+        "step": 10,
+        "dataset_digest": DATASET.content_digest,
+        "dvc_digest": DATASET.dvc_digest,
+        "run_id": None,
+        "rate": 12.5,
+        "seed": 3,
+        "config": {"training": {"steps": 10}},
+        "revision": {"commit": "a" * 40, "diff_digest": "b" * 64},
+        **provenance,
+    }
+
+    def fill(target: Path) -> None:
+        write_model(model, target)
+        (target / "training.safetensors").write_bytes(b"optimisers")
+        (target / PROVENANCE).write_text(json.dumps(record))
+
+    write_folder(folder, fill)
+    return read_checkpoint(folder)
+
+
+def scores_of(
+    checkpoint: Checkpoint, value: float, *, metric: str = "fd", **contract: object
+) -> Scores:
+    """Scores of a checkpoint whose primary metric has a value and a contract."""
+    terms = {"n": 100, "extractor": "tiny", "seed": 0, **contract}
+    score = Score.model_validate(
+        {"value": value, "low": value - 1, "high": value + 1, "contract": terms}
+    )
+    return Scores(
+        checkpoint_digest=checkpoint.manifest_digest,
+        modality="image",
+        primary=metric,
+        values={metric: score},
+        grid_uri="/somewhere/grid.png",
+    )
+
+
+def stored_models(store: Path) -> list[Path]:
+    """Folders of the models that the local store holds."""
+    return sorted((store.parent / "artifacts" / "models").glob("m-*/artifacts"))

@@ -1,0 +1,140 @@
+"""Registered models through MLflow's own loader."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from aigc_ops.artifacts import Checkpoint
+from aigc_ops.checkpoints import load_model
+from aigc_ops.errors import CheckpointError, ModelError
+from aigc_ops.generative import SampleRequest
+from aigc_ops.registry.client import connect
+from aigc_ops.registry.promotion import PromotionConfig, promote
+from aigc_ops.registry.pyfunc import SamplingFunction
+from aigc_ops.registry.registration import register
+from aigc_ops.registry.resolution import STORED_FOLDER, resolve
+from aigc_ops.sampling import draw, png_bytes
+from tests.registry.conftest import MakeCheckpoint, scores_of, stored_models
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+
+PLAIN_CLIENT = """
+import base64, json, mlflow, pandas
+model = mlflow.pyfunc.load_model("models:/digits@champion")
+table = model.predict(pandas.DataFrame({"seed": [3, 4], "label": [2, 1]}))
+table["image"] = [base64.b64encode(image).decode() for image in table["image"]]
+print(json.dumps(table.to_dict("list")))
+"""
+
+
+def test_a_plain_mlflow_client_samples_the_champion_without_a_word_of_complaint(
+    make_checkpoint: MakeCheckpoint, store: Path, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint()
+    promote(register(checkpoint, scores_of(checkpoint, 9), name="digits"), config=PromotionConfig())
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("AIGC")}
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_CLIENT],
+        env={**kept, "MLFLOW_TRACKING_URI": f"sqlite:///{store}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    answer = json.loads(done.stdout)
+    asked = [SampleRequest(seed=3, label=2), SampleRequest(seed=4, label=1)]
+    expected = draw(load_model(Path(checkpoint.uri)), asked)
+    assert isinstance(expected, torch.Tensor)
+    assert answer["seed"] == [3, 4]
+    assert answer["label"] == [2, 1]
+    assert [base64.b64decode(image) for image in answer["image"]] == [
+        png_bytes(image) for image in expected
+    ]
+    assert not (tmp_path / ".aigc_ops").exists()
+
+
+def test_the_signature_states_the_columns(make_checkpoint: MakeCheckpoint) -> None:
+    import mlflow
+
+    register(make_checkpoint(), None, name="digits")
+    connect()
+    signature = mlflow.models.get_model_info("models:/digits/1").signature
+    assert signature is not None
+    inputs = [(column.name, column.required) for column in signature.inputs]
+    assert inputs == [("seed", True), ("label", False)]
+    assert signature.outputs.input_names() == ["seed", "label", "image"]
+
+
+def test_texts_answer_prompts_row_by_row(gpt_checkpoint: Checkpoint) -> None:
+    import mlflow
+
+    register(gpt_checkpoint, None, name="talk")
+    model = mlflow.pyfunc.load_model("models:/talk/1")
+    table = model.predict(pd.DataFrame({"seed": [3, 4], "prompt": ["one?", None]}))
+    asked = [SampleRequest(seed=3, prompt="one?"), SampleRequest(seed=4)]
+    assert list(table["text"]) == draw(load_model(Path(gpt_checkpoint.uri)), asked)
+    assert list(table["prompt"]) == ["one?", None]
+
+
+def test_rows_without_a_label_go_round_the_classes(make_checkpoint: MakeCheckpoint) -> None:
+    function = SamplingFunction(load_model(Path(make_checkpoint().uri)))
+    table = function.predict(pd.DataFrame({"seed": range(4)}, index=[5, 6, 7, 8]))
+    assert list(table["label"]) == [0, 1, 2, 0]
+    assert list(table.index) == [5, 6, 7, 8]
+    with Image.open(io.BytesIO(table["image"][5])) as picture:
+        assert picture.size == (8, 8)
+    mixed = function.predict(pd.DataFrame({"seed": [0, 1], "label": [2, None]}))
+    assert list(mixed["label"]) == [2, 1]
+
+
+def test_no_rows_give_no_rows(make_checkpoint: MakeCheckpoint) -> None:
+    function = SamplingFunction(load_model(Path(make_checkpoint().uri)))
+    table = function.predict(pd.DataFrame({"seed": []}))
+    assert list(table.columns) == ["seed", "label", "image"]
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"label": 1}, "expected a column seed, found label"),
+        ({"seed": None}, "row 0 has no seed"),
+        ({"seed": -1}, "row 0 has seed -1"),
+        ({"seed": 1.5}, r"row 0 has seed 1\.5"),
+        ({"seed": 1, "label": 3}, r"label 3 is outside 0\.\.2"),
+        ({"seed": 1, "prompt": "hi"}, "takes no prompt"),
+    ],
+)
+def test_rows_that_the_model_cannot_serve_are_refused(
+    row: dict[str, object], message: str, make_checkpoint: MakeCheckpoint
+) -> None:
+    function = SamplingFunction(load_model(Path(make_checkpoint().uri)))
+    with pytest.raises(ModelError, match=message):
+        function.predict(pd.DataFrame([row]))
+
+
+def test_weights_that_were_swapped_in_the_store_are_not_loaded(
+    make_checkpoint: MakeCheckpoint, store: Path
+) -> None:
+    import mlflow
+
+    register(make_checkpoint(0), None, name="digits")
+    register(make_checkpoint(1), None, name="other")
+    folders = {folder: (folder / "MLmodel").read_text() for folder in stored_models(store)}
+    one, two = (folder / STORED_FOLDER for folder in folders)
+    one.rename(one.with_name("kept"))
+    two.rename(one)
+    assert {resolve("models:/digits/1").family, resolve("models:/other/1").family} == {"gan"}
+    swapped = "digits" if "digits" in (one.parent / "README.md").read_text() else "other"
+    with pytest.raises(CheckpointError, match="manifest digest is"):
+        mlflow.pyfunc.load_model(f"models:/{swapped}/1")

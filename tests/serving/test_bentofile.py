@@ -1,0 +1,157 @@
+"""bentofile.yaml holds what the service imports, at the versions of the lock."""
+
+import ast
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aigc_ops.artifacts import ModelVersion
+from aigc_ops.errors import PackagingError
+from aigc_ops.serving import bentos
+from aigc_ops.serving.bentos import (
+    BENTOFILE,
+    bento_version,
+    code_digest,
+    code_files,
+    find_project,
+    tag_name,
+)
+from aigc_ops.serving.requirements import DIRECT, REQUIREMENTS, requirements
+from tests.conftest import ROOT
+
+
+def imported_by(files: list[Path]) -> set[str]:
+    """Full names of all modules that the files import anywhere, also inside functions."""
+    names: set[str] = set()
+    for path in (path for path in files if path.suffix == ".py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module)
+    return names
+
+
+def test_the_bento_holds_every_module_of_ours_that_it_imports() -> None:
+    files = code_files(ROOT)
+    assert ROOT / "aigc_ops" / "serving" / "service.py" in files
+    for name in imported_by(files):
+        if name.split(".")[0] == "aigc_ops":
+            base = ROOT.joinpath(*name.split("."))
+            assert {base.with_suffix(".py"), base / "__init__.py"} & set(files), name
+
+
+def test_the_bento_requires_every_package_that_it_imports() -> None:
+    distributions = importlib.metadata.packages_distributions()
+    for name in {name.split(".")[0] for name in imported_by(code_files(ROOT))}:
+        if name not in {*sys.stdlib_module_names, "aigc_ops"}:
+            assert {each.lower() for each in distributions[name]} & set(DIRECT), name
+
+
+def test_the_bento_installs_what_the_lock_pins_and_nothing_else() -> None:
+    lock = (ROOT / "constraints.txt").read_text()
+    written = (ROOT / REQUIREMENTS).read_text()
+    assert written == requirements(lock), "run `python -m aigc_ops.serving.requirements`"
+    pins = [line for line in written.splitlines() if not line.startswith("#")]
+    assert set(pins) < set(lock.splitlines())
+    names = {pin.partition("==")[0] for pin in pins}
+    assert names > set(DIRECT)
+    assert not {"mlflow", "prefect", "dvc", "torchvision"} & names
+
+
+def test_stages_and_their_libraries_stay_out_of_the_bento() -> None:
+    names = {path.relative_to(ROOT).as_posix() for path in code_files(ROOT)}
+    folders = {name.split("/")[1] for name in names if name.count("/") > 1}
+    assert folders == {"models", "serving"}
+    libraries = {name.split(".")[0] for name in imported_by(code_files(ROOT))}
+    assert not {"mlflow", "prefect", "dvc", "great_expectations", "torchvision"} & libraries
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what bentofile.yaml speaks of, and a file that it leaves out."""
+    for path in [ROOT / BENTOFILE, *code_files(ROOT), ROOT / "aigc_ops" / "home.py"]:
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    (tmp_path / "notes.txt").write_text("private")
+    return tmp_path
+
+
+def test_bentoml_build_by_hand_takes_the_same_files(checkout: Path, home: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "bentoml", "build", "--version", "hand", "-o", "tag"],
+        cwd=checkout,
+        env={"BENTOML_HOME": str(home)},
+        check=True,
+        capture_output=True,
+    )
+    source = home / "bentos" / "aigc-ops" / "hand" / "src"
+    taken = {p.relative_to(source) for p in source.rglob("*") if p.is_file()}
+    included = {p.relative_to(checkout) for p in code_files(checkout)}
+    assert taken == {Path(BENTOFILE), *included}
+
+
+def test_the_code_digest_follows_the_included_files_alone(checkout: Path) -> None:
+    before = code_digest(checkout)
+    (checkout / "notes.txt").write_text("changed")
+    (checkout / "aigc_ops" / "home.py").write_text("changed")
+    assert code_digest(checkout) == before == code_digest(ROOT)
+    with (checkout / "aigc_ops" / "sampling.py").open("a") as file:
+        file.write("\n")
+    assert code_digest(checkout) != before
+
+
+def test_a_pattern_without_files_is_named(checkout: Path) -> None:
+    (checkout / "aigc_ops" / "serving" / "served.py").unlink()
+    with pytest.raises(PackagingError, match=r"serving/served\.py names no file"):
+        code_files(checkout)
+
+
+def test_the_checkout_is_that_of_the_package_or_the_current_folder(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout)
+    assert find_project() == ROOT
+    installed = tmp_path_factory.mktemp("site-packages") / "aigc_ops" / "__init__.py"
+    monkeypatch.setattr(bentos.aigc_ops, "__file__", str(installed))
+    assert find_project() == checkout
+    monkeypatch.chdir(installed.parent.parent)
+    assert find_project() is None
+
+
+def test_names_become_tags_that_bentoml_accepts_and_never_collide() -> None:
+    names = [
+        "mnist-gan",
+        "My GAN",
+        "my gan",
+        "my-gan",
+        "数字",
+        "数",
+        "a" * 64,
+        "a" * 65,
+        "-x-",
+        "x",
+    ]
+    tags = [tag_name(name) for name in names]
+    assert len(set(tags)) == len(names)
+    assert (tags[0], tags[-1]) == ("mnist-gan", "x")
+    from bentoml import Tag
+
+    for tag in tags:
+        assert Tag(tag, "v1").name == tag
+
+
+def test_another_model_or_other_code_is_another_bento() -> None:
+    version = ModelVersion(name="m", version=3, run_id="r", manifest_digest="d")
+    tags = {
+        bento_version(version, "code"),
+        bento_version(version, "other code"),
+        bento_version(version.model_copy(update={"manifest_digest": "e"}), "code"),
+    }
+    assert len(tags) == 3
+    assert all(tag.startswith("v3-") for tag in tags)

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from aigc_ops.config import RunConfig, dotted, field_paths, load_config, merged, run_config_type
+from aigc_ops.errors import ConfigError
+from aigc_ops.flags import parse_flags
+from aigc_ops.models import family_names
+from tests.conftest import ROOT
+
+SOUND = "data: {path: d}\nmodel: {family: gan}\n"
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_ready_made_config_is_valid_and_registers_under_its_own_name(path):
+    assert load_config(path).name == path.stem
+
+
+def test_a_config_reads_back_from_its_own_json():
+    config = load_config(ROOT / "configs" / "mnist-gan.yaml")
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_config_is_frozen():
+    config = load_config(ROOT / "configs" / "smoke.yaml")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {path: d}\nmodel: {family: gan, latent_dm: 3}", "latent_dm.*mean model.latent_dim"),
+        (SOUND + "trainig: {}", "trainig is not a field"),
+        (SOUND + "training: {latent_dim: 3}", "mean model.latent"),
+        ("data: {path: d}\nmodel: {family: gna}", "did you mean gan"),
+        ("data: {path: d}\nmodel: {}", "model.family is None.*gan"),
+        (
+            "data: {path: d}\nmodel: {family: gan}\ntraining: {steps: many}",
+            "training.steps.*'many'",
+        ),
+        (
+            "data: {path: d}\nmodel: {family: gan}\ntraining: {steps: 0}",
+            "training.steps: .*greater",
+        ),
+        (SOUND + "training: {steps: 1.5}", "training.steps"),
+        ("model: {family: gan}", "data: field required"),
+        (SOUND + "name: ../up", "name: .*pattern"),
+        ("- a\n- b", "expected a mapping"),
+        ("data: [", "not readable as YAML"),
+    ],
+)
+def test_what_is_wrong_in_a_config_is_named_with_its_path(text, message, tmp_path):
+    with pytest.raises(ConfigError, match=f"(?s)mine.yaml.*{message}"):
+        load_config(write(tmp_path, text))
+
+
+def test_a_missing_config_is_answered_with_the_nearest_one(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match=r"did you mean configs/mnist-gan\.yaml"):
+        load_config(Path("configs/mnist_gan.yaml"))
+
+
+def test_flags_override_the_file_leaf_by_leaf():
+    kind = run_config_type("gan")
+    flags = ["--training.steps=7", "--model.latent-dim=5", "--seed=3", "--model.critic.beta1=0.1"]
+    config = load_config(ROOT / "configs" / "mnist-gan.yaml", parse_flags(kind, flags))
+    assert (config.training.steps, config.model.latent_dim, config.seed) == (7, 5, 3)
+    assert config.model.critic.beta1 == 0.1
+    assert config.training.batch_size == 64
+
+
+@pytest.mark.parametrize("family", family_names())
+def test_every_leaf_of_every_family_is_a_flag_with_help(family):
+    kind = run_config_type(family)
+    for path in field_paths(kind):
+        value = {"model.family": family}.get(path, "1")
+        nested = parse_flags(kind, [f"--{path}={value}"])
+        assert dotted(nested) == {path: value}
+
+
+@pytest.mark.parametrize("family", family_names())
+def test_every_field_is_described(family):
+    def undescribed(kind, prefix=""):
+        for name, info in kind.model_fields.items():
+            if name != "family" and not info.description:
+                yield prefix + name
+            if hasattr(info.annotation, "model_fields"):
+                yield from undescribed(info.annotation, f"{prefix}{name}.")
+
+    assert list(undescribed(run_config_type(family))) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--training.stesp=3", "--training.stesp is not a flag; did you mean --training.steps"),
+        ("--latent-dim=3", "did you mean --model.latent-dim"),
+        ("stray", "'stray' is one argument too many"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_the_nearest_one(flag, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_flags(run_config_type("gan"), [flag])
+
+
+def test_underscores_and_dashes_are_the_same_flag():
+    kind = run_config_type("gan")
+    assert parse_flags(kind, ["--model.latent_dim=3"]) == parse_flags(
+        kind, ["--model.latent-dim=3"]
+    )
+
+
+def test_merging_keeps_what_is_not_overridden():
+    base = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merged(base, {"a": {"b": 9}}) == {"a": {"b": 9, "c": 2}, "d": 3}
+    assert base == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+def test_the_form_of_each_family_is_concrete():
+    for family in family_names():
+        schema = run_config_type(family).model_json_schema()
+        model = schema["$defs"][schema["properties"]["model"]["$ref"].rsplit("/", 1)[1]]
+        assert model["properties"]["family"]["const"] == family
+
+
+def test_the_generic_config_lists_the_stages_in_the_order_of_the_chain():
+    names = list(RunConfig.model_fields)
+    order = ["data", "validation", "model", "training", "evaluation", "promotion", "packaging"]
+    assert [name for name in names if name in order] == order
+
+
+def test_yaml_and_config_agree_on_names():
+    for path in CONFIGS:
+        values = yaml.safe_load(path.read_text())
+        kind = run_config_type(values["model"]["family"])
+        assert set(dotted(values)) <= set(field_paths(kind))

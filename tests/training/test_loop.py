@@ -1,0 +1,237 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aigc_ops.data.config import DataConfig
+from aigc_ops.errors import ModelError, TrainingError
+from aigc_ops.generative import AdamConfig
+from aigc_ops.models.gan import GanConfig
+from aigc_ops.models.vae import VaeConfig
+from aigc_ops.tracking import SilentTracker
+from aigc_ops.training import RunFolder, TrainingConfig, run_key, train
+from tests.conftest import ROOT, ref_of, striped_digits
+
+GAN = GanConfig(latent_dim=4, generator_width=4, critic_width=4)
+VAE = VaeConfig(latent_dim=4, width=4)
+DATA = DataConfig(path="anywhere")
+FILES = ("model.safetensors", "training.safetensors")
+
+
+class Recorder(SilentTracker):
+    def __init__(self):
+        self.metrics, self.images = [], []
+
+    def log_metrics(self, metrics, *, step):
+        self.metrics.append((step, dict(metrics)))
+
+    def log_image(self, key, image, *, step):
+        self.images.append((key, step, image.size))
+
+
+def run(model, folder, *, tracker=None, num=20, initial=None, **settings):
+    data = striped_digits(num)
+    config = TrainingConfig(**{"batch_size": 6, "ema_decay": 0.9, "log_every": 1, **settings})
+    return train(
+        model,
+        config,
+        ref_of(data),
+        lambda: data,
+        seed=3,
+        folder=RunFolder(folder),
+        tracker=tracker or SilentTracker(),
+        initial=initial,
+    )
+
+
+def assert_bit_equal(one: Path, other: Path) -> None:
+    for name in FILES:
+        left, right = load_file(one / name), load_file(other / name)
+        assert left.keys() == right.keys()
+        for key, tensor in left.items():
+            assert torch.equal(tensor, right[key]), f"{name}: {key}"
+
+
+@pytest.mark.parametrize("model", [GAN, VAE], ids=lambda m: m.family)
+@pytest.mark.parametrize("cut", [1, 7])  # in the first epoch of 20 / 6 steps, and in a later one
+def test_a_run_cut_and_resumed_ends_bit_equal_to_an_uninterrupted_one(model, cut, tmp_path):
+    whole = run(model, tmp_path / "whole", steps=10, checkpoint_every=cut)
+    run(model, tmp_path / "cut", steps=cut, checkpoint_every=cut)
+    resumed = run(model, tmp_path / "cut", steps=10, checkpoint_every=cut)
+    assert resumed.step == 10
+    assert_bit_equal(Path(whole.uri), Path(resumed.uri))
+
+
+def test_runs_without_averages_and_with_them_differ_only_in_the_sampling_weights(tmp_path):
+    plain = run(GAN, tmp_path / "plain", steps=5, ema_decay=0.0)
+    averaged = run(GAN, tmp_path / "averaged", steps=5, ema_decay=0.9)
+    live = load_file(Path(averaged.uri) / "training.safetensors")
+    weights = load_file(Path(plain.uri) / "model.safetensors")
+    sampled = load_file(Path(averaged.uri) / "model.safetensors")
+    name = "generator.upsample.layers.0.weight"
+    assert torch.equal(live[f"live.{name}"], weights[name])
+    assert not torch.equal(sampled[name], weights[name])
+
+
+@pytest.mark.parametrize("kill", [1, 2, 3])
+def test_sigkill_at_a_random_moment_loses_at_most_one_interval(kill, tmp_path):
+    """A real child process is killed while it trains; the next one ends bit-equal."""
+    code = (
+        "import sys; from pathlib import Path; from tests.training.test_loop import GAN, run;"
+        "run(GAN, Path(sys.argv[1]), steps=60, checkpoint_every=5, keep_checkpoints=3)"
+    )
+    folder = tmp_path / "killed"
+
+    def command(target):
+        return [sys.executable, "-c", code, str(target)]
+
+    child = subprocess.Popen(command(folder), cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not list(folder.glob("step-*")) and child.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.07 * kill)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    kept = RunFolder(folder).newest()
+    assert kept is not None
+    subprocess.run(command(folder), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert_bit_equal(tmp_path / "whole" / "step-00000060", folder / "step-00000060")
+    assert not list(folder.glob(".*.partial"))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path):
+    checkpoint = run(GAN, tmp_path, steps=4, checkpoint_every=2)
+    weights = Path(checkpoint.uri) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"damaged checkpoint.*model\.safetensors"):
+        again = run(GAN, tmp_path, steps=4, checkpoint_every=2)
+    assert again.step == 4
+
+
+def test_a_finished_run_is_returned_without_reading_the_data(tmp_path):
+    first = run(GAN, tmp_path, steps=2)
+
+    def unread():
+        raise AssertionError("the data was read")
+
+    data = striped_digits(20)
+    again = train(
+        GAN,
+        TrainingConfig(batch_size=6, steps=2),
+        ref_of(data),
+        unread,
+        seed=3,
+        folder=RunFolder(tmp_path),
+        tracker=SilentTracker(),
+    )
+    assert again == first
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path):
+    run(GAN, tmp_path, steps=2, checkpoint_every=2)
+    wild = GAN.model_copy(update={"critic": AdamConfig(learning_rate=1e30)})
+    with pytest.raises(TrainingError, match=r"loss became nan.*step-00000002"):
+        run(wild, tmp_path, steps=30, checkpoint_every=50)
+    assert [p.name for p in tmp_path.glob("step-*")] == ["step-00000002"]
+
+
+def test_an_empty_training_split_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="empty"):
+        run(GAN, tmp_path, steps=2, num=0)
+
+
+def test_weights_of_another_image_shape_are_refused(tmp_path):
+    first = run(GAN, tmp_path / "first", steps=1)
+    data = striped_digits(8, size=16)
+    with pytest.raises(ModelError, match="was trained for"):
+        train(
+            GAN,
+            TrainingConfig(steps=1, batch_size=4),
+            ref_of(data),
+            lambda: data,
+            seed=0,
+            folder=RunFolder(tmp_path / "second"),
+            tracker=SilentTracker(),
+            initial=first,
+        )
+
+
+def test_training_goes_on_from_the_weights_it_is_given(tmp_path):
+    first = run(GAN, tmp_path / "first", steps=3, ema_decay=0.0)
+    frozen = GAN.model_copy(
+        update={
+            "critic": AdamConfig(learning_rate=1e-12),
+            "generator": AdamConfig(learning_rate=1e-12),
+        }
+    )
+    second = run(frozen, tmp_path / "second", steps=1, ema_decay=0.0, initial=first)
+    before, after = (load_file(Path(c.uri) / FILES[0]) for c in (first, second))
+    name = "generator.upsample.layers.0.weight"
+    torch.testing.assert_close(after[name], before[name])
+
+
+def test_metrics_and_grids_are_reported_by_step(tmp_path):
+    tracker = Recorder()
+    checkpoint = run(GAN, tmp_path, steps=6, sample_every=3, tracker=tracker)
+    assert [step for step, _ in tracker.metrics] == [1, 2, 3, 4, 5, 6]
+    assert tracker.metrics[-1][1].keys() == {"loss/critic", "loss/generator", "images_per_second"}
+    assert [step for _, step, _ in tracker.images] == [3, 6]
+    assert checkpoint.rate is not None
+    assert checkpoint.rate > 0
+    assert checkpoint.grid_uri is not None
+    assert Path(checkpoint.grid_uri).stat().st_size > 0
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    run(GAN, tmp_path, steps=6, checkpoint_every=1, keep_checkpoints=2)
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000005", "step-00000006"]
+
+
+def test_other_versions_are_told_when_a_run_is_resumed(tmp_path):
+    run(GAN, tmp_path, steps=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.warns(UserWarning, match="not bit for bit"):
+            run(GAN, tmp_path, steps=3)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_run_key_changes_with_all_that_decides_the_weights_and_nothing_else():
+    ref = ref_of(striped_digits(4))
+    base = run_key(GAN, TrainingConfig(), ref, DATA, seed=0)
+    assert base == run_key(GAN, TrainingConfig(log_every=7, checkpoint_every=9), ref, DATA, seed=0)
+    assert base != run_key(GAN, TrainingConfig(), ref, DATA, seed=1)
+    assert base != run_key(GAN, TrainingConfig(batch_size=7), ref, DATA, seed=0)
+    assert base != run_key(
+        GAN.model_copy(update={"latent_dim": 5}), TrainingConfig(), ref, DATA, seed=0
+    )
+    resized = DATA.model_copy(update={"image_size": 16})
+    assert base != run_key(GAN, TrainingConfig(), ref, resized, seed=0)
+    other = ref.model_copy(update={"content_digest": "1" * 64})
+    assert base != run_key(GAN, TrainingConfig(), other, DATA, seed=0)
+
+
+def test_no_space_left_keeps_the_earlier_checkpoint_and_says_what_to_free(tmp_path, monkeypatch):
+    run(GAN, tmp_path, steps=2)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Exception, match=r"No space left on device\); free space"):
+        run(GAN, tmp_path, steps=4)
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert RunFolder(tmp_path).newest() == tmp_path / "step-00000002"
