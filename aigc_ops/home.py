@@ -31,6 +31,9 @@ def export_environment() -> None:
     root = home()
     defaults = {
         "PREFECT_HOME": str(root / "prefect"),
+        # Prefect 3.8 derives these two from ~/.prefect, whatever its home is.
+        "PREFECT_LOCAL_STORAGE_PATH": str(root / "prefect" / "storage"),
+        "PREFECT_MEMO_STORE_PATH": str(root / "prefect" / "memo_store.toml"),
         "BENTOML_HOME": str(root / "bentoml"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
         **TELEMETRY_OFF,

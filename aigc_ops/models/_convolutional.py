@@ -54,12 +54,17 @@ class Downsampler(nn.Module):
 
 
 class LabelledCode(nn.Module):
-    """Codes (B, code_dim) with an embedding of labels (B,) beside them, if there are any."""
+    """Codes (B, code_dim) with an embedding of labels (B,) beside them, if there are any.
+
+    The embedding starts far smaller than the noise it stands beside. Started at the same
+    scale, N(0, 1), it drowned the noise, and each class collapsed to one digit.
+    """
 
     def __init__(self, *, code_dim: int, num_classes: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(num_classes, code_dim) if num_classes else None
         self.width = 2 * code_dim if num_classes else code_dim
+        self.apply(initialise)
 
     def forward(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         return codes if self.embed is None else torch.cat([codes, self.embed(labels)], dim=1)

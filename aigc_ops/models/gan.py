@@ -3,8 +3,7 @@
 Radford, Metz & Chintala 2016 (DCGAN); Goodfellow et al. 2014, section 3 (the
 non-saturating loss); Miyato & Koyama 2018, eq. 3 (conditioning by projection).
 Deviations: images of 4 to 7 pixels times any power of two, where DCGAN has 4 x 16; the
-label reaches the generator as an embedding beside the noise. The critic keeps DCGAN's
-batch norm: with spectral norm instead, each class collapsed to one digit on MNIST.
+label reaches the generator as an embedding beside the noise.
 """
 
 from collections.abc import Iterator, Sequence

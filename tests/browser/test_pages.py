@@ -73,11 +73,11 @@ def run(servers: Servers, page: Page) -> Any:
     page.goto(f"{servers.prefect}/deployments/deployment/{deployment['id']}/run")
     expect(page.get_by_text("Length of the noise vector.")).to_be_visible(timeout=60 * SECONDS)
     fill(page, "Name", "from-the-form")
-    fill(page, "Generator Width", "8")
-    fill(page, "Critic Width", "8")
-    fill(page, "Steps", "2")
-    fill(page, "Num Samples", "16")
-    fill(page, "Num Reference", "16")
+    fill(page, "Generator Width (Optional)", "8")
+    fill(page, "Critic Width (Optional)", "8")
+    fill(page, "Steps (Optional)", "2")
+    fill(page, "Num Samples (Optional)", "16")
+    fill(page, "Num Reference (Optional)", "16")
     page.get_by_role("button", name="Submit").click()
 
     def ended() -> Any:
