@@ -5,7 +5,7 @@ The flow and the command line both call these, so a stage is wired once.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from aigc_ops.artifacts import (
     json_digest,
 )
 from aigc_ops.config import RunConfig, dotted
-from aigc_ops.data import open_dataset, read_split
-from aigc_ops.data import validation as data_validation
+from aigc_ops.data import open_dataset, read_split, warm
+from aigc_ops.data.validation import require
+from aigc_ops.errors import RegistryError
 from aigc_ops.evaluation import evaluate as evaluate_checkpoint
 from aigc_ops.generative import TextData
 from aigc_ops.home import home
 from aigc_ops.records import RunRecord
 from aigc_ops.registry import promotion, registration, resolution
+from aigc_ops.registry.client import connect
 from aigc_ops.registry.runs import source_tags
 from aigc_ops.registry.tracker import MlflowTracker, reporting_to
 from aigc_ops.revision import code_digest, revision
@@ -41,6 +43,15 @@ Config = RunConfig[Any]
 NUM_GOLDEN_PROMPTS = 8
 
 
+def preload() -> None:
+    """Import now what the stages would import one after another, while there is time."""
+    import torch._dynamo  # noqa: F401 - every optimiser imports it, for two seconds
+
+    # A store that does not answer is the business of the stage that needs it.
+    with suppress(RegistryError):
+        connect()
+
+
 def open_data(config: Config) -> DatasetRef:
     """The run's dataset, checked against its DVC pin."""
     return open_dataset(config.data)
@@ -48,10 +59,10 @@ def open_data(config: Config) -> DatasetRef:
 
 def validate(config: Config, dataset: DatasetRef) -> ValidationReport:
     """The report on the dataset; raises ValidationFailed when an expectation fails."""
-    report = data_validation.validate(
+    report = warm.validate(
         dataset, config.data, config.validation, folder=_folder("reports", config, dataset)
     )
-    data_validation.require(report)
+    require(report)
     return report
 
 

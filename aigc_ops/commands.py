@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, li
 
 
 def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str | None) -> RunResult:
+    from aigc_ops.data import warm
     from aigc_ops.home import exclusive
     from flows.server import temporary_server
 
@@ -58,12 +59,15 @@ def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str |
         print(f"waiting for {holder}, which holds this home", file=sys.stderr)
 
     with exclusive(waiting):
+        # Two processes begin at once; this one imports what it needs beside them.
         server = temporary_server()
+        warm.start()
         config = _load_config(arguments, flags)
-        from aigc_ops.chain import config_digest
+        from aigc_ops.chain import config_digest, preload
         from flows.deployments import pipeline_of
 
         pipeline = pipeline_of(config.model.family)
+        preload()
         if server:
             server.wait()
         result: RunResult = pipeline(config, force=arguments.force)

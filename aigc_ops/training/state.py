@@ -27,12 +27,13 @@ class Averages:
     def __init__(self, model: Generative, decay: float) -> None:
         parts = model.parts()
         self.decay = decay
-        self.live = {
-            f"{part}.{name}": tensor
+        tensors = {
+            tensor.data_ptr(): (f"{part}.{name}", tensor)  # once, where two names share weights
             for part in sorted(model.averaged_parts if decay else ())
             for name, tensor in parts[part].state_dict().items()
             if tensor.is_floating_point()
         }
+        self.live = dict(tensors.values())
         self.mean = {name: tensor.detach().clone() for name, tensor in self.live.items()}
 
     @torch.no_grad()

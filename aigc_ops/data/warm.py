@@ -1,0 +1,51 @@
+"""Validation in a process of its own, which imports Great Expectations ahead of time.
+
+That import takes seconds. A command that will validate later starts it first, so that it
+runs beside the command's other imports instead of after them.
+"""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from aigc_ops.artifacts import DatasetRef, ValidationReport
+from aigc_ops.data import validation
+from aigc_ops.data.config import DataConfig
+from aigc_ops.data.validation import ValidationConfig
+
+_pool: ProcessPoolExecutor | None = None
+
+
+def start() -> None:
+    """Begin the import in a child process, which ends with this one."""
+    global _pool
+    _pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    _pool.submit(_import)
+
+
+def validate(
+    ref: DatasetRef,
+    data_config: DataConfig,
+    validation_config: ValidationConfig,
+    *,
+    folder: Path,
+) -> ValidationReport:
+    """What `validation.validate` returns; from the child, once, if one was started."""
+    global _pool
+    pool, _pool = _pool, None
+    arguments = (ref, data_config, validation_config)
+    if pool is not None:
+        try:
+            return pool.submit(validation.validate, *arguments, folder=folder).result()
+        except BrokenProcessPool:
+            pass  # killed from outside: do its work here
+        finally:
+            pool.shutdown(wait=False)
+    return validation.validate(*arguments, folder=folder)
+
+
+def _import() -> None:
+    import great_expectations  # noqa: F401 - for its time, not its names
+
+    from aigc_ops.data import manifest  # noqa: F401
