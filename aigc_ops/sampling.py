@@ -6,8 +6,9 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -85,6 +86,19 @@ def check_requests(model: Generative, asked: Sequence[SampleRequest]) -> None:
     """Raise ModelError when the model cannot serve one of the requests."""
     for request in asked:
         model.check(request)
+
+
+def servable(model: Generative, prompts: Iterable[str], num: int) -> list[str]:
+    """The first `num` prompts that the model can take; too long a one is passed over."""
+
+    def takes(prompt: str) -> bool:
+        try:
+            model.check(SampleRequest(seed=0, prompt=prompt))
+        except ModelError:
+            return False
+        return True
+
+    return list(islice(filter(takes, prompts), num))
 
 
 @overload

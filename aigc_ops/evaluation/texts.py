@@ -1,6 +1,5 @@
 """Scores of a text model: how well it predicts the held-out texts."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,12 +9,12 @@ from pydantic import JsonValue
 from aigc_ops import sampling
 from aigc_ops.artifacts import DatasetRef, Score, json_digest
 from aigc_ops.data import DataConfig
-from aigc_ops.errors import EvaluationError, ModelError
+from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Array
 from aigc_ops.evaluation.reference import reference_rows, reference_terms
 from aigc_ops.evaluation.statistics import ratio_estimate
-from aigc_ops.generative import SampleRequest, TextData, TextModel
+from aigc_ops.generative import TextData, TextModel
 from aigc_ops.tracking import progress_bar
 
 INTERVAL = "95 %, percentile bootstrap over texts: of other texts like these"
@@ -76,20 +75,11 @@ def _exp(nats: float) -> float:
 
 def _sample_lines(model: TextModel, prompts: Sequence[str] | None, *, seed: int) -> str:
     """Sample texts to be read, each after its prompt, among prompts that the model can take."""
-    servable = (prompt for prompt in prompts or () if _takes(model, prompt))
-    chosen = list(itertools.islice(servable, NUM_SAMPLE_TEXTS))
+    chosen = sampling.servable(model, prompts or (), NUM_SAMPLE_TEXTS)
     asked = sampling.requests(model, NUM_SAMPLE_TEXTS, seed=seed, prompt=chosen or None)
     texts = sampling.draw(model, asked, progress=True)
     pairs = zip(asked, texts, strict=True)
     return "".join(f"{request.prompt or ''} => {text}\n" for request, text in pairs)
-
-
-def _takes(model: TextModel, prompt: str) -> bool:
-    try:
-        model.check(SampleRequest(seed=0, prompt=prompt))
-    except ModelError:
-        return False
-    return True
 
 
 def _rows(data: TextData, rows: Sequence[int]) -> TextData:

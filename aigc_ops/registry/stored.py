@@ -12,7 +12,7 @@ from aigc_ops.checkpoints import MANIFEST, write_folder
 from aigc_ops.generative import Generative, ImageModel
 from aigc_ops.registry.pyfunc import write_flavor
 from aigc_ops.registry.resolution import STORED_FOLDER, cached
-from aigc_ops.sampling import GOLDEN, draw, requests, write_samples
+from aigc_ops.sampling import GOLDEN, draw, requests, servable, write_samples
 
 MIN_GOLDEN, MAX_GOLDEN = 8, 32
 GOLDEN_SEED = 0
@@ -33,8 +33,9 @@ def store_locally(checkpoint: Checkpoint, model: Generative, prompts: Sequence[s
             if kept and not path.name.startswith(TRAINING_PREFIX):
                 shutil.copyfile(path, folder / path.name)
         num_classes = model.shape.num_classes if isinstance(model, ImageModel) else 0
-        num = min(max(MIN_GOLDEN, num_classes, len(prompts)), MAX_GOLDEN)
-        asked = requests(model, num, seed=GOLDEN_SEED, prompt=prompts or None)
+        taken = servable(model, prompts, MAX_GOLDEN)
+        num = min(max(MIN_GOLDEN, num_classes, len(taken)), MAX_GOLDEN)
+        asked = requests(model, num, seed=GOLDEN_SEED, prompt=taken or None)
         write_samples(draw(model, asked), asked, folder / GOLDEN)
 
     written = cached(f"{checkpoint.manifest_digest}.registering")

@@ -72,9 +72,7 @@ def train(
     num_examples = len(next(iter(examples.values())))
     order = DataOrder(num_examples=num_examples, batch_size=config.batch_size, seed=seed)
     rate = Rate(warmup_steps=min(10, (config.steps - state.step) // 2))
-    prompts = (
-        data.prompts[:NUM_SAMPLE_TEXTS] if isinstance(data, TextData) and data.prompts else None
-    )
+    prompts = data.prompts if isinstance(data, TextData) else None
     provenance = {
         **(record or {}),
         "dataset_digest": dataset.content_digest,
@@ -182,7 +180,8 @@ def _show_samples(
             tracker.log_image("samples", grid, step=state.step)
             folder.keep_grid(grid, state.step)
         else:
-            asked = sampling.requests(model, NUM_SAMPLE_TEXTS, seed=0, prompt=prompts)
+            taken = sampling.servable(model, prompts or (), NUM_SAMPLE_TEXTS)
+            asked = sampling.requests(model, NUM_SAMPLE_TEXTS, seed=0, prompt=taken or None)
             texts = sampling.draw(model, asked)
             pairs = zip(asked, texts, strict=True)
             lines = "".join(f"{asked.prompt or ''} => {text}\n" for asked, text in pairs)
