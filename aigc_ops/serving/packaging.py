@@ -76,9 +76,11 @@ def _package(
     logs = home() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **TELEMETRY_OFF, "BENTOML_HOME": str(staging)}
-    order = _order(version, folder, bento=bento)
-    _stage_code(root, Path(order.context), model_tag=f"{order.name}:{order.model_version}")
-    _build(order, environment=environment, root=root, log=logs / f"build-{bento.name}.log")
+    # Not below the home, whose own name is hidden: BentoML refuses files of hidden folders.
+    with tempfile.TemporaryDirectory(prefix="aigc-ops-bento-") as context:
+        order = _order(version, folder, bento=bento, context=context)
+        _stage_code(root, Path(context), model_tag=f"{order.name}:{order.model_version}")
+        _build(order, environment=environment, root=root, log=logs / f"build-{bento.name}.log")
     log = logs / f"serve-{bento.name}.log"
     with running(str(bento), environment=environment, folder=staging, log=log) as server:
         server.wait_ready(config.boot_timeout_seconds)
@@ -95,7 +97,7 @@ def _package(
     return confirmed
 
 
-def _order(version: ModelVersion, folder: Path, *, bento: Path) -> Order:
+def _order(version: ModelVersion, folder: Path, *, bento: Path, context: str) -> Order:
     model = model_folder(bento.parents[2], version)
     identity = {
         "name": version.name,
@@ -106,7 +108,7 @@ def _order(version: ModelVersion, folder: Path, *, bento: Path) -> Order:
     code = revision()
     labels = {"git_commit": code.commit, "git_diff": code.diff_digest} if code else {}
     return Order(
-        context=str(bento.parents[2] / "code"),
+        context=context,
         name=bento.parent.name,
         bento_version=bento.name,
         model_version=model.name,

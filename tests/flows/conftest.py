@@ -74,7 +74,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     folder = tmp_path_factory.mktemp("workplace")
     config = folder / "pets.yaml"
     config.write_text(CONFIG % write_images(folder / "images"))
-    return Workplace(folder / "home", config)
+    return Workplace(folder / ".aigc_ops", config)  # hidden, as the default home is
 
 
 @pytest.fixture(scope="module")

@@ -84,10 +84,18 @@ def wait_for_worker(pid: int) -> list[psutil.Process]:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         family = psutil.Process(pid).children(recursive=True)
-        if any("_bentoml_impl.worker.service" in child.cmdline() for child in family):
+        if any("_bentoml_impl.worker.service" in arguments(child) for child in family):
             return family
         time.sleep(0.05)
     raise TimeoutError("no worker in 2 minutes")
+
+
+def arguments(process: psutil.Process) -> list[str]:
+    """What a process was started with; nothing for one that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie too
+        return []
 
 
 def test_what_a_killed_packaging_left_is_cleared_by_the_next(

@@ -1,0 +1,206 @@
+"""Every command of the README, run as it stands there; the long ones in the slow tier."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from PIL import Image
+
+from aigc_ops.models import family_names
+from tests.conftest import ROOT
+from tests.flows.conftest import write_images
+
+SERVERS = {
+    "prefect server start": "http://127.0.0.1:4200/api/health",
+    "mlflow ui --backend-store-uri sqlite:///.aigc_ops/mlflow/mlflow.db": (
+        "http://127.0.0.1:5000/health"
+    ),
+    "aigc-ops serve models:/mnist-gan@champion": "http://127.0.0.1:3000/readyz",
+}
+QUICK = [
+    "aigc-ops train configs/mnist-gan.yaml --help",
+    "aigc-ops models",
+    "aigc-ops sample models:/mnist-gan@champion --num 20 --out samples",
+]
+LONG = [
+    "make demo",
+    "aigc-ops run configs/mnist-vae.yaml",
+    "aigc-ops run configs/dialogue-gpt.yaml",
+    "aigc-ops run configs/mnist-gan.yaml --training.steps 4000 --seed 1",
+    "aigc-ops run configs/mnist-gan.yaml --name pets --data.path ~/pets --data.image-size 64",
+    "aigc-ops run configs/dialogue-gpt.yaml --name notes --data.path ~/notes.txt",
+]
+CURL = """curl -s localhost:3000/generate -H 'content-type: application/json' \
+-d '{"label": 7, "seed": 1}' -o seven.png"""
+DEPLOY = "PREFECT_API_URL=http://127.0.0.1:4200/api python -m flows"
+ELSEWHERE = ["make test", ". .venv/bin/activate"]  # what runs this test, and what it stands in
+
+
+def commands(name: str) -> list[str]:
+    """The commands of a README's shell blocks, without comments, continued lines joined."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S)
+    lines = "".join(blocks).replace("\\\n", "").splitlines()
+    return [re.sub(r"\s+", " ", line.split("  #")[0].split(" # ")[0]).strip() for line in lines]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout with a small champion named as the demo's, and a user's home."""
+    folder = tmp_path_factory.mktemp("readme")
+    copy = folder / "aigc-ops"
+    left_out = shutil.ignore_patterns(".venv", ".aigc_ops", ".git", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, copy, ignore=left_out, symlinks=True)
+    subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    write_images(folder / "pets", size=64)
+    (folder / "notes.txt").write_text("".join(f"note {i}: buy {i} eggs\n" for i in range(200)))
+    run(copy, "aigc-ops run configs/smoke.yaml --name mnist-gan")
+    return copy
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    ours = ("PREFECT_", "MLFLOW_", "BENTOML_", "AIGC_OPS_")
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith(ours)},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(checkout.parent),
+        "PYTHONPATH": str(checkout),
+    }
+
+
+def run(checkout: Path, command: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=checkout,
+        env=environment(checkout),
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@contextmanager
+def serving(checkout: Path, command: str, url: str | None = None) -> Iterator[subprocess.Popen]:
+    """A command that runs until it is stopped; ready when its address answers."""
+    log = (checkout.parent / "server.log").open("w+")
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command}" if "=" not in command.split()[0] else command],
+        cwd=checkout,
+        env=environment(checkout),
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while url and not answers(url):
+            assert process.poll() is None, Path(log.name).read_text()[-3000:]
+            assert time.monotonic() < deadline, Path(log.name).read_text()[-3000:]
+            time.sleep(0.3)
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except (URLError, OSError):
+        return False
+
+
+def test_every_command_of_the_readme_is_run_by_a_test():
+    known = {*SERVERS, *QUICK, *LONG, CURL, DEPLOY, *ELSEWHERE}
+    assert {c for c in commands("README.md") if c} == known
+
+
+def test_both_languages_give_the_same_commands():
+    assert commands("README.zh-CN.md") == commands("README.md")
+
+
+def test_the_two_commands_and_their_output_stand_before_line_40():
+    head = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
+    for wanted in ("make demo", "make test", "mermaid", "docs/digits.png", "champion"):
+        assert wanted in head
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_every_file_that_the_readme_names_is_there(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)|src=\"([^\"]+)\"", text)
+    assert links
+    for link in (first or second for first, second in links):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_a_quick_command_works(checkout, command):
+    assert run(checkout, command).stdout
+
+
+def test_the_service_answers_the_readmes_request(checkout):
+    [(serve, url)] = [(c, u) for c, u in SERVERS.items() if "serve models" in c]
+    with serving(checkout, serve, url):
+        if shutil.which("curl"):
+            run(checkout, CURL)
+            with Image.open(checkout / "seven.png") as seven:
+                assert seven.size == (28, 28)
+        with urlopen("http://127.0.0.1:3000/livez", timeout=10) as answer:
+            assert answer.status == 200
+
+
+def test_the_uis_open_and_prefect_is_offered_every_family(checkout):
+    (prefect, health), (mlflow, page) = list(SERVERS.items())[:2]
+    with serving(checkout, prefect, health), serving(checkout, mlflow, page):
+        with urlopen("http://127.0.0.1:4200/", timeout=10) as answer:
+            assert b"<html" in answer.read().lower()
+        with serving(checkout, DEPLOY):
+            deadline = time.monotonic() + 120
+            while len(offered()) < len(family_names()):
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+
+
+def offered() -> list[str]:
+    from urllib.request import Request
+
+    request = Request(
+        "http://127.0.0.1:4200/api/deployments/filter",
+        data=b"{}",
+        headers={"content-type": "application/json"},
+    )
+    with urlopen(request, timeout=10) as answer:
+        return [deployment["name"] for deployment in json.load(answer)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("command", LONG)
+def test_a_long_command_works(checkout, command):
+    if command == "make demo":
+        done = subprocess.run(
+            ["make", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    else:
+        done = run(checkout, command)
+    assert "champion" in done.stdout
+    assert "serve it" in done.stdout
