@@ -290,8 +290,8 @@ def _where_to_look(result: RunResult, *, reused: bool, seconds: float) -> list[s
     done = "nothing has changed; reused the run of" if reused else "finished"
     lines = [
         f"{done} {result.version.uri} in {seconds:.1f} s",
-        f"  samples    {result.checkpoint.grid_uri}",
-        f"  report     {result.report.html_uri}",
+        f"  samples    {_shown(result.checkpoint.grid_uri)}",
+        f"  report     {_shown(result.report.html_uri)}",
         *(f"  score      {line}" for line in _score_lines(result.scores)),
         f"  verdict    {result.version.uri} is {result.verdict.alias}: "
         + "; ".join(result.verdict.reasons),
@@ -300,9 +300,14 @@ def _where_to_look(result: RunResult, *, reused: bool, seconds: float) -> list[s
     if result.bento:
         lines += [
             f"  Bento      {result.bento.tag}",
-            f"  serve it   .venv/bin/aigc-ops serve models:/{champion.name}@champion",
+            f"  serve it   aigc-ops serve models:/{champion.name}@champion",
         ]
-    mlflow = (
-        store if store.startswith("http") else f".venv/bin/mlflow ui --backend-store-uri {store}"
-    )
+    local = store.replace(f"{Path.cwd()}{os.sep}", "")
+    mlflow = store if store.startswith("http") else f"mlflow ui --backend-store-uri {local}"
     return [*lines, f"  MLflow     {mlflow}"]
+
+
+def _shown(path: str | None) -> str:
+    """A path as a person would type it here."""
+    here = f"{Path.cwd()}{os.sep}"
+    return (path or "none").removeprefix(here)
