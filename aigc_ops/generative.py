@@ -112,7 +112,7 @@ def sample_seeds(seed: int, num: int) -> list[int]:
 
 
 class Generative(nn.Module, abc.ABC):
-    """A trainable generative model; see docs/add-a-model.md for a whole one."""
+    """A trainable generative model; aigc_ops/models/vae.py is a short, whole one."""
 
     modality: ClassVar[Modality]
     config_type: ClassVar[type[FamilyConfig]]
