@@ -2,6 +2,8 @@
 
 import os
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -22,6 +24,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in ("PREFECT_HOME", "BENTOML_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
         monkeypatch.delenv(variable, raising=False)
     return folder
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers there with success."""
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except (URLError, OSError):
+        return False
 
 
 def striped_digits(num: int, *, size: int = 8, num_classes: int = 2) -> ImageData:

@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 from PIL import Image
 
 from aigc_ops.models import family_names
-from tests.conftest import ROOT
+from tests.conftest import ROOT, answers
 from tests.flows.conftest import write_images
 
 SERVERS = {
@@ -118,14 +117,6 @@ def serving(checkout: Path, command: str, url: str | None = None) -> Iterator[su
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         log.close()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=5):
-            return True
-    except (URLError, OSError):
-        return False
 
 
 def test_every_command_of_the_readme_is_run_by_a_test():

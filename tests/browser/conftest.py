@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -62,14 +61,6 @@ def eventually(check: Callable[[], Any], *, seconds: float = 120) -> Any:
             return found
         time.sleep(0.3)
     raise AssertionError(f"not within {seconds} s: {check}")
-
-
-def answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=5):
-            return True
-    except (URLError, OSError):
-        return False
 
 
 @contextmanager
