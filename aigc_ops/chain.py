@@ -87,7 +87,7 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
             config.model,
             config.training,
             dataset,
-            partial(read_split, dataset, config.data, "train"),
+            partial(read_split, dataset, config.data),
             seed=config.seed,
             folder=folder,
             tracker=tracker,

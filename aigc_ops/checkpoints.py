@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model as load_weights
-from safetensors.torch import save_model as save_weights
+from safetensors.torch import load_model as load_model_file
+from safetensors.torch import save_file
+from torch import Tensor
 
 from aigc_ops.artifacts import Checkpoint, file_digest
 from aigc_ops.errors import CheckpointError
@@ -115,15 +117,43 @@ def _read_manifest(manifest: Path) -> dict[str, str]:
         raise CheckpointError(f"{manifest}: not a manifest ({error})") from error
 
 
+@dataclass(frozen=True)
+class StoredModel:
+    """A model as it was at one moment, in memory of its own, ready to be written."""
+
+    record: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, model: Generative) -> Self:
+        """A copy of the model's weights on the CPU; those that share memory are kept once."""
+        kept: dict[tuple[int, torch.Size], str] = {}
+        state = model.state_dict()
+        for name in sorted(state):
+            kept.setdefault((state[name].data_ptr(), state[name].shape), name)
+        record = {
+            "family": model.config.family,
+            "config": model.config.model_dump(mode="json"),
+            "blueprint": model.blueprint(),
+        }
+        return cls(record, {name: copied(state[name]) for name in kept.values()})
+
+    def write(self, folder: Path) -> None:
+        """Write weights (safetensors) and JSON into an existing folder."""
+        save_file(dict(self.weights), folder / WEIGHTS)
+        text = json.dumps(self.record, indent=2, ensure_ascii=False)
+        (folder / MODEL_JSON).write_text(text + "\n")
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU, in memory of its own."""
+    copy = tensor.detach().to("cpu", memory_format=torch.contiguous_format)
+    return copy.clone() if copy.data_ptr() == tensor.data_ptr() else copy
+
+
 def write_model(model: Generative, folder: Path) -> None:
     """Write a model's weights (safetensors) and its JSON into an existing folder."""
-    save_weights(model, str(folder / WEIGHTS))
-    record = {
-        "family": model.config.family,
-        "config": model.config.model_dump(mode="json"),
-        "blueprint": model.blueprint(),
-    }
-    (folder / MODEL_JSON).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    StoredModel.of(model).write(folder)
 
 
 def read_model_json(folder: Path) -> dict[str, Any]:
@@ -152,11 +182,16 @@ def load_model(
         raise CheckpointError(f"{folder}: of family {record['family']!r}, not {config.family!r}")
     with torch.random.fork_rng(devices=[]):
         model = family.from_blueprint(config, record["blueprint"])
+    load_weights(model, folder)
+    return model.eval()
+
+
+def load_weights(model: Generative, folder: Path) -> None:
+    """Fill a model with the weights of a folder, whose digests were checked before."""
     try:
-        load_weights(model, str(folder / WEIGHTS))
+        load_model_file(model, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: does not fit the model ({error})") from error
-    return model.eval()
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

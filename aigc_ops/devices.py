@@ -8,8 +8,8 @@ import torch
 from aigc_ops.errors import ConfigError
 
 DeviceName = Literal["auto", "cuda", "mps", "cpu"]
-PrecisionName = Literal["auto", "fp32", "bf16"]
-Precision = Literal["fp32", "bf16"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def choose_device(name: DeviceName) -> torch.device:
@@ -27,11 +27,14 @@ def choose_device(name: DeviceName) -> torch.device:
 
 
 def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
-    """`auto` takes bf16 where the processor multiplies it natively, else fp32."""
+    """`auto` takes bf16 where the processor multiplies it natively.
+
+    Else fp16 on CUDA, whose losses are then scaled, and fp32 elsewhere.
+    """
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu":
         return "bf16" if cpu_multiplies_bf16() else "fp32"
     return "fp32"
@@ -46,4 +49,14 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     """Mixed precision for one forward pass; nothing for fp32."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=True)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=True)
+
+
+def tune(device: torch.device, *, deterministic: bool) -> None:
+    """Set torch's switches for a training run on this device."""
+    torch.use_deterministic_algorithms(deterministic)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = not deterministic

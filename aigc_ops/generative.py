@@ -5,9 +5,10 @@ from seeds. The loop, the judges, the registry and the service know nothing else
 """
 
 import abc
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -15,8 +16,7 @@ from torch import Tensor, nn
 
 from aigc_ops.artifacts import ImageShape, Modality
 from aigc_ops.errors import ModelError
-
-MAX_SEED = 2**53 - 1  # every JSON reader keeps integers up to here exactly
+from aigc_ops.noise import Noise
 
 
 class FamilyConfig(BaseModel):
@@ -83,32 +83,53 @@ Data = ImageData | TextData
 
 
 @dataclass(frozen=True)
+class Control:
+    """Something that a sample can be asked for beside its label or prompt."""
+
+    low: float
+    high: float
+    description: str
+    is_integer: bool = False
+
+
+@dataclass(frozen=True)
 class SampleRequest:
     """One sample to draw; equal requests give equal samples, alone or in a batch."""
 
     seed: int
     label: int | None = None
     prompt: str | None = None
+    controls: Mapping[str, float] = field(default_factory=dict)
 
     def generator(self) -> torch.Generator:
         """A CPU generator of this request's own, so no neighbour changes its noise."""
         return torch.Generator().manual_seed(self.seed)
 
 
-def sample_seeds(seed: int, num: int) -> list[int]:
-    """Seeds of `num` samples of one call: the first is `seed`, the others derive from it.
+class Loss(NamedTuple):
+    """What a family yields; a plain (part, value) pair does as well."""
 
-    Any of them, given alone as `seed`, draws that one sample again. SplitMix64 (Steele,
-    Lea & Flood 2014), cut to 53 bits.
-    """
-    mask = 2**64 - 1
-    seeds = [seed]
-    for index in range(1, num):
-        value = (seed + index * 0x9E3779B97F4A7C15) & mask
-        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
-        seeds.append((value ^ (value >> 31)) & MAX_SEED)
-    return seeds
+    part: str
+    """The part to step."""
+    value: Tensor
+    """Scalar mean over the rows at hand."""
+    metrics: Mapping[str, Tensor] = {}
+    """Scalars worth a curve, means over the rows too; they cost no gradient."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A bound on a metric; training that stays beyond it has failed."""
+
+    metric: str
+    means: str
+    """What has happened then, in words for a person."""
+    at_least: float = -math.inf
+    at_most: float = math.inf
+
+    def rings(self, value: float) -> bool:
+        """Whether the value is beyond the bound; one that is not a number is."""
+        return not self.at_least <= value <= self.at_most
 
 
 class Generative(nn.Module, abc.ABC):
@@ -118,6 +139,12 @@ class Generative(nn.Module, abc.ABC):
     config_type: ClassVar[type[FamilyConfig]]
     averaged_parts: ClassVar[frozenset[str]] = frozenset()
     """Parts whose exponential moving average is what samples (when the run keeps one)."""
+    judged_by: ClassVar[str] = "heldout/loss"
+    """The metric that picks the best checkpoint and stops early."""
+    more_is_better: ClassVar[bool] = False
+    """Whether a higher value of `judged_by` is the better one."""
+    alarms: ClassVar[tuple[Alarm, ...]] = ()
+    """What the watchdog looks for, with bounds that healthy runs keep."""
 
     config: Any
 
@@ -148,17 +175,19 @@ class Generative(nn.Module, abc.ABC):
         """Training examples: tensors of equal length N, indexed by the loop into batches."""
 
     @abc.abstractmethod
-    def losses(
-        self, batch: dict[str, Tensor], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Yield (part, scalar loss); the loop steps that part before asking for the next.
+    def losses(self, batch: dict[str, Tensor], noise: Noise) -> Iterator[Loss]:
+        """Yield each part's loss; the loop steps that part before asking for the next.
 
-        `generator` lives on the batch's device and is checkpointed: draw all noise from it.
+        Draw all random numbers from `noise`, so that a resumed run meets the same ones.
         """
 
     @abc.abstractmethod
     def check(self, request: SampleRequest) -> None:
         """Raise ModelError when this model cannot serve the request."""
+
+    def controls(self) -> Mapping[str, Control]:
+        """What samples can be asked for beside label or prompt, by name."""
+        return {}
 
     def example_units(self, batch: dict[str, Tensor]) -> int:
         """Images or tokens in a batch, for the rate."""
@@ -199,6 +228,7 @@ class ImageModel(Generative):
 
     def check(self, request: SampleRequest) -> None:
         check_label(request, self.shape.num_classes)
+        check_controls(request, self.controls())
 
     def no_images(self) -> Tensor:
         """(0, C, H, W) uint8: the answer to no requests."""
@@ -272,3 +302,16 @@ def check_label(request: SampleRequest, num_classes: int) -> None:
         raise ModelError("this model has no classes; leave the label out")
     if request.label is not None and not 0 <= request.label < num_classes:
         raise ModelError(f"label {request.label} is outside 0..{num_classes - 1}")
+
+
+def check_controls(request: SampleRequest, controls: Mapping[str, Control]) -> None:
+    """Raise ModelError unless the model has the request's controls and their values."""
+    for name, value in request.controls.items():
+        if name not in controls:
+            known = f"choose from {', '.join(controls)}" if controls else "this model has none"
+            raise ModelError(f"{name!r} is not a control; {known}")
+        control = controls[name]
+        if not control.low <= value <= control.high:
+            raise ModelError(f"{name} is {value:g}; give {control.low:g} to {control.high:g}")
+        if control.is_integer and value != int(value):
+            raise ModelError(f"{name} is {value:g}; give a whole number")

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from aigc_ops.errors import CheckpointError, ModelError
 from aigc_ops.generative import (
-    MAX_SEED,
     Generative,
     ImageModel,
     SampleRequest,
     TextData,
     TextModel,
-    sample_seeds,
 )
+from aigc_ops.noise import MAX_SEED, sample_seeds
 from aigc_ops.tracking import progress_bar
 
 MAX_SAMPLES = 1_000_000
@@ -76,7 +75,7 @@ def requests(
             label=index % num_classes if label is None and num_classes else label,
             prompt=prompts[index % len(prompts)] if prompts else None,
         )
-        for index, each in enumerate(sample_seeds(seed, num) if num else [])
+        for index, each in enumerate(sample_seeds(seed, num))
     ]
     check_requests(model, asked)
     return asked

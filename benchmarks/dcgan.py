@@ -68,7 +68,7 @@ def our_loop(images: torch.Tensor, steps: int) -> float:
             CONFIG,
             config,
             reference,
-            lambda: data,
+            lambda _: data,
             seed=0,
             folder=RunFolder(Path(folder)),
             tracker=SilentTracker(),

@@ -1,6 +1,7 @@
 """What every test shares: a home of its own, and small data."""
 
 import os
+import signal
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -11,8 +12,11 @@ import torch
 from aigc_ops.artifacts import DatasetRef, ImageShape
 from aigc_ops.generative import ImageData
 from aigc_ops.home import TELEMETRY_OFF
+from aigc_ops.noise import Noise
 
 os.environ.update(TELEMETRY_OFF)
+# A shell starts what it runs behind it with Ctrl-C ignored, which children would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent.parent
 
 
@@ -45,6 +49,11 @@ def striped_digits(num: int, *, size: int = 8, num_classes: int = 2) -> ImageDat
     names = tuple(str(label) for label in range(num_classes))
     shape = ImageShape(channels=1, height=size, width=size, class_names=names)
     return ImageData(images.to(torch.uint8), labels, shape)
+
+
+def noise_for(batch: dict[str, torch.Tensor], seed: int = 0) -> Noise:
+    """The noise of a step over this batch."""
+    return Noise(seed, batch_size=len(next(iter(batch.values()))))
 
 
 def ref_of(data: ImageData) -> DatasetRef:

@@ -86,7 +86,19 @@ def test_every_leaf_of_every_family_is_a_flag_with_help(family):
     for path in field_paths(kind):
         value = {"model.family": family}.get(path, "1")
         nested = parse_flags(kind, [f"--{path}={value}"])
-        assert dotted(nested) == {path: value}
+        assert dotted(nested) in ({path: value}, {path: [1]}, {path: [value]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "codes"),
+    [(["10"], (10,)), (["10,2"], (10, 2)), (["10", "2"], (10, 2)), (["[10, 2]"], (10, 2))],
+)
+def test_several_values_are_given_in_one_flag_or_in_several(flags, codes):
+    given = parse_flags(
+        run_config_type("gan"), [f"--model.categorical_codes={each}" for each in flags]
+    )
+    config = load_config(ROOT / "configs" / "mnist-gan.yaml", given)
+    assert config.model.categorical_codes == codes
 
 
 @pytest.mark.parametrize("family", family_names())

@@ -37,7 +37,7 @@ LONG = [
     "aigc-ops run configs/mnist-vae.yaml",
     "aigc-ops run configs/dialogue-gpt.yaml",
     "aigc-ops run configs/mnist-gan.yaml --training.steps 4000 --seed 1",
-    "aigc-ops run configs/mnist-gan.yaml --name pets --data.path ~/pets --data.image-size 64",
+    "aigc-ops run configs/mnist-gan.yaml --name pets --data.path ~/pets --data.image-size 32",
     "aigc-ops run configs/dialogue-gpt.yaml --name notes --data.path ~/notes.txt",
 ]
 CURL = """curl -s localhost:3000/generate -H 'content-type: application/json' \

@@ -17,7 +17,7 @@ from aigc_ops.errors import CheckpointError, EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Gaussian
 from aigc_ops.evaluation.extractors import Extractor
-from aigc_ops.generative import sample_seeds
+from aigc_ops.noise import sample_seeds
 
 FACTOR = "reference.safetensors"
 DESCRIPTION = "reference.json"

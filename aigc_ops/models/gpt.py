@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aigc_ops.errors import ModelError
-from aigc_ops.generative import AdamConfig, FamilyConfig, SampleRequest, TextData, TextModel
+from aigc_ops.generative import (
+    AdamConfig,
+    FamilyConfig,
+    Loss,
+    SampleRequest,
+    TextData,
+    TextModel,
+    check_controls,
+)
 from aigc_ops.models._pretrained import Pretrained, load_pretrained
 from aigc_ops.models._tokens import (
     IGNORED,
@@ -28,6 +36,7 @@ from aigc_ops.models._tokens import (
     pad_left,
     scoring_batches,
 )
+from aigc_ops.noise import Noise
 
 MAX_LOGITS = 2**24  # scored at a time: 128 MB in float64
 
@@ -270,24 +279,18 @@ class Gpt(TextModel):
     def example_units(self, batch: dict[str, Tensor]) -> int:
         return int((batch["targets"] != IGNORED).sum())
 
-    def losses(
-        self, batch: dict[str, Tensor], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, batch: dict[str, Tensor], noise: Noise) -> Iterator[Loss]:  # noqa: ARG002
         inputs, targets, positions = (
             batch[name].long() for name in ("inputs", "targets", "positions")
         )
-        # Dropout reads the global noise; this makes it a function of `generator` alone.
-        seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
-        devices = [inputs.device] if inputs.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(int(seed))
-            logits = self.network(inputs, positions=positions, mask=attention_within(positions))
+        logits = self.network(inputs, positions=positions, mask=attention_within(positions))
         loss = functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
         )
-        yield "network", loss
+        yield Loss("network", loss)
 
     def check(self, request: SampleRequest) -> None:
+        check_controls(request, self.controls())
         self._opening(request)
 
     def _opening(self, request: SampleRequest) -> list[int]:

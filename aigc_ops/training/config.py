@@ -1,13 +1,44 @@
 """Settings of the training loop."""
 
-from typing import Any
+import math
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef, json_digest
 from aigc_ops.data.config import DataConfig
 from aigc_ops.devices import DeviceName, PrecisionName
 from aigc_ops.generative import FamilyConfig
+
+
+class WatchConfig(BaseModel):
+    """When training is judged, and what follows when it has failed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: int = Field(default=100, ge=1, description="Steps between looks at the samples.")
+    action: Literal["off", "warn", "stop", "roll_back"] = Field(
+        default="stop",
+        description="On collapse: warn, stop, or go on from the last healthy checkpoint.",
+    )
+    grace_steps: int = Field(
+        default=1000,
+        ge=0,
+        description="Steps before an unhealthy model counts as failed; fewer once it was healthy.",
+    )
+    patience: int = Field(default=3, ge=1, description="Unhealthy looks in a row that fail a run.")
+    max_rollbacks: int = Field(default=2, ge=0, description="Rollbacks before the run stops.")
+    rollback_learning_rate: float = Field(
+        default=0.5, gt=0, le=1, description="Factor on the learning rates at each rollback."
+    )
+    early_stopping: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Checkpoints in a row no better than an earlier one, by the family's metric, after "
+            "which training ends with the best; 0: never."
+        ),
+    )
 
 
 class TrainingConfig(BaseModel):
@@ -17,9 +48,30 @@ class TrainingConfig(BaseModel):
 
     steps: int = Field(default=2000, ge=1, description="Batches to train on.")
     batch_size: int = Field(default=64, ge=1, description="Examples in a batch.")
+    micro_batches: int = Field(
+        default=1,
+        ge=1,
+        description="Parts in which a batch is computed one after another, to save memory.",
+    )
     device: DeviceName = Field(default="auto", description="auto: CUDA, then MPS, then the CPU.")
     precision: PrecisionName = Field(
-        default="auto", description="auto: bf16 autocast where the processor has it, else fp32."
+        default="auto",
+        description="auto: bf16 autocast where the hardware has it; else fp16 on CUDA, else fp32.",
+    )
+    compile: bool = Field(default=False, description="Compile the networks with torch.compile.")
+    deterministic: bool = Field(
+        default=False,
+        description="Only deterministic kernels, also on a GPU, where they cost time.",
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="Course of the learning rates after the warm-up."
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up from 0.")
+    final_learning_rate: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the learning rate left by the cosine's end."
+    )
+    max_gradient_norm: float | None = Field(
+        default=None, gt=0, description="Clip each part's gradients to this norm; empty: never."
     )
     ema_decay: float = Field(
         default=0.0,
@@ -31,15 +83,40 @@ class TrainingConfig(BaseModel):
         default=None,
         description="Start from these weights: models:/NAME@champion or a checkpoint folder.",
     )
+    watch: WatchConfig = Field(default=WatchConfig(), description="Collapse and early stopping.")
     log_every: int = Field(default=20, ge=1, description="Steps between logged metrics.")
     sample_every: int = Field(default=500, ge=1, description="Steps between sample grids or texts.")
     checkpoint_every: int = Field(default=500, ge=1, description="Steps between checkpoints.")
-    keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints to keep.")
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="Newest checkpoints to keep, beside the best one."
+    )
+    profile_steps: int = Field(
+        default=0, ge=0, description="Steps to profile after the warm-up, into trace.json; 0: none."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"micro_batches is {self.micro_batches}, which does not divide the batch_size of "
+                f"{self.batch_size}"
+            )
+        return self
 
     def outcome(self) -> dict[str, Any]:
         """The settings that decide the weights, which a resumed run must share."""
         observing = {"device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"}
-        return self.model_dump(mode="json", exclude=observing | {"init_from"})
+        return self.model_dump(mode="json", exclude=observing | {"init_from", "profile_steps"})
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Share of the learning rates at a step, counted from 0 (Loshchilov & Hutter 2017)."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        wave = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return self.final_learning_rate + (1 - self.final_learning_rate) * wave
 
 
 def run_key(

@@ -4,21 +4,18 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 
 from aigc_ops.artifacts import Checkpoint
-from aigc_ops.checkpoints import (
-    PROVENANCE,
-    read_checkpoint,
-    verify_folder,
-    write_folder,
-    write_model,
-)
+from aigc_ops.checkpoints import PROVENANCE, read_checkpoint, verify_folder, write_folder
 from aigc_ops.errors import CheckpointError
-from aigc_ops.training.state import TrainingState
+from aigc_ops.training.state import Snapshot
+
+FINISHED = "finished.json"
 
 
 class RunFolder:
@@ -42,35 +39,66 @@ class RunFolder:
                 return folder
         return None
 
-    def finished(self, steps: int) -> Checkpoint | None:
-        """The checkpoint after the last step, if training already came so far."""
-        newest = self.newest()
-        return read_checkpoint(newest) if newest == self.checkpoint(steps) else None
+    def healthy(self, step: int) -> Path | None:
+        """The checkpoint after `step` if it lies there whole."""
+        try:
+            verify_folder(self.checkpoint(step))
+        except CheckpointError:
+            return None
+        return self.checkpoint(step)
 
-    def save(self, state: TrainingState, provenance: Mapping[str, Any]) -> None:
-        """Write a checkpoint of the state, whole or not at all."""
+    def finished(self, steps: int) -> Checkpoint | None:
+        """What a run of so many steps ended with, if one came to its end here."""
+        try:
+            end = json.loads((self.path / FINISHED).read_text())
+            if end["steps"] == steps:
+                return read_checkpoint(self.checkpoint(end["step"]))
+        except (OSError, ValueError, KeyError, CheckpointError):
+            pass
+        return None
+
+    def finish(self, *, steps: int, step: int) -> Checkpoint:
+        """Note that a run of so many steps has ended with the checkpoint after `step`."""
+        checkpoint = read_checkpoint(self.checkpoint(step))
+        partial = self.path / f".{FINISHED}.partial"
+        partial.write_text(json.dumps({"steps": steps, "step": step}) + "\n")
+        partial.replace(self.path / FINISHED)
+        return checkpoint
+
+    def write(self, snapshot: Snapshot, provenance: Mapping[str, Any], *, keep: int) -> None:
+        """Write a checkpoint, whole or not at all; then remove those no longer needed.
+
+        The newest `keep` stay, and the best and the last healthy one.
+        """
+        progress = snapshot.record["progress"]
 
         def fill(folder: Path) -> None:
-            with state.averages.applied():
-                write_model(state.model, folder)
-                state.save(folder)
-            record = {"step": state.step, **provenance}
+            snapshot.write(folder)
+            record = {"step": progress["step"], **provenance}
             (folder / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n")
-            for samples in self._samples(state.step).glob("samples.*"):
+            for samples in self._samples(progress["step"]).glob("samples.*"):
                 shutil.copy(samples, folder)
 
-        write_folder(self.checkpoint(state.step), fill)
-
-    def prune(self, *, keep: int) -> None:
-        """Remove all but the newest `keep` checkpoints, and what a kill left half-written."""
-        for folder in sorted(self.path.glob("step-*"))[:-keep]:
+        write_folder(self.checkpoint(progress["step"]), fill)
+        needed = {self.checkpoint(progress[name]) for name in ("best_step", "last_healthy")}
+        for folder in set(sorted(self.path.glob("step-*"))[:-keep]) - needed:
             shutil.rmtree(folder)
-        for partial in self.path.glob(".*.partial"):
+        for partial in self.path.glob(".step-*.partial"):
             shutil.rmtree(partial, ignore_errors=True)
+
+    def forget_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, which a rollback has refuted."""
+        for folder in self.path.glob("step-*"):
+            if folder > self.checkpoint(step):
+                shutil.rmtree(folder)
 
     def keep_grid(self, grid: Image.Image, step: int) -> None:
         """Keep the step's sample grid as PNG."""
         self._keep(step, "samples.png", lambda path: grid.save(path, format="PNG"))
+
+    def grid(self, step: int) -> Path:
+        """Where the step's sample grid lies."""
+        return self._samples(step) / "samples.png"
 
     def keep_texts(self, texts: str, step: int) -> None:
         """Keep the step's sample texts."""
@@ -84,3 +112,32 @@ class RunFolder:
 
     def _samples(self, step: int) -> Path:
         return self.path / "samples" / f"step-{step:08d}"
+
+
+class CheckpointWriter:
+    """Writes checkpoints one after another beside the training; as a context, waits at its end."""
+
+    def __init__(self, folder: RunFolder, *, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def write(self, snapshot: Snapshot, provenance: Mapping[str, Any]) -> None:
+        """Begin to write; first waits for the one before, and raises what that one raised."""
+        self.wait()
+        self._writing = self._thread.submit(
+            self._folder.write, snapshot, dict(provenance), keep=self._keep
+        )
+
+    def wait(self) -> None:
+        """Until the last checkpoint lies whole on the disk."""
+        if self._writing:
+            self._writing.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()

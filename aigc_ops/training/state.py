@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from aigc_ops.checkpoints import StoredModel, copied, load_weights
+from aigc_ops.devices import Precision
 from aigc_ops.errors import CheckpointError
 from aigc_ops.generative import Generative
 
@@ -63,38 +65,85 @@ class Averages:
 
 
 @dataclass
+class Progress:
+    """What a run knows of itself beside its tensors."""
+
+    step: int = 0
+    attempt: int = 0
+    """Rollbacks so far: each goes on with other noise, order and learning rates."""
+    was_healthy: bool = False
+    last_healthy: int = 0
+    """Step of the newest checkpoint from before any alarm that rings now."""
+    ringing: dict[str, int] = field(default_factory=dict)
+    """Looks in a row at which each alarm has rung."""
+    best_step: int = 0
+    best_value: float | None = None
+    checkpoints_since_best: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one moment, in memory of its own: written while training goes on."""
+
+    model: StoredModel
+    tensors: Mapping[str, Tensor]
+    record: Mapping[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write the sampling weights and all else into an existing folder."""
+        self.model.write(folder)
+        save_file(dict(self.tensors), folder / TENSORS)
+        (folder / RECORD).write_text(json.dumps(self.record, indent=2) + "\n")
+
+
+@dataclass
 class TrainingState:
-    """Model, optimisers, averages, noise and cursor of one run."""
+    """Model, optimisers, averages and cursor of one run.
+
+    Random numbers are functions of seed, attempt and step, so none are kept.
+    """
 
     model: Generative
     optimizers: dict[str, torch.optim.Optimizer]
     averages: Averages
-    generator: torch.Generator
-    step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
+    scaler: torch.amp.GradScaler
+    progress: Progress = field(default_factory=Progress)
 
-    def save(self, folder: Path) -> None:
-        """Write all but the sampling weights, which the checkpoint holds beside this.
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+        return self.progress.step
 
-        Call it while the averages are applied: what they displace is saved here.
-        """
-        tensors = {f"live.{name}": t.contiguous() for name, t in self.averages.mean.items()}
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """The model in eval mode with its averages, until the block ends."""
+        with self.averages.applied():
+            self.model.eval()
+            yield
+            self.model.train()
+
+    def snapshot(self) -> Snapshot:
+        """A copy that later steps leave alone."""
+        tensors = {f"live.{name}": t.detach() for name, t in self.averages.live.items()}
         for part, optimizer in self.optimizers.items():
             for index, entries in optimizer.state_dict()["state"].items():
                 for name, value in entries.items():
-                    tensors[f"optimizer.{part}.{index}.{name}"] = value.contiguous()
-        tensors["rng.global"] = torch.get_rng_state()
-        tensors["rng.noise"] = self.generator.get_state()
-        if torch.cuda.is_available():
-            tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        save_file(tensors, folder / TENSORS)
-        record = {"step": self.step, "versions": versions()}
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+                    tensors[f"optimizer.{part}.{index}.{name}"] = value
+        tensors = {name: copied(tensor) for name, tensor in tensors.items()}
+        with self.averages.applied():
+            model = StoredModel.of(self.model)
+        record = {
+            "progress": asdict(self.progress),
+            "scaler": self.scaler.state_dict(),
+            "versions": versions(),
+        }
+        return Snapshot(model, tensors, record)
 
     def restore(self, folder: Path) -> None:
-        """Take over what `save` wrote; the model already holds the sampling weights."""
+        """Take over what a snapshot wrote, weights included."""
         record = json.loads((folder / RECORD).read_text())
         tensors = load_file(folder / TENSORS)
+        load_weights(self.model, folder)
         for part, optimizer in self.optimizers.items():
             optimizer.load_state_dict(
                 {
@@ -106,21 +155,21 @@ class TrainingState:
             for name, live in self.averages.live.items():
                 self.averages.mean[name].copy_(live)
                 live.copy_(_take(tensors, f"live.{name}", folder))
-        torch.set_rng_state(tensors["rng.global"])
-        self.generator.set_state(tensors["rng.noise"])
-        if torch.cuda.is_available() and "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
-        self.step = record["step"]
+        if record["scaler"]:
+            self.scaler.load_state_dict(record["scaler"])
+        self.progress = Progress(**record["progress"])
 
 
-def new_state(model: Generative, *, ema_decay: float, seed: int, device: Any) -> TrainingState:
+def new_state(
+    model: Generative, *, ema_decay: float, device: torch.device, precision: Precision
+) -> TrainingState:
     """The state before the first step; the model already stands on its device."""
     parts: Mapping[str, nn.Module] = model.parts()
     return TrainingState(
         model=model,
         optimizers={part: model.optimizer(part) for part in parts},
         averages=Averages(model, ema_decay),
-        generator=torch.Generator(device).manual_seed(seed),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
     )
 
 

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from aigc_ops.errors import CheckpointError, PackagingError
-from aigc_ops.generative import SampleRequest, sample_seeds
+from aigc_ops.generative import SampleRequest
 from aigc_ops.models.gpt import Gpt
+from aigc_ops.noise import sample_seeds
 from aigc_ops.serving.process import HOST, free_port
 from aigc_ops.serving.server import serve
 from tests.serving.conftest import copy_of, error_of, version_of

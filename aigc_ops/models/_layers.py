@@ -1,0 +1,142 @@
+"""Small layers that the image families' networks are made of."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class LabelledCode(nn.Module):
+    """Codes (B, code_dim) with an embedding of labels (B,) beside them, if there are any.
+
+    The embedding starts far smaller than the noise it stands beside. Started at the same
+    scale, N(0, 1), it drowned the noise, and each class collapsed to one digit.
+    """
+
+    def __init__(self, *, code_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(num_classes, code_dim) if num_classes else None
+        self.width = 2 * code_dim if num_classes else code_dim
+        self.apply(initialise)
+
+    def forward(self, codes: Tensor, labels: Tensor | None) -> Tensor:
+        return codes if self.embed is None else torch.cat([codes, self.embed(labels)], dim=1)
+
+
+class LabelledNorm(nn.Module):
+    """Batch norm whose scale and shift are the label's own (de Vries et al. 2017, eq. 4)."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.scale = nn.Embedding(num_classes, channels)
+        self.shift = nn.Embedding(num_classes, channels)
+        nn.init.ones_(self.scale.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        scale, shift = (each(labels)[:, :, None, None] for each in (self.scale, self.shift))
+        labelled: Tensor = self.norm(images) * scale + shift
+        return labelled
+
+
+def batch_norm(channels: int, num_classes: int) -> nn.Module:
+    """Batch norm over (B, C, H, W), by label when there are classes to tell apart."""
+    return LabelledNorm(channels, num_classes) if num_classes else nn.BatchNorm2d(channels)
+
+
+class Labelled(nn.Module):
+    """Layers in order; those that want labels (B,) are given them."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        for layer in self.layers:
+            wants = isinstance(layer, LabelledNorm | ResidualUp)
+            values = layer(values, labels) if wants else layer(values)
+        return values
+
+
+class ResidualUp(nn.Module):
+    """(B, in, S, S) to (B, out, 2S, 2S): batch norm, ReLU, convolution, twice, and a shortcut.
+
+    Miyato et al. 2018, figure 5; Brock, Donahue & Simonyan 2019, figure 15 a.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, num_classes: int) -> None:
+        super().__init__()
+        self.norm1 = batch_norm(channels_in, num_classes)
+        self.norm2 = batch_norm(channels_out, num_classes)
+        self.convolve1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.convolve2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+        self.enlarge = nn.Upsample(scale_factor=2)
+        self.by_label = num_classes > 0
+
+    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        hidden = self._normed(self.norm1, images, labels).relu()
+        hidden = self.convolve1(self.enlarge(hidden))
+        hidden = self.convolve2(self._normed(self.norm2, hidden, labels).relu())
+        total: Tensor = hidden + self.enlarge(self.shortcut(images))
+        return total
+
+    def _normed(self, norm: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+        normed: Tensor = norm(images, labels) if self.by_label else norm(images)
+        return normed
+
+
+class ResidualDown(nn.Module):
+    """(B, in, S, S) to (B, out, S / 2, S / 2); `is_first` reads the image without a ReLU.
+
+    Miyato et al. 2018, figure 5, without normalisation: made for spectral norm.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, is_first: bool = False) -> None:
+        super().__init__()
+        self.convolve1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.convolve2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+        self.halve = nn.AvgPool2d(2)
+        self.is_first = is_first
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.convolve1(images if self.is_first else images.relu())
+        hidden = self.halve(self.convolve2(hidden.relu()))
+        total: Tensor = hidden + self.shortcut(self.halve(images))
+        return total
+
+
+class SelfAttention(nn.Module):
+    """Attention among all places of a (B, C, S, S) image, added with a gain that starts at 0.
+
+    Zhang et al. 2019 (SAGAN), eqs. 1 to 3, keys and values from 2 x 2 maxima as in its code.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = max(1, channels // 8)
+        self.query = nn.Conv2d(channels, inner, 1, bias=False)
+        self.key = nn.Conv2d(channels, inner, 1, bias=False)
+        self.value = nn.Conv2d(channels, max(1, channels // 2), 1, bias=False)
+        self.out = nn.Conv2d(max(1, channels // 2), channels, 1, bias=False)
+        self.pool = nn.MaxPool2d(2)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        queries = self.query(images).flatten(2)
+        keys = self.pool(self.key(images)).flatten(2)
+        values = self.pool(self.value(images)).flatten(2)
+        weights = (queries.transpose(1, 2) @ keys).softmax(dim=2)
+        attended = (values @ weights.transpose(1, 2)).unflatten(2, images.shape[2:])
+        total: Tensor = images + self.gain * self.out(attended)
+        return total
+
+
+def initialise(module: nn.Module) -> None:
+    """DCGAN's first weights: N(0, 0.02), and scales of batch norm N(1, 0.02)."""
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.affine:
+        nn.init.normal_(module.weight, 1.0, 0.02)
+    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, 0.0, 0.02)

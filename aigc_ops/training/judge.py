@@ -1,0 +1,132 @@
+"""How a model does while it trains, told from little data and few samples in moments.
+
+These figures steer one run: they stop it, roll it back, or pick its best checkpoint. They
+are never a model's score; the evaluation room makes those.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aigc_ops import sampling
+from aigc_ops.generative import Data, Generative, ImageData, ImageModel, SampleRequest
+from aigc_ops.noise import Noise, sample_seeds
+
+NUM_SAMPLES = 200
+NUM_REAL = 500
+NUM_HELDOUT = 256
+SIDE = 16  # pixels to which images are averaged before they are compared
+NEIGHBOUR = 5
+
+
+def wants_heldout(model: Generative) -> bool:
+    """Whether the family is judged on held-out examples."""
+    return model.judged_by.startswith("heldout/")
+
+
+class Judge:
+    """Figures over a fixed set of samples, of real images, and of held-out examples."""
+
+    def __init__(self, model: Generative, train: Data, heldout: Data | None) -> None:
+        self._requests: list[SampleRequest] = []
+        if isinstance(model, ImageModel) and isinstance(train, ImageData):
+            self._requests = sampling.requests(model, NUM_SAMPLES, seed=0)
+            self._real = SampleFigures(train, [request.label for request in self._requests])
+        self._heldout = model.examples(heldout) if heldout is not None else {}
+
+    def look(self, model: Generative) -> dict[str, float]:
+        """Figures of the model, which is in eval mode and samples with its averages."""
+        figures: dict[str, float] = {}
+        if self._requests:
+            samples = sampling.draw(model, self._requests)
+            assert isinstance(samples, Tensor), type(samples)
+            figures |= self._real.compare(samples)
+        if self._heldout:
+            figures["heldout/loss"] = self._heldout_loss(model)
+        return figures
+
+    @torch.no_grad()
+    def _heldout_loss(self, model: Generative) -> float:
+        """Mean over the first examples of the losses of all parts."""
+        device = next(model.parameters()).device
+        num = min(NUM_HELDOUT, len(next(iter(self._heldout.values()))))
+        batch = {name: rows[:num].to(device) for name, rows in self._heldout.items()}
+        pairs = model.losses(batch, Noise(0, batch_size=num, device=device))
+        return float(sum(value.item() for _, value, *_ in pairs))
+
+
+class SampleFigures:
+    """Distances between samples and real images, in pixels averaged to 16 a side.
+
+    `coverage`: share of real images with a sample nearer than their 5th real neighbour
+    (Naeem et al. 2020, eq. 4). `duplicates`: share of samples nearer to another sample than
+    99 % of as many real images are to one another. `class_spread`: least mean distance
+    within a class, over that of the real class. `energy_distance`: Székely & Rizzo 2013,
+    eq. 2.1, unbiased, over the real images' mean distance; 0 for equal distributions.
+    """
+
+    def __init__(self, data: ImageData, labels: Sequence[int | None]) -> None:
+        """`labels`: those of the samples to come, None each for data without classes."""
+        chosen = _spread_over(data, NUM_REAL)
+        self._pixels = _pixels(data.images[chosen])
+        self._classes = None if data.labels is None else data.labels[chosen]
+        self._sample_classes = None if None in labels else torch.tensor(labels)
+        self._between = _distances(self._pixels, self._pixels)
+        self._radius = _nearest(self._between, min(NEIGHBOUR, len(chosen) - 1))
+        as_many = self._between[: len(labels), : len(labels)]
+        self._close = _nearest(as_many, 1).quantile(0.01)
+
+    def compare(self, samples: Tensor) -> dict[str, float]:
+        """The figures of (N, C, H, W) uint8 samples."""
+        pixels = _pixels(samples)
+        within, across = _distances(pixels, pixels), _distances(self._pixels, pixels)
+        real_mean, sample_mean = _mean_distance(self._between), _mean_distance(within)
+        figures = {
+            "coverage": (across.min(dim=1).values <= self._radius).float().mean(),
+            "duplicates": (_nearest(within, 1) <= self._close).float().mean(),
+            "energy_distance": (2 * across.mean() - real_mean - sample_mean) / real_mean,
+            "class_spread": self._class_spread(within),
+        }
+        return {f"samples/{name}": float(value) for name, value in figures.items()}
+
+    def _class_spread(self, within: Tensor) -> Tensor:
+        if self._classes is None or self._sample_classes is None:
+            return _mean_distance(within) / _mean_distance(self._between)
+        ratios = []
+        for label in range(int(self._sample_classes.max()) + 1):
+            real, drawn = self._classes == label, self._sample_classes == label
+            if real.sum() > 1 and drawn.sum() > 1:
+                spread = _mean_distance(self._between[real][:, real])
+                ratios.append(_mean_distance(within[drawn][:, drawn]) / spread.clamp(min=1e-6))
+        return torch.stack(ratios).min() if ratios else torch.tensor(1.0)
+
+
+def _spread_over(data: ImageData, num: int) -> Tensor:
+    """Indices of up to `num` images, in an order of no meaning, the same each time."""
+    keys = torch.tensor(sample_seeds(0, len(data)))
+    return keys.argsort()[:num]
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """(N, D) float32 of uint8 images, averaged to at most 16 x 16 pixels."""
+    side = min(SIDE, images.shape[2])
+    return functional.adaptive_avg_pool2d(images.float() / 255, side).flatten(1)
+
+
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    """(N, M), exactly 0 for equal rows, which the way by matrix products is not."""
+    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _nearest(distances: Tensor, neighbour: int) -> Tensor:
+    """(N,) distance of each row to its neighbour of that rank, itself left out."""
+    ranked = distances.sort(dim=1).values
+    return ranked[:, min(neighbour, ranked.shape[1] - 1)]
+
+
+def _mean_distance(distances: Tensor) -> Tensor:
+    """Mean over pairs of different rows."""
+    num = len(distances)
+    return distances.sum() / max(1, num * (num - 1))

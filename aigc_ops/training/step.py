@@ -1,0 +1,80 @@
+"""One step of one batch: every part's loss, its gradients, and their use."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from aigc_ops.devices import Precision, autocast
+from aigc_ops.training.batches import Share
+from aigc_ops.training.config import TrainingConfig
+from aigc_ops.training.state import Progress, TrainingState
+
+
+def set_learning_rates(
+    optimizers: Mapping[str, torch.optim.Optimizer], config: TrainingConfig, progress: Progress
+) -> None:
+    """Set each group's rate for the coming step: its own, by schedule and rollbacks."""
+    factor = config.learning_rate_factor(progress.step)
+    factor *= config.watch.rollback_learning_rate**progress.attempt
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def take_step(
+    state: TrainingState,
+    shares: Sequence[Share],
+    *,
+    precision: Precision,
+    max_norm: float | None,
+) -> Mapping[str, Tensor]:
+    """Step every part once over shares of equal size; losses and metrics, as scalars.
+
+    The shares go through a part's loss together, so each part meets the updated parts
+    before it whatever their number.
+    """
+    device = next(state.model.parameters()).device
+    games = [state.model.losses(share.batch, share.noise) for share in shares]
+    scalars: dict[str, Tensor] = {}
+    while True:
+        stepped = None
+        for game in games:
+            with autocast(device, precision):
+                found = next(game, None)
+            if found is None:
+                break
+            part, value, *more = found
+            metrics = {f"loss/{part}": value, **(more[0] if more else {})}
+            optimizer = state.optimizers[part]
+            parameters = _parameters(optimizer)
+            if stepped is None:
+                optimizer.zero_grad(set_to_none=True)
+            stepped = part
+            # Only this part's gradients: a generator's loss leaves the critic's weights alone.
+            torch.autograd.backward(state.scaler.scale(value / len(games)), inputs=parameters)
+            for name, scalar in metrics.items():
+                part_of_mean = scalar.detach() / len(games)
+                scalars[name] = scalars[name] + part_of_mean if name in scalars else part_of_mean
+        if stepped is None:
+            break
+        norm = _use_gradients(state, stepped, max_norm)
+        scalars[f"gradient_norm/{stepped}"] = norm
+    return scalars
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+
+def _use_gradients(state: TrainingState, part: str, max_norm: float | None) -> Tensor:
+    """Clip and step; the norm of the gradients before they were clipped."""
+    optimizer = state.optimizers[part]
+    state.scaler.unscale_(optimizer)
+    parameters = [p for p in _parameters(optimizer) if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    state.scaler.step(optimizer)
+    state.scaler.update()
+    return norm

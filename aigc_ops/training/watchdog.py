@@ -1,0 +1,113 @@
+"""Whether training still goes well: divergence, collapse, early stopping."""
+
+import math
+import sys
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+from aigc_ops.errors import TrainingError
+from aigc_ops.generative import Alarm, Generative, ImageModel
+from aigc_ops.tracking import Tracker
+from aigc_ops.training.config import WatchConfig
+from aigc_ops.training.folder import RunFolder
+from aigc_ops.training.judge import Judge
+from aigc_ops.training.samples import draw_grid
+from aigc_ops.training.state import Progress, TrainingState
+
+
+class Watchdog:
+    """Looks at the samples now and then, and acts as configured when training has failed."""
+
+    def __init__(
+        self, config: WatchConfig, judge: Judge, folder: RunFolder, tracker: Tracker
+    ) -> None:
+        self._config, self._judge = config, judge
+        self._folder, self._tracker = folder, tracker
+
+    def look(
+        self, state: TrainingState, metrics: Mapping[str, float], *, is_kept: bool
+    ) -> str | None:
+        """What has failed, told by the model's alarms; figures are noted and reported.
+
+        A young model is given time: until it was healthy once, or its grace is over, no
+        alarm counts. `is_kept`: a checkpoint of this step follows, which may be the best.
+        """
+        with state.sampling():
+            figures = self._judge.look(state.model)
+        self._tracker.log_metrics(figures, step=state.step)
+        figures = {**metrics, **figures}
+        if is_kept:
+            _note_best(state.model, state.progress, figures)
+        failed = self._failed(state.model.alarms, state.progress, figures, is_kept=is_kept)
+        if failed and self._config.action == "warn":
+            tqdm.write(f"warning: at step {state.step}, {failed}", file=sys.stderr)
+            return None
+        return failed
+
+    def _failed(
+        self,
+        alarms: tuple[Alarm, ...],
+        progress: Progress,
+        figures: Mapping[str, float],
+        *,
+        is_kept: bool,
+    ) -> str | None:
+        ringing = [a for a in alarms if a.metric in figures and a.rings(figures[a.metric])]
+        progress.was_healthy |= not ringing
+        is_young = not progress.was_healthy and progress.step < self._config.grace_steps
+        if is_young or self._config.action == "off":
+            ringing = []
+        if is_kept and not ringing:
+            progress.last_healthy = progress.step
+        progress.ringing = {a.metric: progress.ringing.get(a.metric, 0) + 1 for a in ringing}
+        failed = [a for a in ringing if progress.ringing[a.metric] >= self._config.patience]
+        return "; ".join(_explained(a, figures[a.metric]) for a in failed) or None
+
+    def fail(self, state: TrainingState, problem: str) -> None:
+        """Report why, with a picture; then roll the state back, or raise TrainingError."""
+        step, progress = state.step, state.progress
+        report = f"Training failed at step {step}: {problem}\n"
+        self._tracker.log_text(report, f"watchdog/step-{step:08d}.txt")
+        if isinstance(state.model, ImageModel):
+            with state.sampling():
+                grid = draw_grid(state.model)
+            self._folder.keep_grid(grid, step)
+            self._tracker.log_image("watchdog", grid, step=step)
+            report += f"its samples: {self._folder.grid(step)}\n"
+        healthy = self._folder.healthy(progress.last_healthy)
+        if self._config.action != "roll_back" or healthy is None:
+            kept = f"the last good checkpoint is {healthy}" if healthy else "none was healthy yet"
+            raise TrainingError(f"{report}{kept}; {ADVICE}")
+        if progress.attempt >= self._config.max_rollbacks:
+            raise TrainingError(f"{report}after {progress.attempt} rollbacks; {ADVICE}")
+        attempt = progress.attempt + 1
+        self._folder.forget_after(progress.last_healthy)
+        state.restore(healthy)
+        state.progress.attempt, state.progress.ringing = attempt, {}
+        tqdm.write(f"{report}rolled back to {healthy}, attempt {attempt}", file=sys.stderr)
+
+    def has_stalled(self, progress: Progress) -> bool:
+        """Whether the family's metric has not improved for as many checkpoints as allowed."""
+        return 0 < self._config.early_stopping <= progress.checkpoints_since_best
+
+
+ADVICE = (
+    "lower the learning rates, choose another loss, or set --training.watch.action "
+    "to roll_back or warn"
+)
+
+
+def _note_best(model: Generative, progress: Progress, figures: Mapping[str, float]) -> None:
+    value, best = figures.get(model.judged_by, math.nan), progress.best_value
+    if best is None or (value > best if model.more_is_better else value < best):
+        progress.best_value, progress.best_step = value, progress.step
+        progress.checkpoints_since_best = 0
+    else:
+        progress.checkpoints_since_best += 1
+
+
+def _explained(alarm: Alarm, value: float) -> str:
+    if alarm.at_most < math.inf:
+        return f"{alarm.means}: {alarm.metric} is {value:.3g}, above {alarm.at_most:g}"
+    return f"{alarm.means}: {alarm.metric} is {value:.3g}, below {alarm.at_least:g}"

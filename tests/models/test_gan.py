@@ -1,0 +1,171 @@
+"""What is the GAN's own: the game, its losses, its codes."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from aigc_ops.artifacts import ImageShape
+from aigc_ops.errors import ModelError
+from aigc_ops.generative import ImageData, SampleRequest
+from aigc_ops.models._augmentation import augment
+from aigc_ops.models.gan import Gan, GanConfig, separation
+from aigc_ops.noise import Noise
+from tests.conftest import noise_for
+
+SMALL = {"latent_dim": 4, "generator_width": 4, "critic_width": 4}
+GREY = ImageShape(channels=1, height=8, width=8)
+BATCH = {"images": torch.arange(4 * 64, dtype=torch.uint8).reshape(4, 1, 8, 8)}
+
+
+def zeroed_critic(model: Gan) -> None:
+    with torch.no_grad():
+        for parameter in model.critic.parameters():
+            parameter.zero_()
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [("non_saturating", math.log(2)), ("hinge", 0.0), ("least_squares", 0.5), ("wasserstein", 0.0)],
+)
+def test_the_critic_comes_first_and_the_generator_meets_the_updated_critic(loss, expected):
+    bounded = {"gradient_penalty": 10.0} if loss == "wasserstein" else {}
+    model = Gan(GanConfig(loss=loss, **bounded, **SMALL), GREY).train()
+    pairs = model.losses(BATCH, noise_for(BATCH))
+    assert next(pairs).part == "critic"
+    zeroed_critic(model)
+    part, value, _ = next(pairs)
+    assert part == "generator"
+    assert value.item() == pytest.approx(expected, abs=1e-3)  # the loss at logits of 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [("non_saturating", 2 * math.log(2)), ("hinge", 2.0), ("least_squares", 0.5)],
+)
+def test_a_critic_that_knows_nothing_has_the_losss_own_value(loss, expected):
+    model = Gan(GanConfig(loss=loss, **SMALL), GREY).train()
+    zeroed_critic(model)
+    value = next(model.losses(BATCH, noise_for(BATCH))).value
+    assert value.item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_gradient_penalty_of_a_flat_critic_is_its_weight():
+    model = Gan(GanConfig(loss="wasserstein", gradient_penalty=10.0, **SMALL), GREY).train()
+    zeroed_critic(model)
+    value = next(model.losses(BATCH, noise_for(BATCH))).value
+    assert value.item() == pytest.approx(10.0, abs=1e-3)  # (0 - 1)^2 times 10
+
+
+def test_r1_is_half_its_weight_times_the_squared_slope():
+    torch.manual_seed(0)
+    model = Gan(GanConfig(r1=2000.0, network="fully_connected", **SMALL), GREY).train()
+    torch.manual_seed(0)
+    plain = Gan(GanConfig(network="fully_connected", **SMALL), GREY).train()
+    plain.load_state_dict(model.state_dict())
+    values = [next(m.losses(BATCH, noise_for(BATCH))).value.item() for m in (model, plain)]
+    real = (BATCH["images"].float() / 127.5 - 1).requires_grad_()
+    [slopes] = torch.autograd.grad(model.critic(real, None)[0].sum(), real)
+    expected = 0.5 * 2000.0 * slopes.square().sum(dim=(1, 2, 3)).mean().item()
+    assert values[0] - values[1] == pytest.approx(expected, abs=1e-6, rel=1e-3)
+
+
+def test_a_bounded_critic_judges_each_row_by_itself():
+    for settings in ({"spectral_norm": True}, {"r1": 1.0}, {"network": "residual"}):
+        critic = Gan(GanConfig(**settings, **SMALL), GREY).critic.train()
+        images = torch.randn(4, 1, 8, 8)
+        critic.eval()  # spectral norm's own iteration stands still
+        together, _ = critic(images, None)
+        alone = torch.cat([critic(image[None], None)[0] for image in images])
+        assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_spectral_norm_bounds_every_layer():
+    model = Gan(GanConfig(spectral_norm=True, **SMALL), GREY).train()
+    for _ in range(20):
+        model.critic(torch.randn(4, 1, 8, 8), None)
+    for module in model.critic.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            norm = torch.linalg.matrix_norm(module.weight.flatten(1), ord=2)
+            assert norm.item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_separation_is_the_share_of_pairs_ranked_rightly():
+    assert separation(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.0])) == 0.75
+    assert separation(torch.tensor([5.0]), torch.tensor([1.0, 2.0])) == 1
+
+
+def test_each_code_is_set_by_its_control_and_else_drawn_from_the_seed():
+    model = Gan(GanConfig(categorical_codes=(3, 2), continuous_codes=2, **SMALL), GREY)
+    assert set(model.controls()) == {
+        *("truncation", "category_1", "category_2", "code_1", "code_2"),
+    }
+    codes = model.codes.of_request(
+        SampleRequest(1, controls={"category_1": 2, "category_2": 0, "code_2": 0.5})
+    )
+    assert codes[:5].tolist() == [0, 0, 1, 1, 0]
+    assert codes[6] == 0.5
+    again = model.codes.of_request(SampleRequest(1))
+    assert torch.equal(again, model.codes.of_request(SampleRequest(1)))
+    with pytest.raises(ModelError, match="whole number"):
+        model.check(SampleRequest(0, controls={"category_1": 0.5}))
+
+
+def test_the_information_of_right_and_of_blind_predictions_is_all_and_none():
+    model = Gan(GanConfig(categorical_codes=(4,), **SMALL), GREY)
+    codes = torch.eye(4)
+    right = model.codes.surprise(100 * codes, codes)
+    blind = model.codes.surprise(torch.zeros(4, 4), codes)
+    assert right.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert model.codes.entropy() - blind.mean().item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_truncated_noise_stays_within_its_bound_and_keeps_its_order():
+    model = Gan(GanConfig(**{**SMALL, "latent_dim": 1000}), GREY)
+    plain = model._latent(SampleRequest(3))
+    for bound in (0.0, 0.5, 2.0):
+        cut = model._latent(SampleRequest(3, controls={"truncation": bound}))
+        assert cut.abs().max() <= bound
+        assert bool((cut[plain.argsort()].diff() >= 0).all())
+
+
+@pytest.mark.parametrize("kinds", [("color",), ("translation",), ("cutout",)])
+def test_augmentation_changes_images_differently_and_lets_gradients_through(kinds):
+    images = torch.rand(6, 3, 16, 16).mul(2).sub(1).requires_grad_()
+    changed = augment(images, kinds, Noise(0, batch_size=6))
+    assert changed.shape == images.shape
+    assert not torch.equal(changed, images)
+    differences = {tuple(row) for row in (changed - images).flatten(1).tolist()}
+    assert len(differences) >= 5  # two may by chance be cut or moved alike
+    [gradient] = torch.autograd.grad(changed.sum(), images)
+    assert gradient.abs().sum() > 0
+    assert augment(images, (), Noise(0, batch_size=6)) is images
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "wasserstein"}, "gradient_penalty to 10"),
+        ({"categorical_codes": (1,)}, "at least 2"),
+        ({"network": "fully_connected", "label_in": "norm"}, "convolutional or residual"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_with_what_to_do(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        GanConfig(**settings)
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 30), (28, 32), (2, 2)])
+def test_sizes_that_do_not_fit_name_the_flag_and_the_nearest_size(height, width):
+    shape = ImageShape(channels=1, height=height, width=width)
+    for network in ("convolutional", "residual"):
+        with pytest.raises(ModelError, match=r"--data\.image-size \d+"):
+            Gan(GanConfig(network=network), shape)
+    if height > 2:
+        assert Gan(GanConfig(network="fully_connected", **SMALL), shape)
+
+
+def test_data_without_labels_trains_an_unconditional_model():
+    data = ImageData(BATCH["images"], None, GREY)
+    assert Gan.from_data(GanConfig(**SMALL), data).examples(data).keys() == {"images"}

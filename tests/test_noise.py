@@ -1,0 +1,35 @@
+"""Noise that does not depend on who draws it."""
+
+import pytest
+import torch
+
+from aigc_ops.noise import Noise, mixed
+
+
+def draws(noise: Noise) -> list[torch.Tensor]:
+    return [noise.normal(3), noise.uniform(2, 2), noise.integers(7), noise.normal(3)]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_of_a_batch_meet_the_noise_of_the_whole(parts: int) -> None:
+    whole = draws(Noise(5, 2, batch_size=8))
+    size = 8 // parts
+    rows = [slice(start, start + size) for start in range(0, 8, size)]
+    apart = [draws(Noise(5, 2, rows=each, batch_size=8)) for each in rows]
+    for index, expected in enumerate(whole):
+        assert torch.equal(torch.cat([part[index] for part in apart]), expected)
+
+
+def test_draws_steps_and_seeds_differ_and_repeat() -> None:
+    first, _, _, fourth = draws(Noise(5, 2, batch_size=8))
+    assert not torch.equal(first, fourth)
+    for seed, step in ((5, 3), (6, 2)):
+        assert not torch.equal(Noise(seed, step, batch_size=8).normal(3), first)
+    assert torch.equal(Noise(5, 2, batch_size=8).normal(3), first)
+
+
+def test_mixed_numbers_fit_a_seed_and_never_meet() -> None:
+    found = {mixed(a, b) for a in range(100) for b in range(100)}
+    assert len(found) == 10_000
+    assert all(0 <= number < 2**63 for number in found)
+    assert mixed(1, 2) != mixed(2, 1)

