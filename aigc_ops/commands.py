@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +68,8 @@ def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str |
         from flows.deployments import pipeline_of
 
         pipeline = pipeline_of(config.model.family)
-        preload()
+        # While the flow waits for its server and for the validation, which are processes.
+        threading.Thread(target=preload, name="preload", daemon=True).start()
         if server:
             server.wait()
         result: RunResult = pipeline(config, force=arguments.force)

@@ -4,7 +4,7 @@ These figures steer one run: they stop it, roll it back, or pick its best checkp
 are never a model's score; the evaluation room makes those.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,31 +21,35 @@ SIDE = 16  # pixels to which images are averaged before they are compared
 NEIGHBOUR = 5
 
 
-def wants_heldout(model: Generative) -> bool:
-    """Whether the family is judged on held-out examples."""
-    return model.judged_by.startswith("heldout/")
-
-
 class Judge:
-    """Figures over a fixed set of samples, of real images, and of held-out examples."""
+    """Figures over a fixed set of samples, of real images, and of held-out examples.
 
-    def __init__(self, model: Generative, train: Data, heldout: Data | None) -> None:
+    What they are compared with is read and measured at the first look.
+    """
+
+    def __init__(self, train: Data, read_heldout: Callable[[], Data] | None) -> None:
+        self._train, self._read_heldout = train, read_heldout
+        self._heldout: dict[str, Tensor] = {}
         self._requests: list[SampleRequest] = []
-        if isinstance(model, ImageModel) and isinstance(train, ImageData):
-            self._requests = sampling.requests(model, NUM_SAMPLES, seed=0)
-            self._real = SampleFigures(train, [request.label for request in self._requests])
-        self._heldout = model.examples(heldout) if heldout is not None else {}
+        self._real: SampleFigures | None = None
 
     def look(self, model: Generative) -> dict[str, float]:
         """Figures of the model, which is in eval mode and samples with its averages."""
         figures: dict[str, float] = {}
-        if self._requests:
-            samples = sampling.draw(model, self._requests)
-            assert isinstance(samples, Tensor), type(samples)
-            figures |= self._real.compare(samples)
-        if self._heldout:
+        if isinstance(model, ImageModel) and isinstance(self._train, ImageData):
+            figures |= self._sample_figures(model, self._train)
+        if self._read_heldout and model.judged_by.startswith("heldout/"):
+            self._heldout = self._heldout or model.examples(self._read_heldout())
             figures["heldout/loss"] = self._heldout_loss(model)
         return figures
+
+    def _sample_figures(self, model: ImageModel, train: ImageData) -> dict[str, float]:
+        if self._real is None:
+            self._requests = sampling.requests(model, NUM_SAMPLES, seed=0)
+            self._real = SampleFigures(train, [request.label for request in self._requests])
+        samples = sampling.draw(model, self._requests)
+        assert isinstance(samples, Tensor), type(samples)
+        return self._real.compare(samples)
 
     @torch.no_grad()
     def _heldout_loss(self, model: Generative) -> float:

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from aigc_ops.training.batches import Batches
 from aigc_ops.training.config import TrainingConfig
 from aigc_ops.training.curves import Curves, profiled
 from aigc_ops.training.folder import CheckpointWriter, RunFolder
-from aigc_ops.training.judge import Judge, wants_heldout
+from aigc_ops.training.judge import Judge
 from aigc_ops.training.rate import Rate
 from aigc_ops.training.samples import show_samples
 from aigc_ops.training.state import TrainingState, new_state, recorded_versions, versions
@@ -74,8 +75,8 @@ def train(
 
     examples = {name: tensor.to(device) for name, tensor in model.examples(data).items()}
     batches = Batches(examples, config, seed)
-    heldout = read_data("heldout") if dataset.num_heldout and wants_heldout(model) else None
-    watchdog = Watchdog(config.watch, Judge(model, data, heldout), folder, tracker)
+    read_heldout = partial(read_data, "heldout") if dataset.num_heldout else None
+    watchdog = Watchdog(config.watch, Judge(data, read_heldout), folder, tracker)
     curves = Curves(RATE[model.modality])
     rate = Rate(warmup_steps=min(10, (config.steps - state.step) // 2))
     provenance = {
@@ -106,9 +107,9 @@ def train(
             bar.update()
             last = state.step == config.steps
             keep = last or state.step % config.checkpoint_every == 0
-            look = keep or state.step % config.watch.every == 0
-            problem = curves.add(scalars, wait=look)
-            if last or look or state.step % config.log_every == 0:
+            look = watchdog.is_due(state.step, is_kept=keep)
+            problem = curves.add(scalars, wait=keep or look)
+            if keep or look or state.step % config.log_every == 0:
                 metrics = curves.read(rate.value, state.optimizers)
                 tracker.log_metrics(metrics, step=state.step)
                 bar.set_postfix(curves.shown(metrics), refresh=False)
@@ -122,6 +123,7 @@ def train(
                 elif last or state.step % config.sample_every == 0:
                     show_samples(state, folder, tracker, data)
                 if keep or problem:
+                    state.progress.note_kept()
                     checkpoints.write(state.snapshot(), {**provenance, "rate": rate.value})
             if watchdog.has_stalled(state.progress):
                 break

@@ -73,12 +73,17 @@ class Progress:
     """Rollbacks so far: each goes on with other noise, order and learning rates."""
     was_healthy: bool = False
     last_healthy: int = 0
-    """Step of the newest checkpoint from before any alarm that rings now."""
+    """Step of the newest checkpoint at which no alarm rang."""
     ringing: dict[str, int] = field(default_factory=dict)
     """Looks in a row at which each alarm has rung."""
     best_step: int = 0
     best_value: float | None = None
     checkpoints_since_best: int = 0
+
+    def note_kept(self) -> None:
+        """A checkpoint of this step is written; with no alarm ringing, one to go back to."""
+        if not self.ringing:
+            self.last_healthy = self.step
 
 
 @dataclass(frozen=True)

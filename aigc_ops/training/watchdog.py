@@ -25,6 +25,10 @@ class Watchdog:
         self._config, self._judge = config, judge
         self._folder, self._tracker = folder, tracker
 
+    def is_due(self, step: int, *, is_kept: bool) -> bool:
+        """Whether to look after this step; checkpoints are looked at, but the very first steps."""
+        return step % self._config.every == 0 or (is_kept and step > self._config.every)
+
     def look(
         self, state: TrainingState, metrics: Mapping[str, float], *, is_kept: bool
     ) -> str | None:
@@ -39,27 +43,20 @@ class Watchdog:
         figures = {**metrics, **figures}
         if is_kept:
             _note_best(state.model, state.progress, figures)
-        failed = self._failed(state.model.alarms, state.progress, figures, is_kept=is_kept)
+        failed = self._failed(state.model.alarms, state.progress, figures)
         if failed and self._config.action == "warn":
             tqdm.write(f"warning: at step {state.step}, {failed}", file=sys.stderr)
             return None
         return failed
 
     def _failed(
-        self,
-        alarms: tuple[Alarm, ...],
-        progress: Progress,
-        figures: Mapping[str, float],
-        *,
-        is_kept: bool,
+        self, alarms: tuple[Alarm, ...], progress: Progress, figures: Mapping[str, float]
     ) -> str | None:
         ringing = [a for a in alarms if a.metric in figures and a.rings(figures[a.metric])]
         progress.was_healthy |= not ringing
         is_young = not progress.was_healthy and progress.step < self._config.grace_steps
         if is_young or self._config.action == "off":
             ringing = []
-        if is_kept and not ringing:
-            progress.last_healthy = progress.step
         progress.ringing = {a.metric: progress.ringing.get(a.metric, 0) + 1 for a in ringing}
         failed = [a for a in ringing if progress.ringing[a.metric] >= self._config.patience]
         return "; ".join(_explained(a, figures[a.metric]) for a in failed) or None

@@ -143,7 +143,7 @@ def test_training_goes_on_from_the_weights_it_is_given(tmp_path):
 
 def test_metrics_and_grids_are_reported_by_step(tmp_path):
     tracker = Recorder()
-    checkpoint = run(GAN, tmp_path, steps=6, sample_every=3, tracker=tracker)
+    checkpoint = run(GAN, tmp_path, steps=6, sample_every=3, tracker=tracker, watch={"every": 3})
     steps = [step for step, metrics in tracker.metrics if "loss/critic" in metrics]
     assert steps == [1, 2, 3, 4, 5, 6]
     found = {name for _, metrics in tracker.metrics for name in metrics}

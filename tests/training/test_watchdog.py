@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_finite_is_rolled_back_too(tmp_path):
 def test_training_ends_early_with_the_best_checkpoint_which_is_kept(tmp_path):
     """A learning rate that wrecks the model: the held-out loss is best at the beginning."""
     wrecked = VAE.model_copy(update={"autoencoder": AdamConfig(learning_rate=0.5)})
-    settings = {"checkpoint_every": 2, "watch": {"early_stopping": 3, "action": "off"}}
+    settings = {"checkpoint_every": 2, "watch": {"every": 2, "early_stopping": 3, "action": "off"}}
     early = run(wrecked, tmp_path, steps=200, num_heldout=8, keep_checkpoints=1, **settings)
     newest = RunFolder(tmp_path).newest()
     assert newest is not None
