@@ -5,6 +5,7 @@ runs beside the command's other imports instead of after them.
 """
 
 import multiprocessing
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,7 +22,10 @@ def start() -> None:
     """Begin the import in a child process, which ends with this one."""
     global _pool
     _pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    # Ctrl-C reaches the child too, which inherits that it is left to the parent.
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
     _pool.submit(_import)
+    signal.signal(signal.SIGINT, interrupted)
 
 
 def validate(
