@@ -3,6 +3,7 @@
 The flow and the command line both call these, so a stage is wired once.
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ from aigc_ops.registry.tracker import MlflowTracker, reporting_to
 from aigc_ops.revision import code_digest, revision
 from aigc_ops.serving import packaging, server
 from aigc_ops.serving.bentos import find_bento
+from aigc_ops.tracking import SilentTracker, Tracker
 from aigc_ops.training import RunFolder, run_key
 from aigc_ops.training import train as train_model
 
@@ -100,8 +102,14 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
 
 
 @contextmanager
-def tracking(config: Config, dataset: DatasetRef, key: str) -> Iterator[MlflowTracker]:
-    """The MLflow run of a training run; closed as FINISHED, FAILED or KILLED."""
+def tracking(config: Config, dataset: DatasetRef, key: str) -> Iterator[Tracker]:
+    """The MLflow run of a training run; closed as FINISHED, FAILED or KILLED.
+
+    Of several processes that train together, the first reports for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield SilentTracker()
+        return
     with MlflowTracker.start(
         key,
         run_name(config, dataset),

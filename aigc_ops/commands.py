@@ -29,6 +29,8 @@ def execute(arguments: argparse.Namespace, flags: Sequence[str], output: TextIO)
         what = "CONFIG" if hasattr(arguments, "config") else "MODEL"
         raise ConfigError(f"{what} is missing; see aigc-ops {command} --help")
     answer, lines = COMMANDS[command](arguments, flags)
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # of several processes that train together, the first answers
     if arguments.json:
         print(json.dumps(answer, ensure_ascii=False), file=output)
     else:

@@ -15,6 +15,9 @@ from aigc_ops.home import TELEMETRY_OFF
 from aigc_ops.noise import Noise
 
 os.environ.update(TELEMETRY_OFF)
+# Two workers of two threads each wait for one another on two cores, many times over.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 # A shell starts what it runs behind it with Ctrl-C ignored, which children would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent.parent

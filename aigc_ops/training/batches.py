@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aigc_ops.errors import ConfigError
 from aigc_ops.noise import Noise, mixed
 from aigc_ops.training.config import TrainingConfig
 from aigc_ops.training.order import DataOrder
+from aigc_ops.training.processes import Processes
 from aigc_ops.training.state import Progress
 
 
@@ -21,23 +23,31 @@ class Share:
 
 
 class Batches:
-    """The shares of any step's batch, from examples resident on the device."""
+    """This process's shares of any step's batch, from examples resident on the device."""
 
-    def __init__(self, examples: Mapping[str, Tensor], config: TrainingConfig, seed: int) -> None:
+    def __init__(
+        self, examples: Mapping[str, Tensor], config: TrainingConfig, seed: int, team: Processes
+    ) -> None:
         self._examples, self._config, self._seed = examples, config, seed
-        self._device = next(iter(examples.values())).device
+        self._team, self._size = team, config.batch_size // (config.micro_batches * team.size)
+        if self._size * config.micro_batches * team.size != config.batch_size:
+            raise ConfigError(
+                f"a batch_size of {config.batch_size} cannot be shared out to {team.size} "
+                f"processes of {config.micro_batches} micro_batches; make it a multiple"
+            )
         self._orders: dict[int, DataOrder] = {}
 
     def shares(self, progress: Progress) -> list[Share]:
         """The step's micro-batches; also seeds torch's own noise, which dropout draws from."""
         key = mixed(self._seed, progress.attempt) if progress.attempt else self._seed
-        torch.manual_seed(mixed(key, progress.step))
+        torch.manual_seed(mixed(key, progress.step, self._team.rank))
         num = self._config.batch_size
         indices = self._order(key).batch(progress.step)
         shares = []
-        for start in range(0, num, size := num // self._config.micro_batches):
-            rows = slice(start, start + size)
-            noise = Noise(key, progress.step, rows=rows, batch_size=num, device=self._device)
+        for index in range(self._config.micro_batches):
+            first = (self._team.rank * self._config.micro_batches + index) * self._size
+            rows = slice(first, first + self._size)
+            noise = Noise(key, progress.step, rows=rows, batch_size=num, device=self._team.device)
             shares.append(Share(_take(self._examples, indices[rows]), noise))
         return shares
 

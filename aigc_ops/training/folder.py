@@ -117,16 +117,18 @@ class RunFolder:
 class CheckpointWriter:
     """Writes checkpoints one after another beside the training; as a context, waits at its end."""
 
-    def __init__(self, folder: RunFolder, *, keep: int) -> None:
-        self._folder, self._keep = folder, keep
+    def __init__(self, folder: RunFolder, *, keep: int, is_writer: bool) -> None:
+        self._folder, self._keep, self._is_writer = folder, keep, is_writer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
-    def write(self, snapshot: Snapshot, provenance: Mapping[str, Any]) -> None:
-        """Begin to write; first waits for the one before, and raises what that one raised."""
+    def write(self, take: Callable[[], Snapshot], provenance: Mapping[str, Any]) -> None:
+        """Take a snapshot and begin to write it, once the one before lies on the disk."""
+        if not self._is_writer:
+            return
         self.wait()
         self._writing = self._thread.submit(
-            self._folder.write, snapshot, dict(provenance), keep=self._keep
+            self._folder.write, take(), dict(provenance), keep=self._keep
         )
 
     def wait(self) -> None:

@@ -11,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef
-from aigc_ops.checkpoints import load_model
+from aigc_ops.checkpoints import load_model, read_checkpoint
 from aigc_ops.data.config import Split
-from aigc_ops.devices import choose_device, choose_precision, tune
+from aigc_ops.devices import choose_precision, tune
 from aigc_ops.errors import ModelError, TrainingError
 from aigc_ops.generative import Data, FamilyConfig, Generative, ImageData, ImageModel
 from aigc_ops.models import family_type
@@ -23,6 +23,7 @@ from aigc_ops.training.config import TrainingConfig
 from aigc_ops.training.curves import Curves, profiled
 from aigc_ops.training.folder import CheckpointWriter, RunFolder
 from aigc_ops.training.judge import Judge
+from aigc_ops.training.processes import Processes, joined
 from aigc_ops.training.rate import Rate
 from aigc_ops.training.samples import show_samples
 from aigc_ops.training.state import TrainingState, new_state, recorded_versions, versions
@@ -53,7 +54,40 @@ def train(
     """
     if finished := folder.finished(config.steps):
         return finished
-    device = choose_device(config.device)
+    with joined(config.device) as team:
+        step = _train(
+            model_config,
+            config,
+            dataset,
+            read_data,
+            seed=seed,
+            folder=folder,
+            tracker=tracker,
+            initial=initial,
+            record=record or {},
+            team=team,
+        )
+        if team.is_writer:
+            folder.finish(steps=config.steps, step=step)
+        team.wait()
+    return read_checkpoint(folder.checkpoint(step))
+
+
+def _train(
+    model_config: FamilyConfig,
+    config: TrainingConfig,
+    dataset: DatasetRef,
+    read_data: Callable[[Split], Data],
+    *,
+    seed: int,
+    folder: RunFolder,
+    tracker: Tracker,
+    initial: Checkpoint | None,
+    record: Mapping[str, Any],
+    team: Processes,
+) -> int:
+    """Train as one of a team; the step of the checkpoint to end with."""
+    device = team.device
     precision = choose_precision(config.precision, device)
     tune(device, deterministic=config.deterministic)
     data = read_data("train")
@@ -67,6 +101,7 @@ def train(
     model.to(device)
     if model.modality == "image":
         model.to(memory_format=torch.channels_last)
+    team.prepare(model)
     if config.compile:
         _compile(model)
     state = new_state(model, ema_decay=config.ema_decay, device=device, precision=precision)
@@ -74,13 +109,13 @@ def train(
         _resume(state, resumed)
 
     examples = {name: tensor.to(device) for name, tensor in model.examples(data).items()}
-    batches = Batches(examples, config, seed)
+    batches = Batches(examples, config, seed, team)
     read_heldout = partial(read_data, "heldout") if dataset.num_heldout else None
-    watchdog = Watchdog(config.watch, Judge(data, read_heldout), folder, tracker)
+    watchdog = Watchdog(config.watch, Judge(data, read_heldout), folder, tracker, team)
     curves = Curves(RATE[model.modality])
     rate = Rate(warmup_steps=min(10, (config.steps - state.step) // 2))
     provenance = {
-        **(record or {}),
+        **record,
         "dataset_digest": dataset.content_digest,
         "dvc_digest": dataset.dvc_digest,
         "seed": seed,
@@ -88,22 +123,30 @@ def train(
     }
     model.train()
     with (
-        progress_bar(total=config.steps, initial=state.step, desc="train", unit="step") as bar,
-        CheckpointWriter(folder, keep=config.keep_checkpoints) as checkpoints,
+        progress_bar(
+            total=config.steps,
+            initial=state.step,
+            desc="train",
+            unit="step",
+            disable=not team.is_writer,
+        ) as bar,
+        CheckpointWriter(
+            folder, keep=config.keep_checkpoints, is_writer=team.is_writer
+        ) as checkpoints,
         profiled(config.profile_steps, folder.path, tracker) as next_step,
     ):
         while state.step < config.steps:
             shares = batches.shares(state.progress)
             set_learning_rates(state.optimizers, config, state.progress)
             scalars = take_step(
-                state, shares, precision=precision, max_norm=config.max_gradient_norm
+                state, shares, team=team, precision=precision, max_norm=config.max_gradient_norm
             )
             state.progress.step += 1
             state.averages.update(state.step)
             next_step()
 
             # What people look at: the bar, the curves, the samples, the checkpoint.
-            rate.count(sum(model.example_units(share.batch) for share in shares))
+            rate.count(team.size * sum(model.example_units(share.batch) for share in shares))
             bar.update()
             last = state.step == config.steps
             keep = last or state.step % config.checkpoint_every == 0
@@ -121,14 +164,15 @@ def train(
                     watchdog.fail(state, problem)  # raises, or rolls the state back
                     bar.n = state.step
                 elif last or state.step % config.sample_every == 0:
-                    show_samples(state, folder, tracker, data)
+                    if team.is_writer:
+                        show_samples(state, folder, tracker, data)
                 if keep or problem:
                     state.progress.note_kept()
-                    checkpoints.write(state.snapshot(), {**provenance, "rate": rate.value})
+                    checkpoints.write(state.snapshot, {**provenance, "rate": rate.value})
             if watchdog.has_stalled(state.progress):
                 break
     best = config.watch.early_stopping and state.progress.best_step
-    return folder.finish(steps=config.steps, step=best or state.step)
+    return best or state.step
 
 
 def _build(config: FamilyConfig, data: Data, source: Path | None) -> Generative:

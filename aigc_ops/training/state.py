@@ -1,6 +1,7 @@
 """Everything a run needs to go on as if it had never stopped."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -180,7 +181,11 @@ def new_state(
 
 def versions() -> dict[str, str | int]:
     """What bit-equal training depends on besides the checkpoint."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
 
 
 def recorded_versions(folder: Path) -> dict[str, str | int]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from aigc_ops.devices import Precision, autocast
 from aigc_ops.training.batches import Share
 from aigc_ops.training.config import TrainingConfig
+from aigc_ops.training.processes import Processes
 from aigc_ops.training.state import Progress, TrainingState
 
 
@@ -26,6 +27,7 @@ def take_step(
     state: TrainingState,
     shares: Sequence[Share],
     *,
+    team: Processes,
     precision: Precision,
     max_norm: float | None,
 ) -> Mapping[str, Tensor]:
@@ -34,13 +36,12 @@ def take_step(
     The shares go through a part's loss together, so each part meets the updated parts
     before it whatever their number.
     """
-    device = next(state.model.parameters()).device
     games = [state.model.losses(share.batch, share.noise) for share in shares]
     scalars: dict[str, Tensor] = {}
     while True:
         stepped = None
         for game in games:
-            with autocast(device, precision):
+            with autocast(team.device, precision):
                 found = next(game, None)
             if found is None:
                 break
@@ -58,8 +59,9 @@ def take_step(
                 scalars[name] = scalars[name] + part_of_mean if name in scalars else part_of_mean
         if stepped is None:
             break
-        norm = _use_gradients(state, stepped, max_norm)
+        norm = _use_gradients(state, stepped, team, max_norm)
         scalars[f"gradient_norm/{stepped}"] = norm
+    team.average(list(scalars.values()))
     return scalars
 
 
@@ -67,11 +69,14 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
-def _use_gradients(state: TrainingState, part: str, max_norm: float | None) -> Tensor:
-    """Clip and step; the norm of the gradients before they were clipped."""
+def _use_gradients(
+    state: TrainingState, part: str, team: Processes, max_norm: float | None
+) -> Tensor:
+    """Average over processes, clip and step; the gradients' norm before they were clipped."""
     optimizer = state.optimizers[part]
-    state.scaler.unscale_(optimizer)
     parameters = [p for p in _parameters(optimizer) if p.grad is not None]
+    team.average([p.grad for p in parameters if p.grad is not None])
+    state.scaler.unscale_(optimizer)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

@@ -12,6 +12,7 @@ from aigc_ops.tracking import Tracker
 from aigc_ops.training.config import WatchConfig
 from aigc_ops.training.folder import RunFolder
 from aigc_ops.training.judge import Judge
+from aigc_ops.training.processes import Processes
 from aigc_ops.training.samples import draw_grid
 from aigc_ops.training.state import Progress, TrainingState
 
@@ -20,9 +21,14 @@ class Watchdog:
     """Looks at the samples now and then, and acts as configured when training has failed."""
 
     def __init__(
-        self, config: WatchConfig, judge: Judge, folder: RunFolder, tracker: Tracker
+        self,
+        config: WatchConfig,
+        judge: Judge,
+        folder: RunFolder,
+        tracker: Tracker,
+        team: Processes,
     ) -> None:
-        self._config, self._judge = config, judge
+        self._config, self._judge, self._team = config, judge, team
         self._folder, self._tracker = folder, tracker
 
     def is_due(self, step: int, *, is_kept: bool) -> bool:
@@ -38,7 +44,8 @@ class Watchdog:
         alarm counts. `is_kept`: a checkpoint of this step follows, which may be the best.
         """
         with state.sampling():
-            figures = self._judge.look(state.model)
+            seen = self._judge.look(state.model) if self._team.is_writer else {}
+        figures = self._team.from_writer(seen)
         self._tracker.log_metrics(figures, step=state.step)
         figures = {**metrics, **figures}
         if is_kept:
@@ -66,20 +73,25 @@ class Watchdog:
         step, progress = state.step, state.progress
         report = f"Training failed at step {step}: {problem}\n"
         self._tracker.log_text(report, f"watchdog/step-{step:08d}.txt")
-        if isinstance(state.model, ImageModel):
+        if isinstance(state.model, ImageModel) and self._team.is_writer:
             with state.sampling():
                 grid = draw_grid(state.model)
             self._folder.keep_grid(grid, step)
             self._tracker.log_image("watchdog", grid, step=step)
+        if isinstance(state.model, ImageModel):
             report += f"its samples: {self._folder.grid(step)}\n"
-        healthy = self._folder.healthy(progress.last_healthy)
+        # A second fall shows that the last healthy checkpoint was on its way down already.
+        back_to = progress.best_step if progress.attempt else progress.last_healthy
+        healthy = self._folder.healthy(back_to)
         if self._config.action != "roll_back" or healthy is None:
             kept = f"the last good checkpoint is {healthy}" if healthy else "none was healthy yet"
             raise TrainingError(f"{report}{kept}; {ADVICE}")
         if progress.attempt >= self._config.max_rollbacks:
             raise TrainingError(f"{report}after {progress.attempt} rollbacks; {ADVICE}")
         attempt = progress.attempt + 1
-        self._folder.forget_after(progress.last_healthy)
+        self._team.wait()
+        if self._team.is_writer:
+            self._folder.forget_after(back_to)
         state.restore(healthy)
         state.progress.attempt, state.progress.ringing = attempt, {}
         tqdm.write(f"{report}rolled back to {healthy}, attempt {attempt}", file=sys.stderr)

