@@ -160,7 +160,7 @@ def test_two_runs_at_once_on_one_home_queue(workplace, first):
     assert [process.returncode for process in both] == [0, 0], ended
     answers = [json.loads(output) for output, _ in ended]
     assert answers[0]["version"]["version"] != answers[1]["version"]["version"]
-    assert any("waiting for process" in said for _, said in ended)
+    assert any("which holds this home" in said for _, said in ended)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
