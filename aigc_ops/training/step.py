@@ -1,5 +1,6 @@
 """One step of one batch: every part's loss, its gradients, and their use."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -37,7 +38,7 @@ def take_step(
     before it whatever their number.
     """
     games = [state.model.losses(share.batch, share.noise) for share in shares]
-    scalars: dict[str, Tensor] = {}
+    seen: dict[str, list[Tensor]] = defaultdict(list)
     while True:
         stepped = None
         for game in games:
@@ -55,12 +56,13 @@ def take_step(
             # Only this part's gradients: a generator's loss leaves the critic's weights alone.
             torch.autograd.backward(state.scaler.scale(value / len(games)), inputs=parameters)
             for name, scalar in metrics.items():
-                part_of_mean = scalar.detach() / len(games)
-                scalars[name] = scalars[name] + part_of_mean if name in scalars else part_of_mean
+                seen[name].append(scalar.detach())
         if stepped is None:
             break
         norm = _use_gradients(state, stepped, team, max_norm)
-        scalars[f"gradient_norm/{stepped}"] = norm
+        seen[f"gradient_norm/{stepped}"].append(norm)
+    # Means, also over the steps of a part that is stepped several times.
+    scalars = {name: torch.stack(values).mean() for name, values in seen.items()}
     team.average(list(scalars.values()))
     return scalars
 

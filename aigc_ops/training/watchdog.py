@@ -109,6 +109,8 @@ ADVICE = (
 
 def _note_best(model: Generative, progress: Progress, figures: Mapping[str, float]) -> None:
     value, best = figures.get(model.judged_by, math.nan), progress.best_value
+    if math.isnan(value):
+        return
     if best is None or (value > best if model.more_is_better else value < best):
         progress.best_value, progress.best_step = value, progress.step
         progress.checkpoints_since_best = 0

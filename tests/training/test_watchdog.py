@@ -89,3 +89,11 @@ def test_training_ends_early_with_the_best_checkpoint_which_is_kept(tmp_path):
     assert int(newest.name.removeprefix("step-")) - early.step == 2 * 3
     again = run(wrecked, tmp_path, steps=200, num_heldout=8, keep_checkpoints=1, **settings)
     assert again == early
+
+
+def test_several_steps_of_the_critic_are_one_curve_and_no_false_alarm(tmp_path):
+    tracker = Recorder()
+    run(GAN.model_copy(update={"critic_steps": 3}), tmp_path, tracker=tracker, steps=2)
+    found = [m["critic/separation"] for _, m in tracker.metrics if "critic/separation" in m]
+    assert len(found) == 2
+    assert all(0 <= value <= 1 for value in found)
