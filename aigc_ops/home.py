@@ -36,6 +36,8 @@ def export_environment() -> None:
         "PREFECT_MEMO_STORE_PATH": str(root / "prefect" / "memo_store.toml"),
         "BENTOML_HOME": str(root / "bentoml"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
+        # Its import would close all log handlers, and wait for ever on Prefect's at work.
+        "MLFLOW_CONFIGURE_LOGGING": "false",
         **TELEMETRY_OFF,
     }
     root.mkdir(parents=True, exist_ok=True)

@@ -21,12 +21,11 @@ EXPERIMENT = "aigc-ops"
 REACH_SECONDS = 5
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
-# MLflow's own defaults retry an absent server for minutes, and chat on standard error.
+# MLflow's own defaults retry an absent server for minutes, and draw bars of their own.
 QUIET_AND_QUICK = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Workplace:
             **{k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))},
             "AIGC_OPS_HOME": str(self.home),
             "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",
         }
 
     def command(self, *arguments: object) -> list[str]:
@@ -63,10 +65,20 @@ class Workplace:
     def run(self, *arguments: object, code: int = 0) -> tuple[Any, str]:
         """The JSON answer and what was said on standard error."""
         process = self.start(*arguments, "--json")
-        output, said = process.communicate(timeout=300)
+        output, said = ended(process)
         assert process.returncode == code, said
         assert output.count("\n") == 1, output
         return json.loads(output), said
+
+
+def ended(process: subprocess.Popen[str], *, seconds: float = 300) -> tuple[str, str]:
+    """What a process printed until it ended; one that does not end is shown where it stands."""
+    try:
+        return process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # faulthandler prints every thread's stack
+        output, said = process.communicate()
+        raise AssertionError(f"still running after {seconds} s\n{output}\n{said}") from None
 
 
 @pytest.fixture(scope="module")

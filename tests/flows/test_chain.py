@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.flows.conftest import Workplace
+from tests.flows.conftest import Workplace, ended
 
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys(['torch', 'prefect', 'bentoml']))\n"
 
@@ -156,11 +156,11 @@ def test_bad_data_ends_the_run_and_names_the_row(workplace, first, tmp_path):
 def test_two_runs_at_once_on_one_home_queue(workplace, first):
     flags = ("--packaging.enabled", "false", "--json")
     both = [workplace.start("run", workplace.config, "--seed", s, *flags) for s in (11, 12)]
-    ended = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ended
-    answers = [json.loads(output) for output, _ in ended]
+    printed = [ended(process) for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    answers = [json.loads(output) for output, _ in printed]
     assert answers[0]["version"]["version"] != answers[1]["version"]["version"]
-    assert any("which holds this home" in said for _, said in ended)
+    assert any("which holds this home" in said for _, said in printed)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
@@ -178,7 +178,7 @@ def test_a_run_stopped_in_mid_training_goes_on_where_it_was(workplace: Workplace
             break
         time.sleep(0.02)
     process.send_signal(how)
-    process.communicate(timeout=60)
+    ended(process, seconds=60)
     assert process.returncode != 0
     assert not (new[0] / "step-00000400").exists()
     answer, said = workplace.run("run", workplace.config, *flags)

@@ -28,6 +28,23 @@ def test_the_default_store_lies_in_the_home_with_its_artifacts(store: Path) -> N
     assert experiment_id(client) == found.experiment_id
 
 
+def test_connecting_leaves_the_log_handlers_of_others_open() -> None:
+    code = """
+import logging
+from aigc_ops.registry.client import connect
+
+class Closing(logging.Handler):
+    def close(self):
+        print("closed", flush=True)
+
+handler = Closing()
+connect()
+import os; os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
 def test_the_experiment_can_be_named_by_mlflows_own_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
