@@ -53,8 +53,33 @@ class AdamConfig(BaseModel):
         )
 
 
+class Images(abc.ABC):
+    """Images of one shape and, where they have them, their classes."""
+
+    shape: ImageShape
+    groups: "Groups | None" = None
+    """Which images are read together, where that matters."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def take(self, indices: Tensor) -> "ImageData":
+        """The images at (N,) int64 indices, in their order."""
+
+
 @dataclass(frozen=True)
-class ImageData:
+class Groups:
+    """Neighbouring images that are read at once, since reading one alone costs as much."""
+
+    sizes: Sequence[int]
+    """Images in each group, in their order."""
+    at_once: int
+    """Groups that memory holds."""
+
+
+@dataclass(frozen=True)
+class ImageData(Images):
     """Images resident in memory, in the dataset's own shape and range."""
 
     images: Tensor
@@ -65,6 +90,10 @@ class ImageData:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def take(self, indices: Tensor) -> "ImageData":
+        labels = None if self.labels is None else self.labels[indices]
+        return ImageData(self.images[indices], labels, self.shape)
 
 
 @dataclass(frozen=True)
@@ -79,7 +108,7 @@ class TextData:
         return len(self.texts)
 
 
-Data = ImageData | TextData
+Data = Images | TextData
 
 
 @dataclass(frozen=True)
@@ -208,7 +237,7 @@ class ImageModel(Generative):
         return cls(config, ImageShape.model_validate(blueprint["shape"]))
 
     @classmethod
-    def from_data(cls, config: Any, data: ImageData) -> Self:
+    def from_data(cls, config: Any, data: Images) -> Self:
         return cls(config, data.shape)
 
     def __init__(self, config: Any, shape: ImageShape) -> None:

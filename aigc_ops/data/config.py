@@ -32,6 +32,17 @@ class DataConfig(BaseModel):
             "antialiased); empty: the data's own size, which all images must share."
         ),
     )
+    memory_gb: float = Field(
+        default=4.0,
+        gt=0,
+        description=(
+            "Most memory for a split's images, in GiB; a larger split is read from its files as "
+            "it is needed, near rows shuffled among one another."
+        ),
+    )
+    num_workers: int = Field(
+        default=2, ge=1, le=64, description="Threads that decode images read as needed."
+    )
     heldout_fraction: float = Field(
         default=0.1,
         gt=0,
@@ -67,3 +78,8 @@ class DataConfig(BaseModel):
     licence_column: str = Field(
         default="licence", min_length=1, description="Parquet column of each row's licence."
     )
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_gb` in bytes."""
+        return int(self.memory_gb * 2**30)

@@ -41,6 +41,10 @@ class Layout:
             return self.unsplit
         return self.files["train"] + self.files["heldout"]
 
+    def files_of(self, split: Split) -> tuple[Path, ...]:
+        """Files in which rows of a split stand; all, when the data comes unsplit."""
+        return self.unsplit if self.files is None else self.files[split]
+
 
 def find_layout(root: Path, config: DataConfig) -> Layout:
     """The files of the dataset at `root`, which exists; raises DataError on none."""

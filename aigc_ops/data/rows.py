@@ -44,26 +44,44 @@ def is_heldout(key: bytes, fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(key).digest()[:8]) < fraction * 2**64
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that are read together: those of a file, or of a row group of Parquet."""
+
+    file: Path
+    """Below the dataset's root."""
+    index: int | None = None
+    """Which row group; None: all of the file."""
+    first: int = 0
+    """Place in the file of the first row."""
+    num: int = 1
+    """Rows, those of the other split included; of a whole file, not known."""
+
+
 def read_rows(layout: Layout, config: DataConfig, split: Split) -> Iterator[Row]:
-    """Rows of one split in file order; unsplit data is split by `is_heldout`.
+    """Rows of one split in file order."""
+    for name in layout.files_of(split):
+        yield from read_group(layout, config, split, Group(name))
+
+
+def read_group(layout: Layout, config: DataConfig, split: Split, group: Group) -> Iterator[Row]:
+    """Rows of one split in one group; unsplit data is split by `is_heldout`.
 
     The key is the prompt where there is one, so no prompt is both trained on and judged.
     """
-    if layout.files is not None:
-        for name in layout.files[split]:
-            yield from _file_rows(layout, name, config)
-        return
-    for name in layout.unsplit:
-        for row in _file_rows(layout, name, config):
-            key = row.prompt if row.prompt is not None else row.content or b""
-            if is_heldout(key, config.heldout_fraction) == (split == "heldout"):
-                yield row
+    for row in _group_rows(layout, group, config):
+        key = row.prompt if row.prompt is not None else row.content or b""
+        if layout.files is not None or (
+            is_heldout(key, config.heldout_fraction) == (split == "heldout")
+        ):
+            yield row
 
 
-def _file_rows(layout: Layout, name: Path, config: DataConfig) -> Iterator[Row]:
+def _group_rows(layout: Layout, group: Group, config: DataConfig) -> Iterator[Row]:
+    name = group.file
     path = layout.root / name
     if layout.kind == "parquet":
-        yield from _parquet_rows(path, layout, config)
+        yield from _parquet_rows(path, layout, config, group)
     elif layout.kind == "images":
         below = name.parts[1:] if layout.files is not None else name.parts
         label = below[0] if len(below) > 1 and config.label_column is not None else None
@@ -121,17 +139,18 @@ def split_documents(content: bytes, unit: str) -> Iterator[tuple[int, bytes]]:
 # Parquet
 
 
-def _parquet_rows(path: Path, layout: Layout, config: DataConfig) -> Iterator[Row]:
+def _parquet_rows(path: Path, layout: Layout, config: DataConfig, group: Group) -> Iterator[Row]:
     main = config.image_column if layout.modality == "image" else config.text_column
     wanted = {"content": main, "source": config.source_column, "licence": config.licence_column}
     if layout.modality == "image":
         wanted |= {"label": config.label_column} if config.label_column else {}
     else:
         wanted |= {"prompt": config.prompt_column} if config.prompt_column else {}
-    index = 0
-    with _parquet(path) as file:
+    index = group.first
+    chosen = None if group.index is None else [group.index]
+    with open_parquet(path) as file:
         present = _present_columns(path, file.schema_arrow.names, wanted)
-        for batch in file.iter_batches(1024, columns=sorted(set(present.values()))):
+        for batch in file.iter_batches(1024, chosen, sorted(set(present.values()))):
             columns = {
                 key: _values(key, batch.column(column), f"{path}: column {column!r}")
                 for key, column in present.items()
@@ -143,7 +162,8 @@ def _parquet_rows(path: Path, layout: Layout, config: DataConfig) -> Iterator[Ro
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """The file, open; raises DataError when it is cut short, or a read of it fails."""
     try:
         with pq.ParquetFile(path) as file:
             yield file

@@ -19,7 +19,7 @@ from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
 from aigc_ops.evaluation.reference import reference_rows, reference_statistics, reference_terms
 from aigc_ops.evaluation.statistics import frechet_estimate
-from aigc_ops.generative import ImageData, ImageModel
+from aigc_ops.generative import ImageModel, Images
 
 INTERVAL = "95 %, delete-a-group jackknife: expected value at this n, reference fixed"
 MAX_BYTES_AT_ONCE = 2**28
@@ -30,7 +30,7 @@ NUM_GRID_COLUMNS = 10
 def score_images(
     model: ImageModel,
     ref: DatasetRef,
-    read: Callable[[], ImageData],
+    read: Callable[[], Images],
     data_config: DataConfig,
     config: EvaluationConfig,
     *,
@@ -46,10 +46,9 @@ def score_images(
     extractor = load_extractor(config)
 
     def read_reference() -> Tensor:
-        images = read().images
-        num = terms["num_reference"]
+        data, num = read(), terms["num_reference"]
         assert isinstance(num, int), num
-        return images[torch.tensor(reference_rows(len(images), num))]
+        return data.take(torch.tensor(reference_rows(len(data), num))).images
 
     reference = reference_statistics(read_reference, terms, extractor, cache)
     features, first = _sample_features(model, extractor, config.num_samples, seed)

@@ -15,7 +15,7 @@ from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.images import score_images
 from aigc_ops.evaluation.texts import score_texts
-from aigc_ops.generative import ImageData, ImageModel, TextData, TextModel
+from aigc_ops.generative import ImageModel, Images, TextData, TextModel
 from aigc_ops.tracking import Tracker
 
 SCORES = "scores.json"
@@ -52,7 +52,7 @@ def evaluate(
         primary, values, shown = score_images(
             model,
             ref,
-            lambda: cast(ImageData, read_split(ref, data_config, config.reference)),
+            lambda: cast(Images, read_split(ref, data_config, config.reference)),
             data_config,
             config,
             seed=seed,

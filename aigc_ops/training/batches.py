@@ -1,6 +1,6 @@
 """Each step's batch: which examples, with which noise."""
 
-from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from aigc_ops.errors import ConfigError
 from aigc_ops.noise import Noise, mixed
 from aigc_ops.training.config import TrainingConfig
+from aigc_ops.training.examples import Examples
 from aigc_ops.training.order import DataOrder
 from aigc_ops.training.processes import Processes
 from aigc_ops.training.state import Progress
@@ -23,10 +24,10 @@ class Share:
 
 
 class Batches:
-    """This process's shares of any step's batch, from examples resident on the device."""
+    """This process's shares of any step's batch."""
 
     def __init__(
-        self, examples: Mapping[str, Tensor], config: TrainingConfig, seed: int, team: Processes
+        self, examples: Examples, config: TrainingConfig, seed: int, team: Processes
     ) -> None:
         self._examples, self._config, self._seed = examples, config, seed
         self._team, self._size = team, config.batch_size // (config.micro_batches * team.size)
@@ -35,34 +36,35 @@ class Batches:
                 f"a batch_size of {config.batch_size} cannot be shared out to {team.size} "
                 f"processes of {config.micro_batches} micro_batches; make it a multiple"
             )
-        self._orders: dict[int, DataOrder] = {}
+        self._order: DataOrder | None = None
+        self._ahead: tuple[tuple[int, int], Future[list[Share]]] | None = None
+        self._thread = None if examples.are_at_hand else ThreadPoolExecutor(1)
 
     def shares(self, progress: Progress) -> list[Share]:
-        """The step's micro-batches; also seeds torch's own noise, which dropout draws from."""
+        """The step's micro-batches; also seeds torch's own noise, which dropout draws from.
+
+        Where examples are far from the device, the next step's are brought meanwhile.
+        """
         key = mixed(self._seed, progress.attempt) if progress.attempt else self._seed
         torch.manual_seed(mixed(key, progress.step, self._team.rank))
+        if self._thread is None:
+            return self._shares(key, progress.step)
+        here, following = (key, progress.step), (key, progress.step + 1)
+        if self._ahead is None or self._ahead[0] != here:
+            self._ahead = here, self._thread.submit(self._shares, *here)
+        shares = self._ahead[1].result()
+        self._ahead = following, self._thread.submit(self._shares, *following)
+        return shares
+
+    def _shares(self, key: int, step: int) -> list[Share]:
         num = self._config.batch_size
-        indices = self._order(key).batch(progress.step)
+        if self._order is None or self._order.seed != key:
+            self._order = self._examples.order(batch_size=num, seed=key)
+        indices = self._order.batch(step)
         shares = []
         for index in range(self._config.micro_batches):
             first = (self._team.rank * self._config.micro_batches + index) * self._size
             rows = slice(first, first + self._size)
-            noise = Noise(key, progress.step, rows=rows, batch_size=num, device=self._team.device)
-            shares.append(Share(_take(self._examples, indices[rows]), noise))
+            noise = Noise(key, step, rows=rows, batch_size=num, device=self._team.device)
+            shares.append(Share(self._examples.take(indices[rows]), noise))
         return shares
-
-    def _order(self, key: int) -> DataOrder:
-        if key not in self._orders:
-            num = len(next(iter(self._examples.values())))
-            order = DataOrder(num_examples=num, batch_size=self._config.batch_size, seed=key)
-            self._orders = {key: order}
-        return self._orders[key]
-
-
-def _take(examples: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
-    batch = {}
-    for name, tensor in examples.items():
-        rows = tensor[indices.to(tensor.device)]
-        is_image = rows.ndim == 4
-        batch[name] = rows.contiguous(memory_format=torch.channels_last) if is_image else rows
-    return batch

@@ -134,7 +134,7 @@ def run_key(
             "model": model.model_dump(mode="json"),
             "training": config.outcome(),
             "dataset": dataset.content_digest,
-            "reading": data.model_dump(mode="json", exclude={"path"}),
+            "reading": data.model_dump(mode="json", exclude={"path", "num_workers"}),
             "shape": dataset.image_shape and dataset.image_shape.model_dump(mode="json"),
             "seed": seed,
             "initial": initial and initial.manifest_digest,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aigc_ops import sampling
-from aigc_ops.generative import Data, Generative, ImageData, ImageModel, SampleRequest
+from aigc_ops.generative import Data, Generative, ImageModel, Images, SampleRequest
 from aigc_ops.noise import Noise, sample_seeds
 
 NUM_SAMPLES = 200
@@ -36,14 +36,14 @@ class Judge:
     def look(self, model: Generative) -> dict[str, float]:
         """Figures of the model, which is in eval mode and samples with its averages."""
         figures: dict[str, float] = {}
-        if isinstance(model, ImageModel) and isinstance(self._train, ImageData):
+        if isinstance(model, ImageModel) and isinstance(self._train, Images):
             figures |= self._sample_figures(model, self._train)
         if self._read_heldout and model.judged_by.startswith("heldout/"):
-            self._heldout = self._heldout or model.examples(self._read_heldout())
+            self._heldout = self._heldout or model.examples(_first(self._read_heldout()))
             figures["heldout/loss"] = self._heldout_loss(model)
         return figures
 
-    def _sample_figures(self, model: ImageModel, train: ImageData) -> dict[str, float]:
+    def _sample_figures(self, model: ImageModel, train: Images) -> dict[str, float]:
         if self._real is None:
             self._requests = sampling.requests(model, NUM_SAMPLES, seed=0)
             self._real = SampleFigures(train, [request.label for request in self._requests])
@@ -71,11 +71,10 @@ class SampleFigures:
     eq. 2.1, unbiased, over the real images' mean distance; 0 for equal distributions.
     """
 
-    def __init__(self, data: ImageData, labels: Sequence[int | None]) -> None:
+    def __init__(self, data: Images, labels: Sequence[int | None]) -> None:
         """`labels`: those of the samples to come, None each for data without classes."""
-        chosen = _spread_over(data, NUM_REAL)
-        self._pixels = _pixels(data.images[chosen])
-        self._classes = None if data.labels is None else data.labels[chosen]
+        chosen = data.take(_spread_over(data, NUM_REAL))
+        self._pixels, self._classes = _pixels(chosen.images), chosen.labels
         self._sample_classes = None if None in labels else torch.tensor(labels)
         self._between = _distances(self._pixels, self._pixels)
         self._radius = _nearest(self._between, min(NEIGHBOUR, len(chosen) - 1))
@@ -107,7 +106,14 @@ class SampleFigures:
         return torch.stack(ratios).min() if ratios else torch.tensor(1.0)
 
 
-def _spread_over(data: ImageData, num: int) -> Tensor:
+def _first(data: Data) -> Data:
+    """The held-out images that are looked at, or all texts."""
+    return (
+        data.take(torch.arange(min(NUM_HELDOUT, len(data)))) if isinstance(data, Images) else data
+    )
+
+
+def _spread_over(data: Images, num: int) -> Tensor:
     """Indices of up to `num` images, in an order of no meaning, the same each time."""
     keys = torch.tensor(sample_seeds(0, len(data)))
     return keys.argsort()[:num]

@@ -15,12 +15,13 @@ from aigc_ops.checkpoints import load_model, read_checkpoint
 from aigc_ops.data.config import Split
 from aigc_ops.devices import choose_precision, tune
 from aigc_ops.errors import ModelError, TrainingError
-from aigc_ops.generative import Data, FamilyConfig, Generative, ImageData, ImageModel
+from aigc_ops.generative import Data, FamilyConfig, Generative, ImageModel, Images
 from aigc_ops.models import family_type
 from aigc_ops.tracking import Tracker, progress_bar
 from aigc_ops.training.batches import Batches
 from aigc_ops.training.config import TrainingConfig
 from aigc_ops.training.curves import Curves, profiled
+from aigc_ops.training.examples import Examples
 from aigc_ops.training.folder import CheckpointWriter, RunFolder
 from aigc_ops.training.judge import Judge
 from aigc_ops.training.processes import Processes, joined
@@ -108,8 +109,7 @@ def _train(
     if resumed:
         _resume(state, resumed)
 
-    examples = {name: tensor.to(device) for name, tensor in model.examples(data).items()}
-    batches = Batches(examples, config, seed, team)
+    batches = Batches(Examples(model, data, device), config, seed, team)
     read_heldout = partial(read_data, "heldout") if dataset.num_heldout else None
     watchdog = Watchdog(config.watch, Judge(data, read_heldout), folder, tracker, team)
     curves = Curves(RATE[model.modality])
@@ -180,7 +180,7 @@ def _build(config: FamilyConfig, data: Data, source: Path | None) -> Generative:
     if source is None:
         return family_type(config.family).from_data(config, data)
     model = load_model(source, config=config)
-    if isinstance(model, ImageModel) and isinstance(data, ImageData) and model.shape != data.shape:
+    if isinstance(model, ImageModel) and isinstance(data, Images) and model.shape != data.shape:
         raise ModelError(f"{source}: was trained for {model.shape}, the data has {data.shape}")
     return model
 

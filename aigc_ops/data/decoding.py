@@ -1,0 +1,58 @@
+"""Rows decoded into what models train on; the first unsound row is named."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from aigc_ops.artifacts import ImageShape
+from aigc_ops.data.config import DataConfig
+from aigc_ops.data.images import decode, fit
+from aigc_ops.data.opening import label_index
+from aigc_ops.data.rows import Row
+from aigc_ops.errors import DataError
+from aigc_ops.generative import ImageData, TextData
+
+
+def image_data(rows: Iterable[Row], count: int, config: DataConfig, shape: ImageShape) -> ImageData:
+    """`count` rows as images of that shape; raises DataError naming an unsound one."""
+    images = np.empty((count, shape.channels, shape.height, shape.width), dtype=np.uint8)
+    labels = []
+    for index, row in enumerate(rows):
+        try:
+            pixels = fit(decode(row.content or b""), config.image_size, shape.channels)
+        except DataError as error:
+            raise DataError(f"{row.name}: {error}") from error
+        if pixels.shape != images.shape[1:]:
+            raise DataError(
+                f"{row.name}: {pixels.shape[2]}x{pixels.shape[1]} pixels, expected "
+                f"{shape.width}x{shape.height}; set data.image_size to resize all images"
+            )
+        images[index] = pixels
+        labels.append(_class_of(row, shape.class_names) if shape.class_names else 0)
+    classes = torch.tensor(labels) if shape.class_names else None
+    return ImageData(torch.from_numpy(images), classes, shape)
+
+
+def text_data(rows: list[Row]) -> TextData:
+    """Rows as texts, with their prompts; raises DataError naming an unsound one."""
+    texts = [_decoded(row, row.content) for row in rows]
+    if all(row.prompt is None for row in rows):
+        return TextData(texts)
+    return TextData(texts, [_decoded(row, row.prompt) for row in rows])
+
+
+def _class_of(row: Row, names: tuple[str, ...]) -> int:
+    label = label_index(row.label, names)
+    if label is None or not 0 <= label < len(names):
+        raise DataError(f"{row.name}: label {label} is outside 0..{len(names) - 1}")
+    return label
+
+
+def _decoded(row: Row, content: bytes | None) -> str:
+    if content is None:
+        raise DataError(f"{row.name}: text is null; fill it in or leave the row out")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{row.name}: not UTF-8 ({error})") from error

@@ -1,0 +1,125 @@
+"""A split of images too large for memory, read from its files as it is needed."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aigc_ops.artifacts import ImageShape
+from aigc_ops.data.config import DataConfig, Split
+from aigc_ops.data.decoding import image_data
+from aigc_ops.data.layout import Layout
+from aigc_ops.data.rows import Group, Row, open_parquet, read_group
+from aigc_ops.errors import DataError
+from aigc_ops.generative import Groups, ImageData, Images
+
+ROW_BYTES = 400  # what Python adds to an encoded image
+FEWEST_GROUPS = 4
+MOST_GROUPS = 256
+
+
+class ImageStream(Images):
+    """Images decoded when they are taken, from encoded groups that are kept for a while.
+
+    A group is a row group of Parquet, or an image file. As many are kept as fit into half
+    of `data.memory_gb`; taking images in an order that keeps to `groups` reads each group
+    once or twice an epoch. Any order gives the same images, whatever `data.num_workers`.
+    """
+
+    def __init__(self, layout: Layout, config: DataConfig, split: Split, shape: ImageShape) -> None:
+        """Raises DataError when a row group alone takes too much of the memory."""
+        self.shape = shape
+        self._layout, self._config, self._split = layout, config, split
+        self._groups: list[Group] = []
+        self._kept: OrderedDict[int, list[Row]] = OrderedDict()
+        self._num_kept = MOST_GROUPS
+        self._lock = Lock()
+        self._pool = ThreadPoolExecutor(config.num_workers, thread_name_prefix="decode")
+        sizes = self._survey()
+        self._ends = np.cumsum(sizes)
+        if layout.kind == "parquet":
+            # Some stand by for the last rows of groups that are nearly used up.
+            at_once = self._num_kept - max(2, self._num_kept // 4)
+            self.groups = Groups(tuple(sizes), at_once)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def take(self, indices: Tensor) -> ImageData:
+        rows = [self._row(index) for index in indices.tolist()]
+        per_worker = max(1, -(-len(rows) // self._config.num_workers))
+        parts = [rows[first : first + per_worker] for first in range(0, len(rows), per_worker)]
+        if not parts:
+            return image_data([], 0, self._config, self.shape)
+        decoded = list(self._pool.map(self._decode, parts))
+        labels = [part.labels for part in decoded if part.labels is not None]
+        return ImageData(
+            torch.cat([part.images for part in decoded]),
+            torch.cat(labels) if labels else None,
+            self.shape,
+        )
+
+    def _decode(self, rows: list[Row]) -> ImageData:
+        return image_data(rows, len(rows), self._config, self.shape)
+
+    def _row(self, index: int) -> Row:
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        first = int(self._ends[group - 1]) if group else 0
+        return self._rows(group)[index - first]
+
+    def _rows(self, group: int) -> list[Row]:
+        with self._lock:
+            if group not in self._kept:
+                while len(self._kept) >= self._num_kept:
+                    self._kept.popitem(last=False)
+                self._kept[group] = list(self._read(self._groups[group]))
+            self._kept.move_to_end(group)
+            return self._kept[group]
+
+    def _read(self, group: Group) -> Iterator[Row]:
+        return read_group(self._layout, self._config, self._split, group)
+
+    def _survey(self) -> list[int]:
+        """Images of the split in each group that has any; unsplit data is read to tell them."""
+        sizes = []
+        for name in self._layout.files_of(self._split):
+            is_parquet = self._layout.kind == "parquet"
+            for group in self._row_groups(name) if is_parquet else [Group(name)]:
+                num = sum(1 for _ in self._read(group)) if self._layout.files is None else group.num
+                if num:
+                    self._groups.append(group)
+                    sizes.append(num)
+        return sizes
+
+    def _row_groups(self, name: Path) -> Iterator[Group]:
+        first = 0
+        with open_parquet(self._layout.root / name) as file:
+            for index in range(file.metadata.num_row_groups):
+                group = file.metadata.row_group(index)
+                columns = (group.column(column) for column in range(group.num_columns))
+                encoded = sum(
+                    column.total_uncompressed_size
+                    for column in columns
+                    if column.path_in_schema.split(".")[0] == self._config.image_column
+                )
+                self._make_room(name, group.num_rows, encoded + ROW_BYTES * group.num_rows)
+                yield Group(name, index, first, group.num_rows)
+                first += group.num_rows
+
+    def _make_room(self, name: Path, rows: int, num_bytes: int) -> None:
+        """Keep so few groups that as many of this one fit into half of the memory."""
+        memory = self._config.memory_bytes // 2
+        if num_bytes * FEWEST_GROUPS > memory:
+            fewer = max(1, rows * memory // (num_bytes * FEWEST_GROUPS * 2))
+            raise DataError(
+                f"{name}: a row group of {rows} images takes {num_bytes / 2**20:.3g} MiB, too much "
+                f"to stream it in data.memory_gb {self._config.memory_gb:g}; write the file again "
+                f"with row groups of at most {fewer} rows (pyarrow: write_table(..., "
+                f"row_group_size={fewer})), or allow more memory"
+            )
+        self._num_kept = min(self._num_kept, memory // num_bytes)

@@ -1,0 +1,75 @@
+"""A model's training examples: on the device where they fit, else brought there as needed."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from aigc_ops.generative import Data, Generative, ImageData, ImageModel, Images
+from aigc_ops.training.order import DataOrder
+
+MOST_OF_FREE = 0.5  # of a GPU's free memory; the networks need the rest
+
+
+class Examples:
+    """All examples of a split, taken by index."""
+
+    def __init__(self, model: Generative, data: Data, device: torch.device) -> None:
+        self._device, self._model, self._data = device, model, data
+        self._resident: Mapping[str, Tensor] | None = None
+        if not isinstance(data, Images) or isinstance(data, ImageData):
+            self._resident = model.examples(data)
+            self._num = len(next(iter(self._resident.values())))
+            if self._fit():
+                self._resident = {name: rows.to(device) for name, rows in self._resident.items()}
+        else:
+            self._num = len(data)
+
+    @property
+    def are_at_hand(self) -> bool:
+        """Whether taking some is no work worth doing ahead of time."""
+        at_hand = self._resident and next(iter(self._resident.values())).device == self._device
+        return bool(at_hand) or self._device.type == "cpu"
+
+    def order(self, *, batch_size: int, seed: int) -> DataOrder:
+        """The order in which to take them."""
+        groups = self._data.groups if isinstance(self._data, Images) else None
+        return DataOrder(num_examples=self._num, batch_size=batch_size, seed=seed, groups=groups)
+
+    def take(self, indices: Tensor) -> dict[str, Tensor]:
+        """Those examples on the device, images in channels_last."""
+        if self._resident is None:
+            assert isinstance(self._model, ImageModel), type(self._model)
+            assert isinstance(self._data, Images), type(self._data)
+            batch = self._model.examples(self._data.take(indices))
+        else:
+            here = next(iter(self._resident.values())).device
+            batch = {name: rows[indices.to(here)] for name, rows in self._resident.items()}
+        return {name: _channels_last(rows) for name, rows in self._moved(batch).items()}
+
+    def _moved(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch on the device; to CUDA from pinned memory, beside what computes there."""
+        if self._device.type != "cuda" or all(rows.is_cuda for rows in batch.values()):
+            return {name: rows.to(self._device) for name, rows in batch.items()}
+        copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(copies):
+            moved = {
+                name: rows.pin_memory().to(self._device, non_blocking=True)
+                for name, rows in batch.items()
+            }
+        copies.synchronize()
+        for rows in moved.values():  # its memory is not given out again before it was used
+            rows.record_stream(torch.cuda.default_stream(self._device))
+        return moved
+
+    def _fit(self) -> bool:
+        assert self._resident is not None
+        if self._device.type != "cuda":
+            return True
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return sum(rows.nbytes for rows in self._resident.values()) < MOST_OF_FREE * free
+
+
+def _channels_last(rows: Tensor) -> Tensor:
+    is_image = rows.ndim == 4
+    return rows.contiguous(memory_format=torch.channels_last) if is_image else rows

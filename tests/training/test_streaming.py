@@ -1,0 +1,96 @@
+"""Training on images that are read as they are needed."""
+
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from aigc_ops.artifacts import Checkpoint
+from aigc_ops.data import DataConfig, open_dataset, read_split
+from aigc_ops.data.layout import find_layout
+from aigc_ops.data.streaming import ImageStream
+from aigc_ops.generative import FamilyConfig
+from aigc_ops.tracking import SilentTracker
+from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.training.examples import Examples
+from tests.training.runs import GAN, VAE, assert_bit_equal
+
+LITTLE = 50 / 2**20  # GiB: 50 KiB, of which half keeps seven of the groups below
+
+
+def encoded(generator: np.random.Generator) -> bytes:
+    file = BytesIO()
+    pixels = generator.integers(0, 256, (28, 28), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 images of noise in two classes, 74 kB decoded, in row groups of two."""
+    folder = tmp_path_factory.mktemp("shards")
+    generator = np.random.default_rng(0)
+    for name, num in (("train-0", 48), ("train-1", 48), ("heldout", 8)):
+        rows = [{"image": {"bytes": encoded(generator)}, "label": i % 2} for i in range(num)]
+        pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet", row_group_size=2)
+    return folder
+
+
+def streamed(
+    model: FamilyConfig, shards: Path, folder: Path, *, num_workers: int = 2, **settings: object
+) -> Path:
+    """The checkpoint of a run over the streamed shards."""
+    config = DataConfig(path=str(shards), memory_gb=LITTLE, num_workers=num_workers)
+    ref = open_dataset(config)
+    read = partial(read_split, ref, config)
+    assert isinstance(read("train"), ImageStream)
+    checkpoint: Checkpoint = train(
+        model,
+        TrainingConfig(**{"batch_size": 6, "ema_decay": 0.9, **settings}),
+        ref,
+        read,
+        seed=3,
+        folder=RunFolder(folder),
+        tracker=SilentTracker(),
+    )
+    return Path(checkpoint.uri)
+
+
+@pytest.mark.parametrize("model", [GAN, VAE], ids=lambda m: m.family)
+@pytest.mark.parametrize("cut", [7, 19])  # in the first epoch of 16 steps, and in the second
+def test_a_streamed_run_cut_and_resumed_ends_bit_equal(model, cut, shards, tmp_path):
+    whole = streamed(model, shards, tmp_path / "whole", steps=24, checkpoint_every=cut)
+    streamed(model, shards, tmp_path / "cut", steps=cut)
+    assert_bit_equal(whole, streamed(model, shards, tmp_path / "cut", steps=24))
+
+
+def test_neither_workers_nor_reading_ahead_change_a_run(shards, tmp_path, monkeypatch):
+    one = streamed(GAN, shards, tmp_path / "one", steps=20, num_workers=1)
+    four = streamed(GAN, shards, tmp_path / "four", steps=20, num_workers=4)
+    assert_bit_equal(one, four)
+    monkeypatch.setattr(Examples, "are_at_hand", False)  # as on a GPU
+    assert_bit_equal(one, streamed(GAN, shards, tmp_path / "ahead", steps=20))
+
+
+def test_where_all_groups_fit_a_stream_trains_as_the_resident_split_does(shards, tmp_path):
+    config = DataConfig(path=str(shards))
+    ref = open_dataset(config)
+    stream = ImageStream(find_layout(Path(ref.uri), config), config, "train", ref.image_shape)
+    assert stream.groups.at_once > len(stream.groups.sizes)
+    ends = [
+        train(
+            VAE,
+            TrainingConfig(steps=20, batch_size=6),
+            ref,
+            lambda split, data=data: data,
+            seed=3,
+            folder=RunFolder(tmp_path / type(data).__name__),
+            tracker=SilentTracker(),
+        )
+        for data in (stream, read_split(ref, config, "train"))
+    ]
+    assert_bit_equal(*(Path(end.uri) for end in ends))
