@@ -41,7 +41,7 @@ def test_a_plain_mlflow_client_samples_the_champion_without_a_word_of_complaint(
 ) -> None:
     checkpoint = make_checkpoint()
     promote(register(checkpoint, scores_of(checkpoint, 9), name="digits"), config=PromotionConfig())
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("AIGC")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIGC_OPS_", "MLFLOW_"))}
     done = subprocess.run(
         [sys.executable, "-c", PLAIN_CLIENT],
         env={**kept, "MLFLOW_TRACKING_URI": f"sqlite:///{store}"},
