@@ -144,6 +144,8 @@ class Loss(NamedTuple):
     """Scalar mean over the rows at hand."""
     metrics: Mapping[str, Tensor] = {}
     """Scalars worth a curve, means over the rows too; they cost no gradient."""
+    weight: Tensor | None = None
+    """What the rows count for beside a batch's other rows, in 0..1; None: each as much."""
 
 
 @dataclass(frozen=True)

@@ -287,7 +287,7 @@ class Gpt(TextModel):
         loss = functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
         )
-        yield Loss("network", loss)
+        yield Loss("network", loss, weight=(targets != IGNORED).float().mean())
 
     def check(self, request: SampleRequest) -> None:
         check_controls(request, self.controls())

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from aigc_ops.devices import Precision, autocast
+from aigc_ops.generative import Loss
 from aigc_ops.training.batches import Share
 from aigc_ops.training.config import TrainingConfig
 from aigc_ops.training.processes import Processes
@@ -38,33 +39,39 @@ def take_step(
     before it whatever their number.
     """
     games = [state.model.losses(share.batch, share.noise) for share in shares]
+    is_alone = len(games) * team.size == 1  # weights cancel out then
     seen: dict[str, list[Tensor]] = defaultdict(list)
+    weights: dict[str, list[Tensor]] = defaultdict(list)
     while True:
-        stepped = None
+        stepped, counts = None, list[Tensor]()
         for game in games:
             with autocast(team.device, precision):
                 found = next(game, None)
             if found is None:
                 break
-            part, value, *more = found
-            metrics = {f"loss/{part}": value, **(more[0] if more else {})}
-            optimizer = state.optimizers[part]
-            parameters = _parameters(optimizer)
+            loss = Loss(*found)
+            weight = None if is_alone else loss.weight
+            counts.append(torch.ones_like(loss.value.detach()) if weight is None else weight)
+            optimizer = state.optimizers[loss.part]
             if stepped is None:
                 optimizer.zero_grad(set_to_none=True)
-            stepped = part
+            stepped = loss.part
             # Only this part's gradients: a generator's loss leaves the critic's weights alone.
-            torch.autograd.backward(state.scaler.scale(value / len(games)), inputs=parameters)
-            for name, scalar in metrics.items():
-                seen[name].append(scalar.detach())
+            scaled = state.scaler.scale(loss.value * counts[-1] / len(games))
+            torch.autograd.backward(scaled, inputs=_parameters(optimizer))
+            for name, scalar in {f"loss/{stepped}": loss.value, **loss.metrics}.items():
+                seen[name].append(scalar.detach() * counts[-1])
+                weights[name].append(counts[-1])
         if stepped is None:
             break
-        norm = _use_gradients(state, stepped, team, max_norm)
+        total = None if is_alone else torch.stack(counts).mean()
+        norm = _use_gradients(state, stepped, total, team, max_norm)
         seen[f"gradient_norm/{stepped}"].append(norm)
     # Means, also over the steps of a part that is stepped several times.
     scalars = {name: torch.stack(values).mean() for name, values in seen.items()}
-    team.average(list(scalars.values()))
-    return scalars
+    means = {name: torch.stack(values).mean() for name, values in weights.items()}
+    team.average([*scalars.values(), *means.values()])
+    return {name: value / means.get(name, 1) for name, value in scalars.items()}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -72,14 +79,20 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _use_gradients(
-    state: TrainingState, part: str, team: Processes, max_norm: float | None
+    state: TrainingState, part: str, weight: Tensor | None, team: Processes, max_norm: float | None
 ) -> Tensor:
-    """Average over processes, clip and step; the gradients' norm before they were clipped."""
+    """Average over processes, clip and step; the gradients' norm before they were clipped.
+
+    `weight`: the mean of those by which the shares' losses were multiplied.
+    """
     optimizer = state.optimizers[part]
     parameters = [p for p in _parameters(optimizer) if p.grad is not None]
-    team.average([p.grad for p in parameters if p.grad is not None])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if weight is not None:
+        team.average([*gradients, weight])
+        torch._foreach_div_(gradients, weight)
     state.scaler.unscale_(optimizer)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = torch.nn.utils.get_total_norm(gradients)
     if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     state.scaler.step(optimizer)

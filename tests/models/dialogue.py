@@ -27,7 +27,7 @@ def train(model: Gpt, data: TextData, *, steps: int) -> list[float]:
     losses = []
     for _ in range(steps):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            ((part, loss, _),) = model.losses(examples, noise_for(examples))
+            ((part, loss, *_),) = model.losses(examples, noise_for(examples))
         assert part == "network"
         optimizer.zero_grad()
         loss.backward()

@@ -79,7 +79,7 @@ def test_the_training_loss_is_the_mean_negative_log_likelihood_however_packed(
     model = small_model(data, train_on_prompts=False, context_length=128)
     examples = model.examples(data)
     assert len(examples["inputs"]) < len(data)  # several documents share a row
-    ((_, loss, _),) = model.losses(examples, noise_for(examples))
+    ((_, loss, *_),) = model.losses(examples, noise_for(examples))
     totals, counts = model.log_likelihood(data)
     assert model.example_units(examples) == counts.sum()
     assert loss.item() == pytest.approx(-(totals.sum() / counts.sum()).item(), rel=1e-5)

@@ -69,7 +69,7 @@ def test_a_pretrained_model_keeps_the_laws_of_a_new_one(tmp_path: Path, llama: b
     together = model.sample(requests)
     assert together == [model.sample([request])[0] for request in requests]
     examples = model.examples(DIALOGUE)
-    ((_, loss, _),) = model.losses(examples, noise_for(examples))
+    ((_, loss, *_),) = model.losses(examples, noise_for(examples))
     totals, counts = model.log_likelihood(DIALOGUE)
     assert loss.item() == pytest.approx(-(totals.sum() / counts.sum()).item(), rel=1e-5)
 
