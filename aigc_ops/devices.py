@@ -1,5 +1,6 @@
 """Which device computes, and in which precision."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -57,6 +58,8 @@ def tune(device: torch.device, *, deterministic: bool) -> None:
     """Set torch's switches for a training run on this device."""
     torch.use_deterministic_algorithms(deterministic)
     if device.type == "cuda":
+        if deterministic:  # else torch refuses cuBLAS, which reads this at its first call
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = not deterministic

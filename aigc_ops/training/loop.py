@@ -19,6 +19,7 @@ from aigc_ops.generative import Data, FamilyConfig, Generative, ImageModel, Imag
 from aigc_ops.models import family_type
 from aigc_ops.tracking import Tracker, progress_bar
 from aigc_ops.training.batches import Batches
+from aigc_ops.training.compilation import compile_networks, compiler_faults
 from aigc_ops.training.config import TrainingConfig
 from aigc_ops.training.curves import Curves, profiled
 from aigc_ops.training.examples import Examples
@@ -55,7 +56,7 @@ def train(
     """
     if finished := folder.finished(config.steps):
         return finished
-    with joined(config.device) as team:
+    with joined(config.device) as team, compiler_faults():
         step = _train(
             model_config,
             config,
@@ -104,7 +105,7 @@ def _train(
         model.to(memory_format=torch.channels_last)
     team.prepare(model)
     if config.compile:
-        _compile(model)
+        compile_networks(model)
     state = new_state(model, ema_decay=config.ema_decay, device=device, precision=precision)
     if resumed:
         _resume(state, resumed)
@@ -195,9 +196,3 @@ def _resume(state: TrainingState, checkpoint: Path) -> None:
         )
     state.restore(checkpoint)
     tqdm.write(f"train: resumed after step {state.step} from {checkpoint}", file=sys.stderr)
-
-
-def _compile(model: Generative) -> None:
-    for part in model.parts().values():
-        for network in list(part.children()) or [part]:
-            network.compile()
