@@ -53,6 +53,10 @@ class TrainingConfig(BaseModel):
         ge=1,
         description="Parts in which a batch is computed one after another, to save memory.",
     )
+    halve_on_out_of_memory: bool = Field(
+        default=True,
+        description="When memory runs out, halve the micro-batches and go on, with a warning.",
+    )
     device: DeviceName = Field(default="auto", description="auto: CUDA, then MPS, then the CPU.")
     precision: PrecisionName = Field(
         default="auto",
@@ -106,7 +110,8 @@ class TrainingConfig(BaseModel):
     def outcome(self) -> dict[str, Any]:
         """The settings that decide the weights, which a resumed run must share."""
         observing = {"device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"}
-        return self.model_dump(mode="json", exclude=observing | {"init_from", "profile_steps"})
+        observing |= {"halve_on_out_of_memory", "init_from", "profile_steps"}
+        return self.model_dump(mode="json", exclude=observing)
 
     def learning_rate_factor(self, step: int) -> float:
         """Share of the learning rates at a step, counted from 0 (Loshchilov & Hutter 2017)."""

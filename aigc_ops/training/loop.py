@@ -25,6 +25,7 @@ from aigc_ops.training.curves import Curves, profiled
 from aigc_ops.training.examples import Examples
 from aigc_ops.training.folder import CheckpointWriter, RunFolder
 from aigc_ops.training.judge import Judge
+from aigc_ops.training.memory import within_memory
 from aigc_ops.training.processes import Processes, joined
 from aigc_ops.training.rate import Rate
 from aigc_ops.training.samples import show_samples
@@ -51,17 +52,17 @@ def train(
 
     With early stopping, the best checkpoint. `initial` gives the first weights (the
     resolved `config.init_from`); `record` is kept in each checkpoint's provenance. Raises
-    TrainingError when a loss is not finite or the model has collapsed; the last good
-    checkpoint stays.
+    TrainingError when a loss is not finite, the model has collapsed or memory ran out; the
+    last good checkpoint stays.
     """
     if finished := folder.finished(config.steps):
         return finished
     with joined(config.device) as team, compiler_faults():
-        step = _train(
+        attempt = partial(
+            _train,
             model_config,
-            config,
-            dataset,
-            read_data,
+            dataset=dataset,
+            read_data=read_data,
             seed=seed,
             folder=folder,
             tracker=tracker,
@@ -69,6 +70,9 @@ def train(
             record=record or {},
             team=team,
         )
+        # Others would wait for ever for the gradients of one that begins its step anew.
+        alone = team.size == 1
+        step = within_memory(attempt, config, model_config, folder, may_split=alone)
         if team.is_writer:
             folder.finish(steps=config.steps, step=step)
         team.wait()
@@ -78,9 +82,9 @@ def train(
 def _train(
     model_config: FamilyConfig,
     config: TrainingConfig,
+    *,
     dataset: DatasetRef,
     read_data: Callable[[Split], Data],
-    *,
     seed: int,
     folder: RunFolder,
     tracker: Tracker,
@@ -120,6 +124,7 @@ def _train(
         "dataset_digest": dataset.content_digest,
         "dvc_digest": dataset.dvc_digest,
         "seed": seed,
+        "micro_batches": config.micro_batches,
         "run_id": tracker.run_id,
     }
     model.train()
