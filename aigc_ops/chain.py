@@ -116,6 +116,7 @@ def tracking(config: Config, dataset: DatasetRef, key: str) -> Iterator[Tracker]
         params=dotted(config.model_dump(mode="json")),
         tags=source_tags(revision()),
         dataset=dataset,
+        system_metrics=True,
     ) as tracker:
         yield tracker
 

@@ -19,6 +19,7 @@ from aigc_ops.artifacts import DatasetRef
 from aigc_ops.errors import RegistryError
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.runs import describe_run, open_run
+from aigc_ops.registry.system import SystemMetrics
 from aigc_ops.tracking import SilentTracker, Tracker
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class MlflowTracker:
         self._closing = threading.Event()
         self._abandoned = threading.Event()
         self._fault: RegistryError | None = None
+        self._system: SystemMetrics | None = None
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
@@ -69,16 +71,27 @@ class MlflowTracker:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
         dataset: DatasetRef | None = None,
+        system_metrics: bool = False,
     ) -> Self:
         """A tracker of the run with this key: the one begun earlier, or a new one.
 
         Params are logged under their dotted names; those of an earlier begin stay, since
-        MLflow never changes one. Raises RegistryError when the store does not answer.
+        MLflow never changes one. With `system_metrics`, the machine's load is kept too.
+        Raises RegistryError when the store does not answer.
         """
         client = connect()
         run_id = open_run(client, run_key, run_name)
         describe_run(client, run_id, params=params or {}, tags=tags or {}, dataset=dataset)
-        return cls(client, run_id)
+        tracker = cls(client, run_id)
+        if system_metrics:
+            tracker.watch_system()
+        return tracker
+
+    def watch_system(self) -> None:
+        """Keep the machine's load as metrics from now to the end."""
+        with faults("opening the run"):
+            began = self._client.get_run(self._run_id).info.start_time
+        self._system = SystemMetrics(self._metrics.extend, start_time=began)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Keep the metrics' values at a step."""
@@ -109,6 +122,8 @@ class MlflowTracker:
     def finish(self, status: Status, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Send the rest and close the run; warns of what the store did not take in time."""
         self._status = status
+        if self._system:
+            self._system.stop()
         self._closing.set()
         self._thread.join(patience_seconds)
         if self._thread.is_alive():
