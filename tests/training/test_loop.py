@@ -1,4 +1,6 @@
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -42,30 +44,36 @@ def test_runs_without_averages_and_with_them_differ_only_in_the_sampling_weights
     assert not torch.equal(sampled[name], weights[name])
 
 
-@pytest.mark.parametrize("kill", [1, 2, 3])
-def test_sigkill_at_a_random_moment_loses_at_most_one_interval(kill, tmp_path):
-    """A real child process is killed while it trains; the next one ends bit-equal."""
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_bit_equal_to_an_uninterrupted_one(kills, tmp_path):
+    """Real child processes, each ended by SIGKILL while it trains, and a last one left alone."""
+    settings = {"steps": 40 * kills, "checkpoint_every": 5, "keep_checkpoints": 3}
     code = (
-        "import sys; from pathlib import Path; from tests.training.runs import GAN, run;"
-        "run(GAN, Path(sys.argv[1]), steps=60, checkpoint_every=5, keep_checkpoints=3)"
+        "import json, sys; from pathlib import Path; from tests.training.runs import GAN, run;"
+        "run(GAN, Path(sys.argv[1]), **json.loads(sys.argv[2]))"
     )
-    folder = tmp_path / "killed"
-
-    def command(target):
-        return [sys.executable, "-c", code, str(target)]
-
-    child = subprocess.Popen(command(folder), cwd=ROOT, stderr=subprocess.DEVNULL)
-    while not list(folder.glob("step-*")) and child.poll() is None:
-        time.sleep(0.01)
-    time.sleep(0.07 * kill)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    kept = RunFolder(folder).newest()
-    assert kept is not None
-    subprocess.run(command(folder), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    assert_bit_equal(tmp_path / "whole" / "step-00000060", folder / "step-00000060")
+    folder, moment = tmp_path / "killed", random.Random(kills)
+    command = [sys.executable, "-c", code, str(folder), json.dumps(settings)]
+    for _ in range(kills):
+        before = _last_step(folder)
+        child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        while _last_step(folder) == before:
+            assert child.poll() is None
+            time.sleep(0.005)
+        time.sleep(moment.uniform(0, 0.15))
+        assert child.poll() is None  # else there was nothing left to kill
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert RunFolder(folder).newest() is not None
+    assert not (folder / "finished.json").exists()
+    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    whole = run(GAN, tmp_path / "whole", **settings)
+    assert_bit_equal(Path(whole.uri), folder / Path(whole.uri).name)
     assert not list(folder.glob(".*.partial"))
+
+
+def _last_step(folder: Path) -> str:
+    return max((path.name for path in folder.glob("step-*")), default="")
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path):
