@@ -115,6 +115,15 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="seed of the first (%(default)s)")
     sample.add_argument("--label", type=int, help="class; by default goes round the classes")
     sample.add_argument("--prompt", help="text to answer or continue")
+    sample.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="controls",
+        metavar="NAME=VALUE",
+        help="set a control of the model, such as truncation=0.7; may be repeated. The model's "
+        "card lists its controls, and so does the answer to a name that it lacks",
+    )
     sample.add_argument("--out", required=True, metavar="DIR", help="folder for the samples")
 
     command("models", "list versions, aliases and scores")

@@ -156,7 +156,9 @@ def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
     """Samples drawn into a folder."""
     from aigc_ops import chain, sampling
     from aigc_ops.checkpoints import load_model
+    from aigc_ops.flags import control_values
 
+    controls = control_values(arguments.controls)
     checkpoint = chain.resolve(arguments.model)
     model = load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
     asked = sampling.requests(
@@ -165,6 +167,7 @@ def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
         seed=arguments.seed,
         label=arguments.label,
         prompt=arguments.prompt,
+        controls=controls,
     )
     drawn = sampling.draw_timed(model, asked, progress=True)
     out = Path(arguments.out)

@@ -36,6 +36,25 @@ def family_flag(flags: Sequence[str]) -> dict[str, Any]:
     return {"model": {"family": named[-1]}} if named else {}
 
 
+def control_values(words: Sequence[str]) -> dict[str, float]:
+    """Values of `NAME=NUMBER` by name; the model knows which names it has.
+
+    Raises ConfigError for a word of another form and for a name given twice.
+    """
+    values: dict[str, float] = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if name in values:
+            raise ConfigError(f"--set {word}: {name} is set already; give it once")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            raise ConfigError(
+                f"--set {word}: expected NAME=NUMBER, such as truncation=0.7"
+            ) from None
+    return values
+
+
 def help_text(command: str, summary: str, kind: type[BaseModel], hint: str) -> str:
     """A command's usage and each of the config's flags with its meaning."""
     parser = argparse.ArgumentParser(

@@ -8,6 +8,8 @@ import abc
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -119,6 +121,15 @@ class Control:
     high: float
     description: str
     is_integer: bool = False
+
+    @property
+    def bounds(self) -> str:
+        """The values it takes, as people read them."""
+        return f"{self.low:g} to {self.high:g}{', a whole number' if self.is_integer else ''}"
+
+    def takes(self, value: float) -> bool:
+        """Whether a sample can be asked for this value."""
+        return self.low <= value <= self.high and not (self.is_integer and value != int(value))
 
 
 @dataclass(frozen=True)
@@ -339,10 +350,17 @@ def check_controls(request: SampleRequest, controls: Mapping[str, Control]) -> N
     """Raise ModelError unless the model has the request's controls and their values."""
     for name, value in request.controls.items():
         if name not in controls:
-            known = f"choose from {', '.join(controls)}" if controls else "this model has none"
-            raise ModelError(f"{name!r} is not a control; {known}")
-        control = controls[name]
-        if not control.low <= value <= control.high:
-            raise ModelError(f"{name} is {value:g}; give {control.low:g} to {control.high:g}")
-        if control.is_integer and value != int(value):
-            raise ModelError(f"{name} is {value:g}; give a whole number")
+            known = [f"{names} ({control.bounds})" for names, control in joined(controls)]
+            choice = f"choose from {', '.join(known)}" if known else "this model has none"
+            raise ModelError(f"{name!r} is not a control; {choice}")
+        if not controls[name].takes(value):
+            raise ModelError(f"{name} is {value:g}; give {controls[name].bounds}")
+
+
+def joined(controls: Mapping[str, Control]) -> list[tuple[str, Control]]:
+    """Names and control of each run of equal ones, such as `latent_1 … latent_16`."""
+    runs = []
+    for control, items in groupby(controls.items(), key=itemgetter(1)):
+        names = [name for name, _ in items]
+        runs.append((f"{names[0]} … {names[-1]}" if len(names) > 2 else ", ".join(names), control))
+    return runs

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -56,12 +56,14 @@ def requests(
     seed: int,
     label: int | None = None,
     prompt: str | Sequence[str] | None = None,
+    controls: Mapping[str, float] | None = None,
     max_num: int = MAX_SAMPLES,
 ) -> list[SampleRequest]:
     """Requests for `num` samples, each checked against the model.
 
     A conditional image model goes round its classes when no label is given; several
-    prompts are gone round likewise. Raises ModelError for what the model cannot serve.
+    prompts are gone round likewise; controls are those of every sample. Raises ModelError
+    for what the model cannot serve.
     """
     if not 0 <= num <= max_num:
         raise ModelError(f"num is {num}; give a number of samples from 0 to {max_num}")
@@ -74,6 +76,7 @@ def requests(
             seed=each,
             label=index % num_classes if label is None and num_classes else label,
             prompt=prompts[index % len(prompts)] if prompts else None,
+            controls=controls or {},
         )
         for index, each in enumerate(sample_seeds(seed, num))
     ]
@@ -271,11 +274,14 @@ def _write_images(images: Tensor, folder: Path) -> list[str]:
 def _record(samples: Samples, asked: Sequence[SampleRequest]) -> str:
     rows: list[dict[str, Any]] = []
     for index, request in enumerate(asked):
+        row: dict[str, Any]
         if isinstance(samples, Tensor):
             row = {"file": f"{index:05d}.png", "label": request.label, "seed": request.seed}
         else:
             row = {"file": TEXTS, "prompt": request.prompt, "text": samples[index]}
             row["seed"] = request.seed
+        if request.controls:
+            row["controls"] = dict(request.controls)
         rows.append(row)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -292,7 +298,10 @@ def read_samples(folder: Path) -> tuple[list[SampleRequest], Samples]:
     """The requests and samples that `write_samples` wrote, in order."""
     try:
         rows = [json.loads(line) for line in (folder / RECORD).read_text("utf-8").split("\n")[:-1]]
-        asked = [SampleRequest(row["seed"], row.get("label"), row.get("prompt")) for row in rows]
+        asked = [
+            SampleRequest(row["seed"], row.get("label"), row.get("prompt"), row.get("controls", {}))
+            for row in rows
+        ]
         if rows and "text" in rows[0]:
             return asked, [row["text"] for row in rows]
         images = [torch.from_numpy(_read_image(folder / Path(row["file"]).name)) for row in rows]

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from aigc_ops.config import RunConfig, dotted, field_paths, load_config, merged, run_config_type
 from aigc_ops.errors import ConfigError
-from aigc_ops.flags import parse_flags
+from aigc_ops.flags import control_values, parse_flags
 from aigc_ops.models import family_names
 from tests.conftest import ROOT
 
@@ -157,3 +157,19 @@ def test_yaml_and_config_agree_on_names():
         values = yaml.safe_load(path.read_text())
         kind = run_config_type(values["model"]["family"])
         assert set(dotted(values)) <= set(field_paths(kind))
+
+
+def test_controls_are_numbers_by_name():
+    assert control_values(["truncation=0.7", "code_1=-2"]) == {"truncation": 0.7, "code_1": -2.0}
+    assert control_values([]) == {}
+
+
+@pytest.mark.parametrize("word", ["truncation", "truncation=", "truncation=much", "=", "help"])
+def test_a_control_of_another_form_is_answered_with_the_form_expected(word):
+    with pytest.raises(ConfigError, match=f"--set {word}: expected NAME=NUMBER"):
+        control_values([word])
+
+
+def test_a_control_set_twice_is_refused():
+    with pytest.raises(ConfigError, match="truncation is set already"):
+        control_values(["truncation=1", "truncation=2"])

@@ -31,6 +31,7 @@ QUICK = [
     "aigc-ops train configs/mnist-gan.yaml --help",
     "aigc-ops models",
     "aigc-ops sample models:/mnist-gan@champion --num 20 --out samples",
+    "aigc-ops sample models:/mnist-gan@champion --set truncation=0.5 --out typical",
 ]
 LONG = [
     "make demo",

@@ -84,6 +84,38 @@ def test_a_label_that_the_model_lacks_is_refused(gan: Gan) -> None:
         requests(gan, 1, seed=0, label=3)
 
 
+def test_controls_are_those_of_every_request_and_written_only_when_given(
+    gan: Gan, tmp_path: Path
+) -> None:
+    asked = requests(gan, 2, seed=0, controls={"truncation": 0.5})
+    assert [request.controls for request in asked] == [{"truncation": 0.5}] * 2
+    assert not torch.equal(draw(gan, asked), draw(gan, requests(gan, 2, seed=0)))
+    write_samples(draw(gan, asked), asked, tmp_path)
+    lines = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["controls"] for line in lines] == [{"truncation": 0.5}] * 2
+    assert read_samples(tmp_path)[0] == asked
+
+
+def test_a_control_that_the_model_lacks_is_answered_with_those_it_has_and_their_ranges() -> None:
+    names = tuple(str(label) for label in range(3))
+    shape = ImageShape(channels=1, height=8, width=8, class_names=names)
+    config = CONFIG.model_copy(update={"categorical_codes": (10,), "continuous_codes": 3})
+    model = Gan(config, shape)
+    known = (
+        r"truncation \(0 to 4\), category_1 \(0 to 9, a whole number\), code_1 … code_3 \(-2 to 2\)"
+    )
+    with pytest.raises(ModelError, match=f"'slant' is not a control; choose from {known}$"):
+        requests(model, 1, seed=0, controls={"slant": 1.0})
+    for value in (0.5, 10.0, -1.0):
+        with pytest.raises(ModelError, match=r"category_1 is .*; give 0 to 9, a whole number"):
+            requests(model, 1, seed=0, controls={"category_1": value})
+
+
+def test_a_model_without_controls_says_so(gpt: Gpt) -> None:
+    with pytest.raises(ModelError, match="'truncation' is not a control; this model has none"):
+        requests(gpt, 1, seed=0, controls={"truncation": 1.0})
+
+
 def test_samples_do_not_depend_on_the_batch_they_were_drawn_in(gan: Gan) -> None:
     asked = requests(gan, 7, seed=5)
     together = draw(gan, asked)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef, Scores, Verdict
+from aigc_ops.generative import Control, joined
 
 SCORES_HEADING = "\n\n## Scores\n\n"
 USE_HEADING = "\n\n## Use\n\n"
@@ -21,10 +22,11 @@ def model_card(
     *,
     dataset: DatasetRef | None,
     num_parameters: int,
+    controls: Mapping[str, Control],
 ) -> str:
     """The card of a version in Markdown."""
     facts = _table(_facts(checkpoint, provenance, dataset, num_parameters))
-    use = _use(name, checkpoint)
+    use = _use(name, checkpoint, controls)
     return f"# {name}\n\n{facts}{SCORES_HEADING}{_scores(scores)}{USE_HEADING}{use}\n"
 
 
@@ -96,8 +98,9 @@ def _scores(scores: Scores | None) -> str:
     return "\n".join(lines)
 
 
-def _use(name: str, checkpoint: Checkpoint) -> str:
-    column = "prompt" if checkpoint.modality == "text" else "label"
+def _use(name: str, checkpoint: Checkpoint, controls: Mapping[str, Control]) -> str:
+    columns = ["prompt" if checkpoint.modality == "text" else "label"]
+    columns += ["controls"] if controls else []
     return f"""The golden samples and the last sample grid lie in the model's artifacts.
 
 ```
@@ -107,8 +110,25 @@ aigc-ops sample models:/{name}@champion --num 16 --seed 0 --out samples
 ```python
 import mlflow, pandas
 model = mlflow.pyfunc.load_model("models:/{name}@champion")
-model.predict(pandas.DataFrame({{"seed": [0, 1, 2]}}))  # optional column: {column}
-```"""
+model.predict(pandas.DataFrame({{"seed": [0, 1, 2]}}))  # optional columns: {", ".join(columns)}
+```{_controls(controls)}"""
+
+
+def _controls(controls: Mapping[str, Control]) -> str:
+    """What samples can be asked for, with the ways to ask; nothing for a model without."""
+    if not controls:
+        return ""
+    name, control = next(iter(controls.items()))
+    rows = [
+        f"| {key} | {each.bounds} | {_cell(each.description)} |" for key, each in joined(controls)
+    ]
+    table = "\n".join(["| Control | Range | Meaning |", "|---|---|---|", *rows])
+    return f"""
+
+{table}
+
+Set one with `--set {name}={control.high:g}`, or in the column `controls`, which holds JSON such as
+`{{"{name}": {control.high:g}}}`. One that is not set keeps to its usual value or to the seed."""
 
 
 def _cell(value: object) -> str:

@@ -1,9 +1,12 @@
 """A registered model as an MLflow Python function: one input row is one sample.
 
 Image models answer with `image` (PNG bytes), `seed` and `label`; text models with
-`text`, `seed` and `prompt`.
+`text`, `seed` and `prompt`. A model with controls takes them as JSON in one column of text:
+MLflow drops columns that a signature lacks, so a misspelt one would go unnoticed, while a
+misspelt name in the JSON is refused by the model.
 """
 
+import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -19,7 +22,7 @@ from aigc_ops import __version__
 from aigc_ops.artifacts import Modality
 from aigc_ops.checkpoints import load_model
 from aigc_ops.errors import ModelError
-from aigc_ops.generative import Generative, ImageModel, SampleRequest
+from aigc_ops.generative import Control, Generative, ImageModel, SampleRequest
 from aigc_ops.noise import MAX_SEED
 from aigc_ops.sampling import draw, png_bytes
 
@@ -37,9 +40,10 @@ class SamplingFunction:
         self.model = model
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
-        """One sample per row of `seed` and, where wanted, `label` or `prompt`.
+        """One sample per row of `seed` and, where wanted, `label` or `prompt`, and `controls`.
 
-        A conditional image model goes round its classes where a row gives no label.
+        `controls` is a JSON object of numbers by name, such as `{"truncation": 0.7}`. A
+        conditional image model goes round its classes where a row gives no label.
         """
         asked = [self._request(index, row) for index, row in enumerate(_rows(model_input))]
         samples = draw(self.model, asked)
@@ -58,7 +62,10 @@ class SamplingFunction:
         if label is None and num_classes:
             label = index % num_classes
         return SampleRequest(
-            seed=int(row["seed"]), label=None if label is None else int(label), prompt=prompt
+            seed=int(row["seed"]),
+            label=None if label is None else int(label),
+            prompt=prompt,
+            controls=_control_values(index, row.get("controls")),
         )
 
 
@@ -89,11 +96,34 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def write_flavor(folder: Path, *, data: str, digest: str, modality: Modality) -> None:
+def _control_values(index: int, content: Any) -> dict[str, float]:
+    """The numbers by name that a row's JSON holds; raises ModelError for anything else."""
+    if content is None:
+        return {}
+    try:
+        values = json.loads(content)
+    except (TypeError, ValueError):
+        values = None
+    if not isinstance(values, dict) or {type(each) for each in values.values()} - {int, float}:
+        raise ModelError(
+            f"row {index} has controls {content!r}; give a JSON object of numbers, such as "
+            '{"truncation": 0.7}'
+        )
+    return values
+
+
+def write_flavor(
+    folder: Path, *, data: str, digest: str, modality: Modality, controls: Mapping[str, Control]
+) -> None:
     """Write what MLflow needs to load a model folder that lies at `folder / data`."""
     from mlflow.models import Model
 
-    flavored = Model(signature=signature(modality), metadata={"modality": modality, DIGEST: digest})
+    metadata: dict[str, Any] = {"modality": modality, DIGEST: digest}
+    if controls:
+        metadata["controls"] = {
+            name: f"{each.bounds}: {each.description}" for name, each in controls.items()
+        }
+    flavored = Model(signature=signature(modality, bool(controls)), metadata=metadata)
     # As mlflow.pyfunc.add_to_model does, whose import takes 0.7 s.
     flavored.add_flavor(
         "python_function",
@@ -115,7 +145,7 @@ def write_flavor(folder: Path, *, data: str, digest: str, modality: Modality) ->
     (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
 
 
-def signature(modality: Modality) -> "ModelSignature":
+def signature(modality: Modality, has_controls: bool) -> "ModelSignature":
     """Columns of `predict`'s input and output, for MLflow."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
@@ -127,7 +157,10 @@ def signature(modality: Modality) -> "ModelSignature":
     else:
         choice, answer = ColSpec(DataType.long, "label", required=False), "image"
         content = ColSpec(DataType.binary, answer)
-    return ModelSignature(inputs=Schema([seed, choice]), outputs=Schema([seed, choice, content]))
+    asked = [seed, choice]
+    if has_controls:
+        asked.append(ColSpec(DataType.string, "controls", required=False))
+    return ModelSignature(inputs=Schema(asked), outputs=Schema([seed, choice, content]))
 
 
 def _public_version(package: str) -> str:

@@ -84,13 +84,19 @@ def _create(
     run = _run(client, checkpoint, provenance, name, dataset)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     card = model_card(
-        name, checkpoint, scores, provenance, dataset=dataset, num_parameters=num_parameters
+        name,
+        checkpoint,
+        scores,
+        provenance,
+        dataset=dataset,
+        num_parameters=num_parameters,
+        controls=model.controls(),
     )
     tags = _tags(checkpoint, provenance, digest)
     with faults(f"registering {name!r}"):
         stored = _stored_model(client, run, name, tags, _flat(read_model_json(folder)["config"]))
         if stored.status != "READY":
-            with upload_folder(checkpoint, digest, card) as upload:
+            with upload_folder(checkpoint, digest, card, model.controls()) as upload:
                 client.log_model_artifacts(stored.model_id, str(upload))
             client.finalize_logged_model(stored.model_id, "READY")
         if scores is not None:

@@ -2,14 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aigc_ops.artifacts import Checkpoint
 from aigc_ops.checkpoints import MANIFEST, write_folder
-from aigc_ops.generative import Generative, ImageModel
+from aigc_ops.generative import Control, Generative, ImageModel
 from aigc_ops.registry.pyfunc import write_flavor
 from aigc_ops.registry.resolution import STORED_FOLDER, cached
 from aigc_ops.sampling import GOLDEN, draw, requests, servable, write_samples
@@ -46,12 +46,17 @@ def store_locally(checkpoint: Checkpoint, model: Generative, prompts: Sequence[s
 
 
 @contextmanager
-def upload_folder(checkpoint: Checkpoint, digest: str, card: str) -> Iterator[Path]:
+def upload_folder(
+    checkpoint: Checkpoint, digest: str, card: str, controls: Mapping[str, Control]
+) -> Iterator[Path]:
     """The folder to upload, for a while: MLflow's own files beside the stored folder."""
     with TemporaryDirectory(prefix=".upload-", dir=cached(digest).parent) as name:
         folder = Path(name)
         shutil.copytree(cached(digest), folder / STORED_FOLDER, copy_function=_link)
-        write_flavor(folder, data=STORED_FOLDER, digest=digest, modality=checkpoint.modality)
+        modality = checkpoint.modality
+        write_flavor(
+            folder, data=STORED_FOLDER, digest=digest, modality=modality, controls=controls
+        )
         (folder / "README.md").write_text(card, encoding="utf-8")
         yield folder
 

@@ -49,8 +49,7 @@ def _ask(
     connection: http.client.HTTPConnection, request: SampleRequest, version: ModelVersion
 ) -> bytes:
     """The body of the answer to one request."""
-    fields = {"seed": request.seed, "label": request.label, "prompt": request.prompt}
-    call = {name: value for name, value in fields.items() if value is not None}
+    call = {name: value for name, value in vars(request).items() if value is not None}
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/generate", json.dumps(call).encode(), headers)
     response = connection.getresponse()

@@ -1,6 +1,10 @@
 """How the service describes itself: OpenAPI for programs, one page for people."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aigc_ops.generative import Control
 
 INDEX_PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -33,6 +37,20 @@ def openapi(call_schema: dict[str, Any], *, title: str, version: str) -> dict[st
     }
 
 
+def of_controls(controls: "Mapping[str, Control]") -> dict[str, Any]:
+    """The JSON schema of a call's controls: those of the served model and no others."""
+    properties = {
+        name: {
+            "type": "integer" if control.is_integer else "number",
+            "minimum": control.low,
+            "maximum": control.high,
+            "description": control.description,
+        }
+        for name, control in controls.items()
+    }
+    return {"properties": properties, "additionalProperties": False}
+
+
 def _generate(call_schema: dict[str, Any]) -> dict[str, Any]:
     text = {"schema": {"type": "string"}}
     return {
@@ -41,7 +59,7 @@ def _generate(call_schema: dict[str, Any]) -> dict[str, Any]:
         "requestBody": {"content": {"application/json": {"schema": call_schema}}},
         "responses": {
             "200": {
-                "description": "The samples; headers tell model, version, seed and label.",
+                "description": "The samples; headers tell model, version, seed, label, controls.",
                 "content": {
                     "image/png": {"schema": {"type": "string", "format": "binary"}},
                     "text/plain": text,

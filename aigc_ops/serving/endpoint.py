@@ -5,7 +5,8 @@ too, and only the worker needs a model.
 """
 
 import secrets
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from anyio.to_thread import run_sync
@@ -17,7 +18,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from aigc_ops.errors import ModelError
-from aigc_ops.serving.description import INDEX_PAGE, openapi
+from aigc_ops.serving.description import INDEX_PAGE, of_controls, openapi
+
+if TYPE_CHECKING:
+    from aigc_ops.generative import Control
 
 MAX_BODY_BYTES = 1_000_000
 MAX_PROMPT_CHARACTERS = 10_000
@@ -42,6 +46,9 @@ class Call(BaseModel):
     prompt: str | None = Field(
         default=None, max_length=MAX_PROMPT_CHARACTERS, description="Text to answer or continue."
     )
+    controls: dict[str, float] = Field(
+        default={}, description="What else the model can be asked for: a number by name."
+    )
 
 
 class Served(Protocol):
@@ -55,6 +62,9 @@ class Served(Protocol):
 
     @property
     def max_num(self) -> int: ...
+
+    @property
+    def controls(self) -> "Mapping[str, Control]": ...
 
     def answer(self, call: Call) -> Response:
         """The samples of one call, encoded; raises ModelError for what it cannot serve."""
@@ -104,6 +114,7 @@ async def _describe(request: Request) -> Response:
     served: Served = request.app.state.served
     schema = Call.model_json_schema()
     schema["properties"]["num"]["maximum"] = served.max_num
+    schema["properties"]["controls"] |= of_controls(served.controls)
     return JSONResponse(openapi(schema, title=served.name, version=served.version))
 
 

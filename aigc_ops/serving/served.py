@@ -1,8 +1,9 @@
 """A model that answers calls: loaded from a verified folder, encoding what it draws."""
 
 import base64
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from torch import Tensor
 from aigc_ops.artifacts import file_digest
 from aigc_ops.checkpoints import MANIFEST, load_model
 from aigc_ops.devices import DeviceName, choose_device
-from aigc_ops.generative import Generative, SampleRequest
+from aigc_ops.generative import Control, Generative, SampleRequest
 from aigc_ops.sampling import draw, png_bytes, requests
 from aigc_ops.serving.endpoint import Call
 
@@ -40,6 +41,10 @@ class ServedModel:
     manifest_digest: str
     max_num: int
 
+    @property
+    def controls(self) -> Mapping[str, Control]:
+        return self.model.controls()
+
     def answer(self, call: Call) -> Response:
         """The samples of one call, encoded; raises ModelError for what it cannot serve."""
         asked = requests(
@@ -48,6 +53,7 @@ class ServedModel:
             seed=call.seed,
             label=call.label,
             prompt=call.prompt,
+            controls=call.controls,
             max_num=self.max_num,
         )
         samples = draw(self.model, asked)
@@ -68,6 +74,8 @@ class ServedModel:
         }
         if first.label is not None:
             headers["X-AIGC-Label"] = str(first.label)
+        if first.controls:
+            headers["X-AIGC-Controls"] = json.dumps(first.controls)
         return headers
 
 

@@ -104,6 +104,13 @@ def test_samples_are_numbered_pngs_with_a_line_each_and_repeat_by_seed(workplace
         assert max(abs(a - b) for a, b in pairs) <= 1
 
 
+def test_a_control_is_set_from_the_command_line_and_told_in_each_line(workplace, first, tmp_path):
+    model = "models:/pets@champion"
+    workplace.run("sample", model, "--num", 2, "--set", "truncation=0", "--out", tmp_path / "out")
+    lines = (tmp_path / "out" / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["controls"] for line in lines] == [{"truncation": 0}] * 2
+
+
 def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, first):
     checkpoint = first["checkpoint"]["uri"]
     report, _ = workplace.run("validate", workplace.config)
@@ -132,6 +139,17 @@ def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, first):
         (["evaluate", "models:/nobody@champion"], 1, "nobody"),
         (["sample", "models:/pets@champion", "--label", "9", "--out", "out"], 1, "outside 0..1"),
         (["sample", "models:/pets@champion", "--num", "-1", "--out", "out"], 1, "num is -1"),
+        (
+            ["sample", "models:/pets@champion", "--set", "slant=1", "--out", "out"],
+            1,
+            "choose from truncation (0 to 4)",
+        ),
+        (["sample", "models:/pets@champion", "--set", "truncation=9", "--out", "out"], 1, "0 to 4"),
+        (
+            ["sample", "models:/pets@champion", "--set", "truncation", "--out", "out"],
+            2,
+            "expected NAME=NUMBER",
+        ),
         (["promote", "models:/../x/1"], 1, "name"),
     ],
 )

@@ -71,7 +71,7 @@ def test_the_signature_states_the_columns(make_checkpoint: MakeCheckpoint) -> No
     signature = mlflow.models.get_model_info("models:/digits/1").signature
     assert signature is not None
     inputs = [(column.name, column.required) for column in signature.inputs]
-    assert inputs == [("seed", True), ("label", False)]
+    assert inputs == [("seed", True), ("label", False), ("controls", False)]
     assert signature.outputs.input_names() == ["seed", "label", "image"]
 
 
@@ -84,6 +84,34 @@ def test_texts_answer_prompts_row_by_row(gpt_checkpoint: Checkpoint) -> None:
     asked = [SampleRequest(seed=3, prompt="one?"), SampleRequest(seed=4)]
     assert list(table["text"]) == draw(load_model(Path(gpt_checkpoint.uri)), asked)
     assert list(table["prompt"]) == ["one?", None]
+
+
+def test_controls_are_set_row_by_row_through_mlflows_own_checks(
+    make_checkpoint: MakeCheckpoint,
+) -> None:
+    import mlflow
+
+    checkpoint = make_checkpoint()
+    register(checkpoint, None, name="digits")
+    connect()
+    info = mlflow.models.get_model_info("models:/digits/1")
+    assert info.metadata["controls"]["truncation"].startswith("0 to 4: ")
+    rows = {"seed": [3, 3], "label": [1, 1], "controls": ['{"truncation": 0}', None]}
+    table = mlflow.pyfunc.load_model("models:/digits/1").predict(pd.DataFrame(rows))
+    asked = [SampleRequest(3, 1, controls={"truncation": 0}), SampleRequest(3, 1)]
+    images = draw(load_model(Path(checkpoint.uri)), asked)
+    assert list(table["image"]) == [png_bytes(image) for image in images]
+    assert table["image"][0] != table["image"][1]
+
+
+def test_a_text_model_takes_no_controls(gpt_checkpoint: Checkpoint) -> None:
+    import mlflow
+
+    register(gpt_checkpoint, None, name="talk")
+    connect()
+    info = mlflow.models.get_model_info("models:/talk/1")
+    assert info.signature.inputs.input_names() == ["seed", "prompt"]
+    assert "controls" not in info.metadata
 
 
 def test_rows_without_a_label_go_round_the_classes(make_checkpoint: MakeCheckpoint) -> None:
@@ -113,6 +141,12 @@ def test_no_rows_give_no_rows(make_checkpoint: MakeCheckpoint) -> None:
         ({"seed": 1.5}, r"row 0 has seed 1\.5"),
         ({"seed": 1, "label": 3}, r"label 3 is outside 0\.\.2"),
         ({"seed": 1, "prompt": "hi"}, "takes no prompt"),
+        ({"seed": 1, "controls": "truncation=1"}, "row 0 has controls 'truncation=1'; give a JSON"),
+        ({"seed": 1, "controls": "[1]"}, "give a JSON object of numbers"),
+        ({"seed": 1, "controls": '{"truncation": "1"}'}, "give a JSON object of numbers"),
+        ({"seed": 1, "controls": '{"truncation": true}'}, "give a JSON object of numbers"),
+        ({"seed": 1, "controls": '{"truncation": 5}'}, "truncation is 5; give 0 to 4"),
+        ({"seed": 1, "controls": '{"slant": 1}'}, "'slant' is not a control"),
     ],
 )
 def test_rows_that_the_model_cannot_serve_are_refused(

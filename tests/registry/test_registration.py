@@ -135,7 +135,8 @@ def test_tags_card_metrics_and_params_tell_where_a_version_comes_from(
     assert entity.tags["aigc_ops.dvc_digest"] == DATASET.dvc_digest
     assert entity.tags["aigc_ops.git_commit"] == "a" * 40
     assert entity.tags["aigc_ops.git_diff_digest"] == "b" * 64
-    for words in ("# digits", "5.25", "4.25 to 6.25", "n 100", "CC-BY-4.0", "a" * 40):
+    control = "| truncation | 0 to 4 | "
+    for words in ("# digits", "5.25", "4.25 to 6.25", "n 100", "CC-BY-4.0", "a" * 40, control):
         assert words in entity.description
     model_id = entity.source.removeprefix("models:/")
     logged = client.get_logged_model(model_id)

@@ -181,6 +181,17 @@ def test_several_images_go_round_the_classes_each_with_its_own_seed(
         assert np.array_equal(pixels(base64.b64decode(image["image"])), alone)
 
 
+def test_controls_are_set_and_told(client: httpx.Client, gan: Gan) -> None:
+    call = {"seed": 5, "label": 3, "controls": {"truncation": 0.25}}
+    answer = client.post("/generate", json=call)
+    with torch.inference_mode():
+        [expected] = gan.sample([SampleRequest(5, 3, controls={"truncation": 0.25})])
+    assert np.array_equal(pixels(answer.content), expected[0].numpy())
+    assert not np.array_equal(pixels(answer.content), drawn(gan, seed=5, label=3))
+    assert json.loads(answer.headers["x-aigc-controls"]) == {"truncation": 0.25}
+    assert "x-aigc-controls" not in client.post("/generate", json={"seed": 5}).headers
+
+
 def test_a_seed_left_out_is_drawn_and_told(client: httpx.Client) -> None:
     first, second = client.post("/generate"), client.post("/generate", json={})
     assert first.headers["x-aigc-seed"] != second.headers["x-aigc-seed"]
@@ -216,6 +227,13 @@ def test_a_seed_left_out_is_drawn_and_told(client: httpx.Client) -> None:
         (b'{"prompt": "' + b"a" * 10_001 + b'"}', 422, "prompt"),
         (b'{"temperature": 1}', 422, "temperature"),
         (b'{"num": 2, "num": 99}', 422, "num"),
+        (b'{"controls": {"slant": 1}}', 422, "choose from truncation (0 to 4)"),
+        (b'{"controls": {"truncation": 5}}', 422, "truncation is 5; give 0 to 4"),
+        (b'{"controls": {"truncation": NaN}}', 422, "truncation is nan"),
+        (b'{"controls": {"truncation": ' + b"9" * 4000 + b"}}", 422, "truncation is inf"),
+        (b'{"controls": {"truncation": "1"}}', 422, "controls.truncation"),
+        (b'{"controls": {"truncation": true}}', 422, "controls.truncation"),
+        (b'{"controls": ["truncation"]}', 422, "controls"),
         (b"{" + b" " * 1_000_000 + b"}", 413, "1000000 bytes"),
     ],
     ids=lambda value: ascii(value)[:24],
@@ -294,7 +312,12 @@ def test_the_service_describes_itself_from_its_own_files(client: httpx.Client) -
     described = client.get("/docs.json").json()
     call = described["paths"]["/generate"]["post"]
     schema = call["requestBody"]["content"]["application/json"]["schema"]
-    assert set(schema["properties"]) == {"num", "seed", "label", "prompt"}
+    assert set(schema["properties"]) == {"num", "seed", "label", "prompt", "controls"}
+    controls = schema["properties"]["controls"]
+    assert not controls["additionalProperties"]
+    assert controls["properties"].keys() == {"truncation"}
+    truncation = controls["properties"]["truncation"]
+    assert (truncation["type"], truncation["minimum"], truncation["maximum"]) == ("number", 0, 4)
     assert schema["properties"]["num"]["maximum"] == 64
     assert described["info"] == {"title": "mnist-gan", "version": "3"}
     page = client.get("/").text
