@@ -43,6 +43,12 @@ class EvaluationConfig(BaseModel):
         description="File of the standard FID weights; empty: torch-fidelity's cache, else its "
         "download.",
     )
+    num_controls: int = Field(
+        default=8,
+        ge=0,
+        description="Most controls of an image model, in its own order, whose effect is pictured "
+        "and measured; 0: none.",
+    )
     batch_size: int = Field(default=32, ge=1, le=4096, description="Images in a batch.")
     device: DeviceName = Field(default="auto", description="auto: CUDA, then MPS, then the CPU.")
     precision: PrecisionName = Field(

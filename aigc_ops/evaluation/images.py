@@ -16,7 +16,7 @@ from aigc_ops.artifacts import DatasetRef, Score
 from aigc_ops.data import DataConfig
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.extractors import Extractor, load_extractor
+from aigc_ops.evaluation.extractors import Extractor
 from aigc_ops.evaluation.reference import reference_rows, reference_statistics, reference_terms
 from aigc_ops.evaluation.statistics import frechet_estimate
 from aigc_ops.generative import ImageModel, Images
@@ -34,6 +34,7 @@ def score_images(
     data_config: DataConfig,
     config: EvaluationConfig,
     *,
+    extractor: Extractor,
     seed: int,
     cache: Path,
 ) -> tuple[str, dict[str, Score], Image.Image]:
@@ -43,7 +44,6 @@ def score_images(
     """
     _check_shape(model, ref)
     terms = reference_terms(ref, data_config, config)
-    extractor = load_extractor(config)
 
     def read_reference() -> Tensor:
         data, num = read(), terms["num_reference"]

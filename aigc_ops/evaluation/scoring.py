@@ -13,6 +13,8 @@ from aigc_ops.data import DataConfig, read_split
 from aigc_ops.devices import choose_device
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.controls import look_at_controls
+from aigc_ops.evaluation.extractors import Extractor, load_extractor
 from aigc_ops.evaluation.images import score_images
 from aigc_ops.evaluation.texts import score_texts
 from aigc_ops.generative import ImageModel, Images, TextData, TextModel
@@ -21,6 +23,10 @@ from aigc_ops.tracking import Tracker
 SCORES = "scores.json"
 GRID = "samples.png"
 TEXTS = "samples.txt"
+CONTROLS, TRAVERSALS = "controls.json", "controls.png"
+
+Left = dict[str, Image.Image | str]
+"""What a stage leaves in its folder, by the files' names."""
 
 
 def evaluate(
@@ -36,8 +42,9 @@ def evaluate(
 ) -> Scores:
     """Scores of a checkpoint's samples against the data, also left in `folder`.
 
-    `folder` gets `scores.json` and `samples.png` or `samples.txt`; `cache` keeps the
-    statistics of the data. Equal arguments give equal scores on one machine. Raises
+    `folder` gets `scores.json` and `samples.png` or `samples.txt`, of an image model with
+    controls also `controls.json` and `controls.png`; `cache` keeps the statistics of the
+    data. Equal arguments give equal scores on one machine. Raises
     EvaluationError when model and data do not fit, or no score can be computed.
     """
     if checkpoint.modality != ref.modality:
@@ -47,47 +54,76 @@ def evaluate(
         )
     model = load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
     model.to(choose_device(config.device))
-    shown: Image.Image | str
+    left: Left
     if isinstance(model, ImageModel):
-        primary, values, shown = score_images(
+        extractor = load_extractor(config)
+        primary, values, grid = score_images(
             model,
             ref,
             lambda: cast(Images, read_split(ref, data_config, config.reference)),
             data_config,
             config,
+            extractor=extractor,
             seed=seed,
             cache=cache,
         )
-        tracker.log_image("evaluation", shown, step=checkpoint.step)
+        tracker.log_image("evaluation", grid, step=checkpoint.step)
+        shown = _controls(
+            model, extractor, config, seed=seed, step=checkpoint.step, tracker=tracker
+        )
+        left = {GRID: grid, **shown}
     else:
         assert isinstance(model, TextModel), type(model)
         heldout = cast(TextData, read_split(ref, data_config, "heldout"))
-        primary, values, shown = score_texts(model, ref, heldout, data_config, config, seed=seed)
+        primary, values, lines = score_texts(model, ref, heldout, data_config, config, seed=seed)
+        left = {TEXTS: lines}
     scores = Scores(
         checkpoint_digest=checkpoint.manifest_digest,
         modality=checkpoint.modality,
         primary=primary,
         values=values,
-        grid_uri=str(folder / (TEXTS if isinstance(shown, str) else GRID)),
+        grid_uri=str(folder / next(iter(left))),
     )
-    _leave(scores, shown, folder)
+    left[SCORES] = scores.model_dump_json(indent=2) + "\n"
+    _leave(left, folder)
     tracker.log_metrics({name: s.value for name, s in values.items()}, step=checkpoint.step)
-    for name in (SCORES, TEXTS) if isinstance(shown, str) else (SCORES,):
-        tracker.log_file(folder / name, "evaluation")
+    for name, content in left.items():
+        if isinstance(content, str):
+            tracker.log_file(folder / name, "evaluation")
     return scores
 
 
-def _leave(scores: Scores, shown: Image.Image | str, folder: Path) -> None:
-    """Write scores and samples, the scores last and whole or not at all."""
-    partial = folder / f".{SCORES}.{os.getpid()}.partial"
+def _controls(
+    model: ImageModel,
+    extractor: Extractor,
+    config: EvaluationConfig,
+    *,
+    seed: int,
+    step: int,
+    tracker: Tracker,
+) -> Left:
+    """The report on the model's controls and its picture, reported; nothing without any."""
+    num, samples = config.num_controls, config.num_samples
+    found = look_at_controls(model, extractor, num_controls=num, num_samples=samples, seed=seed)
+    if found is None:
+        return {}
+    report, picture = found
+    tracker.log_metrics(report.metrics(), step=step)
+    tracker.log_image("controls", picture, step=step)
+    return {CONTROLS: report.model_dump_json(indent=2) + "\n", TRAVERSALS: picture}
+
+
+def _leave(left: Left, folder: Path) -> None:
+    """Write the files in their order, each whole or not at all."""
+    partial = folder / f".{os.getpid()}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(shown, str):
-            (folder / TEXTS).write_text(shown, encoding="utf-8")
-        else:
-            shown.save(folder / GRID)
-        partial.write_text(scores.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / SCORES)
+        for name, content in left.items():
+            if isinstance(content, str):
+                partial.write_text(content, encoding="utf-8")
+            else:
+                content.save(partial, format="PNG")
+            partial.replace(folder / name)
     except OSError as error:
         with suppress(OSError):
             partial.unlink()

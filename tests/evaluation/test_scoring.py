@@ -12,6 +12,7 @@ from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation import EvaluationConfig, evaluate
 from aigc_ops.evaluation import weights as extractor_weights
+from aigc_ops.evaluation.controls import ControlsReport
 from aigc_ops.generative import TextData
 from aigc_ops.tracking import SilentTracker
 from tests.evaluation.conftest import new_gan, new_gpt, stored
@@ -107,6 +108,8 @@ def test_scores_and_grid_are_left_in_the_folder_and_reported(
     scores = judged(gan, image_folder, tmp_path / "a", tracker=tracker)
     assert Scores.model_validate(json.loads((tmp_path / "a" / "scores.json").read_text())) == scores
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "controls.json",
+        "controls.png",
         "samples.png",
         "scores.json",
     ]
@@ -114,8 +117,24 @@ def test_scores_and_grid_are_left_in_the_folder_and_reported(
         scores.values["fd_efficientnet_lite0"].value,
         gan.step,
     )
+    assert tracker.images == ["evaluation", "controls"]
+    assert tracker.files == ["controls.json", "scores.json"]
+    report = ControlsReport.model_validate_json((tmp_path / "a" / "controls.json").read_text())
+    nats = report.controls["truncation"].nats
+    assert tracker.metrics["controls/truncation/nats"] == (nats, gan.step)
+    assert scores.values.keys() == {"fd_efficientnet_lite0"}
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_a_model_without_controls_leaves_no_file_of_them(
+    gan: Checkpoint, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aigc_ops.models.gan.Gan.controls", lambda _: {})
+    tracker = Recorder()
+    judged(gan, image_folder, tmp_path / "a", tracker=tracker)
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert names == {"samples.png", "scores.json"}
     assert tracker.images == ["evaluation"]
-    assert "scores.json" in tracker.files
 
 
 @pytest.mark.filterwarnings(FEW)
