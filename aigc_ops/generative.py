@@ -285,6 +285,27 @@ class ImageModel(Generative):
         return torch.tensor([request.label for request in requests], device=device)
 
 
+class ImageFigures(NamedTuple):
+    """What a family tells of given images."""
+
+    values: Mapping[str, Tensor]
+    """(B,) each: a figure of every image."""
+    terms: Mapping[str, JsonValue]
+    """What the figures depend on beside the images; they compare under equal terms alone."""
+
+
+class ImageLikelihoodModel(ImageModel):
+    """A family that, beside drawing, tells how likely given images are."""
+
+    @abc.abstractmethod
+    def figures(self, batch: dict[str, Tensor], noise: Noise, *, num_draws: int) -> ImageFigures:
+        """Figures of a batch of examples, averaged over `num_draws` draws where they vary."""
+
+    def pictures(self, batch: dict[str, Tensor], noise: Noise) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Pictures of what is made of examples, (rows, columns, C, H, W) uint8 each, by name."""
+        return {}
+
+
 class TextModel(Generative):
     """A family whose samples are texts."""
 

@@ -49,6 +49,13 @@ class EvaluationConfig(BaseModel):
         description="Most controls of an image model, in its own order, whose effect is pictured "
         "and measured; 0: none.",
     )
+    num_draws: int = Field(
+        default=100,
+        ge=1,
+        le=100_000,
+        description="Random draws for each held-out image where a family tells its likelihood: a "
+        "VAE's importance samples.",
+    )
     batch_size: int = Field(default=32, ge=1, le=4096, description="Images in a batch.")
     device: DeviceName = Field(default="auto", description="auto: CUDA, then MPS, then the CPU.")
     precision: PrecisionName = Field(

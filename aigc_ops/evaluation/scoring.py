@@ -15,9 +15,10 @@ from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.controls import look_at_controls
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
+from aigc_ops.evaluation.heldout import score_heldout
 from aigc_ops.evaluation.images import score_images
 from aigc_ops.evaluation.texts import score_texts
-from aigc_ops.generative import ImageModel, Images, TextData, TextModel
+from aigc_ops.generative import ImageLikelihoodModel, ImageModel, Images, TextData, TextModel
 from aigc_ops.tracking import Tracker
 
 SCORES = "scores.json"
@@ -43,9 +44,10 @@ def evaluate(
     """Scores of a checkpoint's samples against the data, also left in `folder`.
 
     `folder` gets `scores.json` and `samples.png` or `samples.txt`, of an image model with
-    controls also `controls.json` and `controls.png`; `cache` keeps the statistics of the
-    data. Equal arguments give equal scores on one machine. Raises
-    EvaluationError when model and data do not fit, or no score can be computed.
+    controls also `controls.json` and `controls.png`, and a family's own pictures of held-out
+    images; `cache` keeps the statistics of the data. Equal arguments give equal scores on
+    one machine. Raises EvaluationError when model and data do not fit, or no score can be
+    computed.
     """
     if checkpoint.modality != ref.modality:
         raise EvaluationError(
@@ -72,6 +74,13 @@ def evaluate(
             model, extractor, config, seed=seed, step=checkpoint.step, tracker=tracker
         )
         left = {GRID: grid, **shown}
+        if isinstance(model, ImageLikelihoodModel) and ref.num_heldout:
+            images = cast(Images, read_split(ref, data_config, "heldout"))
+            told, pictures = score_heldout(model, ref, images, data_config, config)
+            values |= told
+            for name, picture in pictures.items():
+                tracker.log_image(name, picture, step=checkpoint.step)
+                left[f"{name}.png"] = picture
     else:
         assert isinstance(model, TextModel), type(model)
         heldout = cast(TextData, read_split(ref, data_config, "heldout"))

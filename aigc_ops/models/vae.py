@@ -3,16 +3,17 @@
 Kingma & Welling 2014 (the evidence lower bound, eq. 10, and its reparameterised
 estimate); Higgins et al. 2017 (beta); Kingma et al. 2016, eq. 15 (free bits); Sohn, Lee &
 Yan 2015 (conditioning); Burda, Grosse & Salakhutdinov 2016 (importance weighting, active
-units). A pixel in [0, 1] is a Bernoulli's mean, the usual relaxation for digits and other
-near-binary images, or the mean of a Gaussian of fixed standard deviation.
+units); Salakhutdinov & Murray 2008 (pixels drawn anew from their grey levels). A pixel in
+[0, 1] is a Bernoulli's mean, the usual relaxation for digits and other near-binary images;
+or `binarized`, a Bernoulli's draw; or the mean of a Gaussian of fixed standard deviation.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,7 +23,8 @@ from aigc_ops.generative import (
     Alarm,
     Control,
     FamilyConfig,
-    ImageModel,
+    ImageFigures,
+    ImageLikelihoodModel,
     Loss,
     SampleRequest,
     to_uint8,
@@ -33,6 +35,8 @@ from aigc_ops.models._networks import Network, build_downward, build_upward
 from aigc_ops.noise import Noise
 
 ACTIVE_VARIANCE = 0.01  # of a unit's mean over the data, Burda et al. 2016, section 5.2
+NUM_PATHS = 10
+NUM_STOPS = 10  # images on the path of an interpolation, its ends included
 
 
 class VaeConfig(FamilyConfig):
@@ -44,6 +48,11 @@ class VaeConfig(FamilyConfig):
     width: int = Field(default=32, ge=4, description="Channels at half the image's size.")
     likelihood: Literal["bernoulli", "gaussian"] = Field(
         default="bernoulli", description="Distribution of a pixel; gaussian suits photographs."
+    )
+    binarized: bool = Field(
+        default=False,
+        description="Draw each pixel as 0 or 1 by its grey level, anew at each step: a bernoulli "
+        "likelihood is then one that compares with published ones.",
     )
     pixel_deviation: float = Field(
         default=0.1, gt=0, le=1, description="Standard deviation of a gaussian pixel in [0, 1]."
@@ -58,6 +67,14 @@ class VaeConfig(FamilyConfig):
     autoencoder: AdamConfig = Field(
         default=AdamConfig(learning_rate=1e-3), description="Optimiser of encoder and decoder."
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.binarized and self.likelihood != "bernoulli":
+            raise ValueError(
+                f"binarized pixels are bernoulli ones, but likelihood is {self.likelihood}"
+            )
+        return self
 
 
 class Autoencoder(nn.Module):
@@ -86,7 +103,7 @@ class Autoencoder(nn.Module):
         return images
 
 
-class Vae(ImageModel):
+class Vae(ImageLikelihoodModel):
     """The autoencoder and its evidence lower bound."""
 
     config_type = VaeConfig
@@ -108,7 +125,7 @@ class Vae(ImageModel):
         return self.config.autoencoder.optimizer(self.parts()[part].parameters())
 
     def losses(self, batch: dict[str, Tensor], noise: Noise) -> Iterator[Loss]:
-        images, labels = to_unit_range(batch["images"]), batch.get("labels")
+        images, labels = self._images(batch["images"], noise), batch.get("labels")
         mean, log_variance = self.autoencoder.encode(images, labels)
         codes = mean + noise.normal(self.config.latent_dim) * torch.exp(0.5 * log_variance)
         logits = self.autoencoder.decode(codes, labels)
@@ -128,6 +145,13 @@ class Vae(ImageModel):
     def _warmth(self, step: int) -> float:
         return min(1.0, (step + 1) / max(1, self.config.beta_warmup_steps))
 
+    def _images(self, levels: Tensor, noise: Noise) -> Tensor:
+        """Images in [-1, 1] of uint8 ones, as they are encoded and judged."""
+        images = to_unit_range(levels)
+        if self.config.binarized:
+            images = noise.uniform(*images.shape[1:]).lt((images + 1) / 2) * 2.0 - 1.0
+        return images
+
     def _surprise(self, logits: Tensor, pixels: Tensor) -> Tensor:
         """(B,) nats: minus the log likelihood of pixels in [0, 1]."""
         if self.config.likelihood == "bernoulli":
@@ -139,22 +163,50 @@ class Vae(ImageModel):
         return nats.flatten(1).sum(dim=1)
 
     @torch.no_grad()
-    def log_likelihood(
-        self, images: Tensor, labels: Tensor | None, *, num_codes: int, noise: Noise
-    ) -> Tensor:
-        """(B,) nats, a lower bound that rises to log p(x) with `num_codes` (Burda et al. eq. 8).
+    def figures(self, batch: dict[str, Tensor], noise: Noise, *, num_draws: int) -> ImageFigures:
+        """Nats of each image: `nll`, `elbo`, and the bound's parts `reconstruction` and `kl`.
 
-        `images`: (B, C, H, W) in [0, 1]; binarise them where published figures do.
+        `nll` is an upper bound that falls to -log p(x) with `num_draws` importance samples
+        (Burda et al. 2016, eq. 8).
         """
-        mean, log_variance = self.autoencoder.encode(2 * images - 1, labels)
-        deviation, weights = torch.exp(0.5 * log_variance), []
-        for _ in range(num_codes):
+        images, labels = self._images(batch["images"], noise), batch.get("labels")
+        mean, log_variance = self.autoencoder.encode(images, labels)
+        deviation, pixels = torch.exp(0.5 * log_variance), (images + 1) / 2
+        surprises, weights = [], []
+        for _ in range(num_draws):
             drawn = noise.normal(self.config.latent_dim)
             codes = mean + drawn * deviation
-            of_image = -self._surprise(self.autoencoder.decode(codes, labels), images)
+            surprises.append(self._surprise(self.autoencoder.decode(codes, labels), pixels))
             of_code = 0.5 * (drawn.square() + log_variance - codes.square()).sum(dim=1)
-            weights.append((of_image + of_code).double())
-        return torch.stack(weights).logsumexp(dim=0) - math.log(num_codes)
+            weights.append((of_code - surprises[-1]).double())
+        reconstruction = torch.stack(surprises).mean(dim=0)
+        kl = _divergence(mean, log_variance).sum(dim=1)
+        nll = math.log(num_draws) - torch.stack(weights).logsumexp(dim=0)
+        values = {"nll": nll, "elbo": -reconstruction - kl, "reconstruction": reconstruction}
+        return ImageFigures({**values, "kl": kl}, self._terms())
+
+    def _terms(self) -> dict[str, JsonValue]:
+        terms: dict[str, JsonValue] = {
+            "likelihood": self.config.likelihood,
+            "pixels": "drawn 0 or 1 by grey level" if self.config.binarized else "grey levels",
+        }
+        if self.config.likelihood == "gaussian":
+            terms["pixel_deviation"] = self.config.pixel_deviation
+        return terms
+
+    @torch.no_grad()
+    def pictures(self, batch: dict[str, Tensor], noise: Noise) -> Mapping[str, Tensor]:
+        """Images beside their reconstructions, and paths between two images of a class."""
+        images, labels = to_uint8(self._images(batch["images"], noise)), batch.get("labels")
+        images = images.to(batch["images"].device)
+        pairs = torch.stack([images.cpu(), self.reconstruct(images, labels)], dim=1)
+        paths = [
+            self.interpolate(images[ends], None if labels is None else labels[ends], num=NUM_STOPS)
+            for ends in _ends(labels, len(images))[:NUM_PATHS]
+        ]
+        return {"reconstructions": pairs} | (
+            {"interpolations": torch.stack(paths)} if paths else {}
+        )
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -194,6 +246,15 @@ class Vae(ImageModel):
 
     def _pictures(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         return to_uint8(2 * self.autoencoder.decode(codes, labels).sigmoid() - 1)
+
+
+def _ends(labels: Tensor | None, num: int) -> list[Tensor]:
+    """Indices (2,) of two images each, of one class where there are classes."""
+    if labels is None:
+        pairs = list(torch.split(torch.arange(num), 2))
+    else:
+        pairs = [(labels == label).nonzero()[:2, 0] for label in torch.unique(labels)]
+    return [pair for pair in pairs if len(pair) == 2]
 
 
 def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from aigc_ops.evaluation.extractors import Extractor, load_extractor
 from aigc_ops.generative import Generative, TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.models.vae import Vae, VaeConfig
 
 LINES = [f"Line {index} of a small text, the {index * 7919 % 97}th of them." for index in range(40)]
 
@@ -62,6 +63,12 @@ def gan(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """An untrained conditional VAE of binarised 28x28 digits."""
+    return stored(new_vae(), tmp_path_factory.mktemp("vae") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
 def gpt(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """An untrained GPT over bytes."""
     return stored(new_gpt(), tmp_path_factory.mktemp("gpt") / "checkpoint")
@@ -76,6 +83,13 @@ def new_gan(*, size: int = 28) -> Gan:
         if weight.ndim > 1:
             weight.data.normal_(0, 0.5)  # so that samples are not all the same grey
     return model
+
+
+def new_vae() -> Vae:
+    torch.manual_seed(0)
+    names = tuple(str(digit) for digit in range(10))
+    shape = ImageShape(channels=1, height=28, width=28, class_names=names)
+    return Vae(VaeConfig(latent_dim=4, width=4, binarized=True), shape)
 
 
 def new_gpt() -> Gpt:

@@ -15,7 +15,7 @@ from aigc_ops.evaluation import weights as extractor_weights
 from aigc_ops.evaluation.controls import ControlsReport
 from aigc_ops.generative import TextData
 from aigc_ops.tracking import SilentTracker
-from tests.evaluation.conftest import new_gan, new_gpt, stored
+from tests.evaluation.conftest import new_gan, new_gpt, new_vae, stored
 
 FEW = "ignore:fd_efficientnet_lite0 of 20 samples:UserWarning"
 
@@ -183,6 +183,63 @@ def test_equal_samples_have_a_value_and_no_spread(
     score = judged(gan, image_folder, tmp_path / "a").values["fd_efficientnet_lite0"]
     assert math.isfinite(score.value)
     assert score.high - score.low < 1e-3 * score.value
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_a_vae_tells_how_likely_held_out_images_are(
+    vae: Checkpoint, image_folder: Path, tmp_path: Path
+) -> None:
+    tracker = Recorder()
+    scores = judged(vae, image_folder, tmp_path / "a", seed=5, num_draws=4, tracker=tracker)
+    ref = open_dataset(DataConfig(path=str(image_folder)))
+    values = scores.values
+    assert list(values) == ["fd_efficientnet_lite0", "nll", "elbo", "reconstruction", "kl"]
+    assert scores.primary == "fd_efficientnet_lite0"
+    # Before training each pixel is 1 with about a half.
+    assert values["nll"].value == pytest.approx(784 * math.log(2), rel=0.1)
+    assert values["nll"].low < values["nll"].value < values["nll"].high
+    assert -values["elbo"].value == pytest.approx(
+        values["reconstruction"].value + values["kl"].value, rel=1e-6
+    )
+    assert values["nll"].contract | {"reference": "-", "interval": "-"} == {
+        "n": ref.num_heldout,
+        "dataset": ref.content_digest,
+        "split": "heldout",
+        "num_reference": ref.num_heldout,
+        "reference": "-",
+        "unit": "nats an image",
+        "num_draws": 4,
+        "likelihood": "bernoulli",
+        "pixels": "drawn 0 or 1 by grey level",
+        "precision": "fp32",
+        "seed": 0,
+        "interval": "-",
+    }
+    assert tracker.metrics["nll"] == (values["nll"].value, vae.step)
+    assert tracker.images == ["evaluation", "reconstructions", "interpolations"]
+    for name in ("reconstructions.png", "interpolations.png"):
+        with Image.open(tmp_path / "a" / name) as picture:
+            assert picture.width > 10 * 56
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_figures_of_held_out_images_do_not_depend_on_batches_or_seeds(
+    vae: Checkpoint, image_folder: Path, tmp_path: Path
+) -> None:
+    one = judged(vae, image_folder, tmp_path / "a", num_draws=2, batch_size=4)
+    other = judged(vae, image_folder, tmp_path / "b", num_draws=2, batch_size=64, seed=1)
+    for name in ("nll", "elbo", "kl"):
+        assert one.values[name].value == pytest.approx(other.values[name].value, rel=1e-6)
+        assert contract_differences(one.values[name], other.values[name]) == []
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_a_vae_of_damaged_weights_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    model = new_vae()
+    model.autoencoder.posterior.bias.data.fill_(math.nan)
+    broken = stored(model, tmp_path / "broken")
+    with pytest.raises(EvaluationError, match="the nll of a held-out image is not finite"):
+        judged(broken, image_folder, tmp_path / "a")
 
 
 def test_a_text_model_is_scored_by_what_it_predicts(

@@ -34,6 +34,7 @@ CONFIGS = {
     "vae dense gaussian": VaeConfig(
         latent_dim=8, width=8, network="fully_connected", likelihood="gaussian"
     ),
+    "vae binarized": VaeConfig(latent_dim=8, width=8, binarized=True),
     "vae free": VaeConfig(latent_dim=8, width=8, beta_warmup_steps=10, free_nats=0.1),
     "gpt": GptConfig(
         tokenizer="bytes", num_layers=2, num_heads=2, width=32, context_length=48, dropout=0.1

@@ -9,9 +9,15 @@ from aigc_ops import sampling
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.checkpoints import load_model, write_folder, write_model
 from aigc_ops.errors import CheckpointError, ModelError
-from aigc_ops.generative import Generative, ImageData, SampleRequest, TextData
+from aigc_ops.generative import (
+    Generative,
+    ImageData,
+    ImageLikelihoodModel,
+    SampleRequest,
+    TextData,
+)
 from aigc_ops.models import family_names, family_type
-from aigc_ops.noise import sample_seeds
+from aigc_ops.noise import Noise, sample_seeds
 from aigc_ops.tracking import SilentTracker
 from aigc_ops.training import RunFolder, TrainingConfig, train
 from aigc_ops.training.judge import Judge
@@ -117,6 +123,26 @@ def test_gradients_reach_every_parameter_of_the_part_that_a_loss_names(case):
             assert gradient is not None, f"{part}.{name}"
             assert gradient.isfinite().all(), f"{part}.{name}"
     assert list(dict.fromkeys(named)) == list(model.parts())
+
+
+@each_case
+def test_figures_of_an_image_are_the_same_alone_and_among_others(case):
+    model = case.model()
+    if not isinstance(model, ImageLikelihoodModel):
+        return
+    batch = {name: rows[:6] for name, rows in model.examples(case.data).items()}
+    together = model.figures(batch, noise_for(batch), num_draws=3).values
+    for index in range(6):
+        row = slice(index, index + 1)
+        one = {name: rows[row] for name, rows in batch.items()}
+        alone = model.figures(one, Noise(0, rows=row, batch_size=6), num_draws=3).values
+        assert alone.keys() == together.keys()
+        for name, values in together.items():
+            assert values.shape == (6,)
+            assert alone[name].item() == pytest.approx(values[index].item(), rel=1e-4), name
+    for images in model.pictures(batch, noise_for(batch)).values():
+        assert images.dtype == torch.uint8
+        assert images.shape[2:] == case.data.images.shape[1:]
 
 
 @each_family

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from aigc_ops.artifacts import ImageShape
 from aigc_ops.generative import SampleRequest
-from aigc_ops.models.vae import Vae, VaeConfig, _divergence
+from aigc_ops.models.vae import Vae, VaeConfig, _divergence, _ends
 from aigc_ops.noise import Noise
 from tests.conftest import noise_for
 
@@ -68,25 +69,80 @@ def test_a_gaussian_pixel_has_a_density_that_integrates_to_one():
     assert torch.trapezoid((-nats).exp(), pixels[:, 0]).item() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_the_importance_weighted_bound_rises_with_the_codes_from_the_elbo():
-    model = vae().eval()
+def binary_batch(num: int) -> dict[str, torch.Tensor]:
+    images = torch.rand(num, 1, 8, 8, generator=torch.Generator().manual_seed(1)).round()
+    return {"images": (images * 255).to(torch.uint8)}
+
+
+def far_from_its_prior() -> Vae:
+    """An untrained model whose weights are large, so that its bounds differ."""
+    model = vae(binarized=True).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(10)  # far from the prior, so that the bounds differ
-    images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(1)).round()
+            parameter.mul_(10)
+    return model
 
-    def bound(num: int) -> float:
-        noise = Noise(0, batch_size=64)
-        return model.log_likelihood(images, None, num_codes=num, noise=noise).mean().item()
 
-    assert bound(1) < bound(10) < bound(100)
-    batch = {"images": (images * 255).to(torch.uint8)}
-    elbos = [next(model.losses(batch, noise_for(batch, s))).metrics["elbo"] for s in range(50)]
-    ones = [
-        model.log_likelihood(images, None, num_codes=1, noise=Noise(s, batch_size=64)).mean()
-        for s in range(50)
+def test_more_importance_samples_find_an_image_likelier_up_from_the_elbo():
+    model, batch = far_from_its_prior(), binary_batch(64)
+
+    def figure(name: str, num: int, seed: int = 0) -> float:
+        figures = model.figures(batch, noise_for(batch, seed), num_draws=num)
+        return figures.values[name].mean().item()
+
+    assert -figure("elbo", 100) > figure("nll", 10) > figure("nll", 100)
+    ones = [figure("nll", 1, seed) for seed in range(50)]
+    assert sum(ones) / 50 == pytest.approx(-figure("elbo", 100), rel=0.02)
+    loss = sum(next(model.losses(batch, noise_for(batch, s))).value.item() for s in range(50)) / 50
+    assert loss == pytest.approx(-figure("elbo", 100), rel=0.02)
+
+
+def test_of_a_decoder_that_ignores_its_code_the_likelihood_is_known_and_the_bound_lacks_the_kl():
+    model, batch = vae(binarized=True).eval(), binary_batch(16)
+    with torch.no_grad():
+        for weight in model.autoencoder.upward.parameters():
+            weight.zero_()  # each pixel is 1 with a half
+        model.autoencoder.posterior.weight.zero_()
+        model.autoencoder.posterior.bias.copy_(torch.tensor([0.5] * 4 + [-0.2] * 4))
+    found = model.figures(batch, noise_for(batch), num_draws=20_000).values
+    divergence = 4 * 0.5 * (0.5**2 + math.exp(-0.2) - 1 + 0.2)
+    assert found["kl"].tolist() == pytest.approx([divergence] * 16)
+    assert found["reconstruction"].tolist() == pytest.approx([64 * math.log(2)] * 16)
+    assert (-found["elbo"]).tolist() == pytest.approx([64 * math.log(2) + divergence] * 16)
+    # The mean of 20,000 weights, each with a deviation of about 1.3.
+    assert found["nll"].tolist() == pytest.approx([64 * math.log(2)] * 16, abs=0.05)
+
+
+def test_a_grey_level_is_the_chance_of_a_one_and_drawn_anew_at_each_step():
+    model = vae(binarized=True)
+    levels = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).repeat(4, 1, 8, 2)
+    drawn = torch.stack(
+        [model._images(levels, Noise(0, step, batch_size=4)) for step in range(200)]
+    )
+    assert set(drawn.unique().tolist()) == {-1.0, 1.0}
+    chances = (drawn == 1).float().mean(dim=(0, 1, 2, 3)).view(2, 4).mean(dim=0)
+    assert chances.tolist() == pytest.approx([0.0, 0.2, 0.8, 1.0], abs=0.01)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_gaussian_pixels_are_not_binarised():
+    with pytest.raises(ValidationError, match="binarized pixels are bernoulli ones"):
+        VaeConfig(likelihood="gaussian", binarized=True)
+
+
+def test_pictures_pair_images_with_reconstructions_and_the_ends_of_paths():
+    model, batch = far_from_its_prior(), binary_batch(5)
+    pictures = model.pictures(batch, noise_for(batch))
+    again = model.reconstruct(batch["images"], None)
+    assert torch.equal(pictures["reconstructions"], torch.stack([batch["images"], again], dim=1))
+    assert torch.equal(pictures["interpolations"][:, [0, -1]], again[:4].unflatten(0, (2, 2)))
+
+
+def test_paths_join_images_of_one_class():
+    assert [ends.tolist() for ends in _ends(torch.tensor([2, 0, 1, 2, 0, 2]), 6)] == [
+        [1, 4],
+        [0, 3],
     ]
-    assert torch.stack(ones).mean() == pytest.approx(torch.stack(elbos).mean().item(), rel=0.02)
 
 
 def test_interpolation_goes_from_one_reconstruction_to_the_other():
