@@ -216,7 +216,7 @@ def test_a_vae_tells_how_likely_held_out_images_are(
         "interval": "-",
     }
     assert tracker.metrics["nll"] == (values["nll"].value, vae.step)
-    assert tracker.images == ["evaluation", "reconstructions", "interpolations"]
+    assert tracker.images == ["evaluation", "controls", "reconstructions", "interpolations"]
     for name in ("reconstructions.png", "interpolations.png"):
         with Image.open(tmp_path / "a" / name) as picture:
             assert picture.width > 10 * 56
