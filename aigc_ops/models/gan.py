@@ -5,7 +5,6 @@ and Brock, Donahue & Simonyan 2019 (residual networks with self-attention); Miya
 Koyama 2018, eq. 3 (conditioning by projection); Chen et al. 2016 (InfoGAN's codes).
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Self
 
@@ -28,10 +27,12 @@ from aigc_ops.generative import (
     to_unit_range,
 )
 from aigc_ops.models._augmentation import Augmentation, augment
+from aigc_ops.models._codes import Codes
 from aigc_ops.models._layers import LabelledCode
 from aigc_ops.models._networks import Network, build_downward, build_upward
 from aigc_ops.noise import Noise
 
+PREDICTOR_WIDTH = 128  # Chen et al. 2016, table 1
 MAX_TRUNCATION = 4.0  # normal noise reaches beyond it once in 16,000 draws
 
 
@@ -75,7 +76,13 @@ class GanConfig(FamilyConfig):
         default=0, ge=0, description="InfoGAN's continuous codes, uniform in -1 to 1."
     )
     code_weight: float = Field(
-        default=1.0, ge=0, description="Weight of the mutual information with the codes."
+        default=1.0, ge=0, description="Weight of the information on the categorical codes."
+    )
+    continuous_code_weight: float = Field(
+        default=0.1,
+        ge=0,
+        description="Weight of that on the continuous codes, which has no upper bound and would "
+        "spoil the images.",
     )
     augmentations: Sequence[Augmentation] = Field(
         default=(),
@@ -107,60 +114,6 @@ class GanConfig(FamilyConfig):
         if self.network == "fully_connected" and self.label_in == "norm":
             raise ValueError("label_in norm needs a convolutional or residual network")
         return self
-
-
-class Codes:
-    """InfoGAN's codes: categorical ones as one-hot blocks, then continuous ones."""
-
-    def __init__(self, config: GanConfig) -> None:
-        self.categories, self.num_continuous = config.categorical_codes, config.continuous_codes
-        self.width = sum(self.categories) + self.num_continuous
-        self.num_predicted = self.width + self.num_continuous  # a variance for each continuous
-
-    def draw(self, noise: Noise) -> Tensor:
-        """(B, width) from the prior."""
-        blocks = [functional.one_hot(noise.integers(n), n).float() for n in self.categories]
-        return torch.cat([*blocks, 2 * noise.uniform(self.num_continuous) - 1], dim=1)
-
-    def of_request(self, request: SampleRequest) -> Tensor:
-        """(width,) as the request's controls say, the rest drawn from its seed."""
-        generator, controls = torch.Generator().manual_seed(request.seed + 1), request.controls
-        blocks = []
-        for index, num in enumerate(self.categories, 1):
-            drawn = int(torch.randint(num, (), generator=generator))
-            value = int(controls.get(f"category_{index}", drawn))
-            blocks.append(functional.one_hot(torch.tensor(value), num).float())
-        drawn_codes = (2 * torch.rand(self.num_continuous, generator=generator) - 1).tolist()
-        values = [controls.get(f"code_{i}", d) for i, d in enumerate(drawn_codes, 1)]
-        return torch.cat([*blocks, torch.tensor(values)])
-
-    def controls(self) -> dict[str, Control]:
-        """A control for each code."""
-        categories = {
-            f"category_{i}": Control(0, num - 1, "InfoGAN's categorical code.", is_integer=True)
-            for i, num in enumerate(self.categories, 1)
-        }
-        continuous = {
-            f"code_{i}": Control(-2.0, 2.0, "InfoGAN's continuous code; trained in -1 to 1.")
-            for i in range(1, self.num_continuous + 1)
-        }
-        return categories | continuous
-
-    def surprise(self, predicted: Tensor, codes: Tensor) -> Tensor:
-        """(B,) nats of the codes under the prediction: -log Q(c|x) of Chen et al., eq. 5."""
-        nats, start = torch.zeros(len(codes), device=codes.device), 0
-        for num in self.categories:
-            block = slice(start, start := start + num)
-            nats = nats - (predicted[:, block].log_softmax(1) * codes[:, block]).sum(dim=1)
-        if self.num_continuous:
-            mean, log_variance = predicted[:, start:].chunk(2, dim=1)
-            gap = (codes[:, start:] - mean).square() / log_variance.exp()
-            nats = nats + 0.5 * (gap + log_variance + math.log(2 * math.pi)).sum(dim=1)
-        return nats
-
-    def entropy(self) -> float:
-        """Nats of the prior: what the mutual information can be at most, categorical ones."""
-        return sum(map(math.log, self.categories)) + self.num_continuous * math.log(2)
 
 
 class Generator(nn.Module):
@@ -195,8 +148,8 @@ class Critic(nn.Module):
         width = self.downward.num_features
         self.score = nn.Linear(width, 1)
         self.embed = nn.Embedding(shape.num_classes, width) if shape.num_classes else None
-        self.predict = nn.Linear(width, num_predicted) if num_predicted else None
-        for head in (self.score, self.embed, self.predict):
+        self.predict = _predictor(width, num_predicted) if num_predicted else None
+        for head in (self.score, self.embed):
             if head is not None:
                 nn.init.normal_(head.weight, 0.0, 0.02)
         if config.spectral_norm:
@@ -208,6 +161,15 @@ class Critic(nn.Module):
         if self.embed is not None:
             logits = logits + (self.embed(labels) * features).sum(dim=1).float()
         return logits, None if self.predict is None else self.predict(features).float()
+
+
+def _predictor(width: int, num_predicted: int) -> nn.Sequential:
+    """InfoGAN's Q over the critic's features, with a layer of its own."""
+    return nn.Sequential(
+        nn.Linear(width, PREDICTOR_WIDTH),
+        nn.LeakyReLU(0.2),
+        nn.Linear(PREDICTOR_WIDTH, num_predicted),
+    )
 
 
 def _bound(module: nn.Module) -> None:
@@ -241,7 +203,7 @@ class Gan(ImageModel):
 
     def __init__(self, config: GanConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
-        self.codes = Codes(config)
+        self.codes = Codes(config.categorical_codes, config.continuous_codes)
         self.critic = Critic(config, num_predicted=self.codes.num_predicted, shape=shape)
         code_dim = config.latent_dim + self.codes.width
         self.generator = Generator(config, code_dim=code_dim, shape=shape)
@@ -257,7 +219,8 @@ class Gan(ImageModel):
         real, labels = to_unit_range(batch["images"]), batch.get("labels")
         for index in range(self.config.critic_steps):
             codes = self.codes.draw(noise)
-            latent = torch.cat([noise.normal(self.config.latent_dim), codes], dim=1)
+            normal = noise.normal(self.config.latent_dim)
+            latent = torch.cat([normal, self.codes.standardised(codes)], dim=1)
             is_last = index + 1 == self.config.critic_steps
             with torch.set_grad_enabled(is_last):  # only the last is the generator's own
                 fake = self.generator(latent, labels)
@@ -265,8 +228,8 @@ class Gan(ImageModel):
         of_fake, predicted = self._judge(fake, labels, noise)
         value, metrics = self._generator_loss(of_fake), dict[str, Tensor]()
         if predicted is not None:
-            surprise = self.codes.surprise(predicted, codes).mean()
-            value = value + self.config.code_weight * surprise
+            value = value + self._code_loss(predicted, codes)
+            surprise = torch.stack(self.codes.surprise(predicted, codes)).sum(dim=0).mean()
             metrics["codes/mutual_information"] = self.codes.entropy() - surprise
         yield Loss("generator", value, metrics)
 
@@ -294,8 +257,14 @@ class Gan(ImageModel):
             slopes = (_squared_slopes(self.critic(between, labels)[0], between) + 1e-12).sqrt()
             value = value + self.config.gradient_penalty * (slopes - 1).square().mean()
         if predicted is not None:
-            value = value + self.config.code_weight * self.codes.surprise(predicted, codes).mean()
+            value = value + self._code_loss(predicted, codes)
         return Loss("critic", value, {"critic/separation": separation(of_real, of_fake)})
+
+    def _code_loss(self, predicted: Tensor, codes: Tensor) -> Tensor:
+        """What both players pay for codes that the critic cannot read: Chen et al., eq. 6."""
+        categorical, continuous = self.codes.surprise(predicted, codes)
+        weights = self.config.code_weight, self.config.continuous_code_weight
+        return weights[0] * categorical.mean() + weights[1] * continuous.mean()
 
     def _generator_loss(self, of_fake: Tensor) -> Tensor:
         if self.config.loss == "non_saturating":
@@ -327,7 +296,7 @@ class Gan(ImageModel):
             low, high = torch.special.ndtr(torch.tensor([-bound, bound]))
             cut = torch.special.ndtri(low + torch.special.ndtr(noise) * (high - low))
             noise = cut.clamp(-bound, bound)
-        return torch.cat([noise, self.codes.of_request(request)])
+        return torch.cat([noise, self.codes.standardised(self.codes.of_request(request))])
 
 
 def _critic_game(loss: str, of_real: Tensor, of_fake: Tensor) -> Tensor:

@@ -115,10 +115,46 @@ def test_each_code_is_set_by_its_control_and_else_drawn_from_the_seed():
 def test_the_information_of_right_and_of_blind_predictions_is_all_and_none():
     model = Gan(GanConfig(categorical_codes=(4,), **SMALL), GREY)
     codes = torch.eye(4)
-    right = model.codes.surprise(100 * codes, codes)
-    blind = model.codes.surprise(torch.zeros(4, 4), codes)
+    right, _ = model.codes.surprise(100 * codes, codes)
+    blind, _ = model.codes.surprise(torch.zeros(4, 4), codes)
     assert right.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert model.codes.entropy() - blind.mean().item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_standardised_codes_have_the_scale_of_noise():
+    model = Gan(GanConfig(categorical_codes=(10, 2), continuous_codes=2, **SMALL), GREY)
+    codes = model.codes.standardised(model.codes.draw(Noise(0, batch_size=20_000)))
+    assert codes.mean(dim=0).tolist() == pytest.approx([0.0] * 14, abs=0.05)
+    assert codes.std(dim=0).tolist() == pytest.approx([1.0] * 14, abs=0.05)
+
+
+def test_the_generator_meets_standardised_codes_in_training_and_in_sampling():
+    model = Gan(GanConfig(categorical_codes=(10,), **SMALL), GREY)
+    met = []
+    model.generator.register_forward_pre_hook(lambda _, given: met.append(given[0]))
+    next(model.losses(BATCH, noise_for(BATCH)))
+    model.sample([SampleRequest(seed) for seed in range(4)])
+    for codes in met:
+        block = codes[:, SMALL["latent_dim"] :]
+        assert sorted(block[0].tolist()) == pytest.approx([-1 / 3] * 9 + [3.0])
+    assert len(met) == 2
+
+
+def test_both_kinds_of_codes_count_by_their_own_weights():
+    both = {"categorical_codes": (3,), "continuous_codes": 1}
+    losses = []
+    for weights in ((0, 0), (1, 0), (0, 1), (2, 3)):
+        config = GanConfig(
+            code_weight=weights[0], continuous_code_weight=weights[1], **both, **SMALL
+        )
+        torch.manual_seed(0)
+        model = Gan(config, GREY).train()
+        losses.append(next(model.losses(BATCH, noise_for(BATCH))).value.item())
+    game, categorical, continuous, all_of_it = losses
+    assert categorical - game == pytest.approx(math.log(3), rel=0.2)  # of a critic that knows none
+    assert continuous > game
+    expected = game + 2 * (categorical - game) + 3 * (continuous - game)
+    assert all_of_it == pytest.approx(expected, rel=1e-4)
 
 
 def test_truncated_noise_stays_within_its_bound_and_keeps_its_order():
