@@ -179,11 +179,35 @@ def load_model(
     if config is None:
         config = family.config_type.model_validate(record["config"])
     elif config.family != record["family"]:
-        raise CheckpointError(f"{folder}: of family {record['family']!r}, not {config.family!r}")
+        raise CheckpointError(
+            f"{folder}: model.family is {record['family']!r} there and {config.family!r} here; "
+            "a model starts from one of its own family"
+        )
     with torch.random.fork_rng(devices=[]):
         model = family.from_blueprint(config, record["blueprint"])
-    load_weights(model, folder)
+    there, here = record["config"], config.model_dump(mode="json")
+    try:
+        load_weights(model, folder)
+    except CheckpointError as error:
+        if there == here:
+            raise
+        raise CheckpointError(
+            f"{folder}: its weights do not fit this model: "
+            f"{differences(there, here, prefix='model.')}; set what shapes the networks as there"
+        ) from error
     return model.eval()
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], *, prefix: str = "") -> str:
+    """The fields in which two records differ, by their dotted names, with both values."""
+    found = []
+    for name in dict.fromkeys([*there, *here]):
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found.append(differences(old, new, prefix=f"{prefix}{name}."))
+        elif old != new:
+            found.append(f"{prefix}{name} is {old!r} there and {new!r} here")
+    return ", ".join(filter(None, found))
 
 
 def load_weights(model: Generative, folder: Path) -> None:

@@ -115,7 +115,9 @@ def _row_expectations(config: ValidationConfig) -> "list[Expectation]":
         gxe.ExpectTableRowCountToBeBetween(
             min_value=num,
             row_condition=Column("split") == split,
-            description=f"the {split} split has at least {num} row" + "s" * (num > 1),
+            description=f"the {split} split has at least {num} row"
+            + "s" * (num > 1)
+            + (" (data.heldout_fraction takes more from data without splits)" * (split != "train")),
         )
         for split, num in least.items()
     ]

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef
-from aigc_ops.checkpoints import load_model, read_checkpoint
+from aigc_ops.checkpoints import differences, load_model, read_checkpoint
 from aigc_ops.data.config import Split
 from aigc_ops.devices import choose_precision, tune
 from aigc_ops.errors import ModelError, TrainingError
@@ -19,10 +19,10 @@ from aigc_ops.generative import Data, FamilyConfig, Generative, ImageModel, Imag
 from aigc_ops.models import family_type
 from aigc_ops.tracking import Tracker, progress_bar
 from aigc_ops.training.batches import Batches
-from aigc_ops.training.compilation import compile_networks, compiler_faults
 from aigc_ops.training.config import TrainingConfig
 from aigc_ops.training.curves import Curves, profiled
 from aigc_ops.training.examples import Examples
+from aigc_ops.training.faults import explained
 from aigc_ops.training.folder import CheckpointWriter, RunFolder
 from aigc_ops.training.judge import Judge
 from aigc_ops.training.memory import within_memory
@@ -57,7 +57,7 @@ def train(
     """
     if finished := folder.finished(config.steps):
         return finished
-    with joined(config.device) as team, compiler_faults():
+    with joined(config.device) as team, explained():
         attempt = partial(
             _train,
             model_config,
@@ -109,7 +109,7 @@ def _train(
         model.to(memory_format=torch.channels_last)
     team.prepare(model)
     if config.compile:
-        compile_networks(model)
+        _compile(model)
     state = new_state(model, ema_decay=config.ema_decay, device=device, precision=precision)
     if resumed:
         _resume(state, resumed)
@@ -187,7 +187,11 @@ def _build(config: FamilyConfig, data: Data, source: Path | None) -> Generative:
         return family_type(config.family).from_data(config, data)
     model = load_model(source, config=config)
     if isinstance(model, ImageModel) and isinstance(data, Images) and model.shape != data.shape:
-        raise ModelError(f"{source}: was trained for {model.shape}, the data has {data.shape}")
+        there, here = (shape.model_dump(mode="json") for shape in (model.shape, data.shape))
+        raise ModelError(
+            f"{source}: was trained for images of another kind: {differences(there, here)}; "
+            "start without it, or bring the data to its shape (data.image_size)"
+        )
     return model
 
 
@@ -201,3 +205,9 @@ def _resume(state: TrainingState, checkpoint: Path) -> None:
         )
     state.restore(checkpoint)
     tqdm.write(f"train: resumed after step {state.step} from {checkpoint}", file=sys.stderr)
+
+
+def _compile(model: Generative) -> None:
+    for part in model.parts().values():
+        for network in list(part.children()) or [part]:
+            network.compile()

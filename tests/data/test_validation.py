@@ -1,6 +1,7 @@
 """What the expectations say of sound and of broken data."""
 
 import json
+import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -186,7 +187,8 @@ def test_an_empty_split_fails(tmp_path: Path, check: Check, split: str) -> None:
     rows = {"train": texts("a", "b"), "heldout": texts("c")}
     rows[split] = rows[split][:0]
     failures = check(write_splits(tmp_path / "data", **rows)).failures
-    assert failures == (f"the {split} split has at least 1 row: found 0",)
+    assert len(failures) == 1
+    assert re.fullmatch(rf"the {split} split has at least 1 row( \(.*\))?: found 0", failures[0])
 
 
 def test_a_dataset_without_any_row_fails(tmp_path: Path, check: Check) -> None:

@@ -1,24 +1,23 @@
-"""The networks compiled, and what to do where they cannot be."""
+"""What torch raises in its own words, told in those of the settings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aigc_ops.errors import TrainingError
-from aigc_ops.generative import Generative
-
-
-def compile_networks(model: Generative) -> None:
-    """Let torch.compile translate each network at its first use."""
-    for part in model.parts().values():
-        for network in list(part.children()) or [part]:
-            network.compile()
 
 
 @contextmanager
-def compiler_faults() -> Iterator[None]:
-    """Tell in plain words that the compiler failed; other errors pass through."""
+def explained() -> Iterator[None]:
+    """Errors whose remedy is a setting become TrainingErrors; others pass through."""
     try:
         yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "batch norm cannot learn from one row at a time; raise training.batch_size, "
+            "or lower training.micro_batches"
+        ) from error
     except RuntimeError as error:
         from torch._dynamo.exc import TorchDynamoException
 
