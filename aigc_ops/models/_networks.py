@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aigc_ops.artifacts import ImageShape
 from aigc_ops.generative import num_doublings
+from aigc_ops.models._convolutions import Conv2d, ConvTranspose2d
 from aigc_ops.models._layers import (
     Labelled,
     ResidualDown,
@@ -68,9 +69,9 @@ def build_upward(
         nn.ConvTranspose2d(code_dim, channels[0], base, bias=False),
     ]
     for wide, narrow in pairwise(channels):
-        double = nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False)
+        double = ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False)
         layers += [batch_norm(wide, num_classes), nn.ReLU(inplace=True), double]
-    last = nn.ConvTranspose2d(channels[-1], shape.channels, 4, stride=2, padding=1)
+    last = ConvTranspose2d(channels[-1], shape.channels, 4, stride=2, padding=1)
     layers += [batch_norm(channels[-1], num_classes), nn.ReLU(inplace=True), last]
     network = Upward(layers)
     network.apply(initialise)
@@ -86,9 +87,9 @@ def build_downward(
     if kind == "residual":
         return _residual_downward(width, shape)
     channels = _channels(width, shape)
-    layers: list[nn.Module] = [nn.Conv2d(shape.channels, width, 4, stride=2, padding=1)]
+    layers: list[nn.Module] = [Conv2d(shape.channels, width, 4, stride=2, padding=1)]
     for narrow, wide in pairwise(channels):
-        halve = nn.Conv2d(narrow, wide, 4, stride=2, padding=1, bias=not normalise)
+        halve = Conv2d(narrow, wide, 4, stride=2, padding=1, bias=not normalise)
         layers += [nn.LeakyReLU(0.2, inplace=True), halve]
         layers += [nn.BatchNorm2d(wide)] if normalise else []
     layers += [nn.LeakyReLU(0.2, inplace=True), nn.Flatten()]
