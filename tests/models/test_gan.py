@@ -35,7 +35,7 @@ def test_the_critic_comes_first_and_the_generator_meets_the_updated_critic(loss,
     pairs = model.losses(BATCH, noise_for(BATCH))
     assert next(pairs).part == "critic"
     zeroed_critic(model)
-    part, value, _ = next(pairs)
+    part, value, *_ = next(pairs)
     assert part == "generator"
     assert value.item() == pytest.approx(expected, abs=1e-3)  # the loss at logits of 0
 
