@@ -77,7 +77,7 @@ def test_flags_override_the_file_leaf_by_leaf():
     config = load_config(ROOT / "configs" / "mnist-gan.yaml", parse_flags(kind, flags))
     assert (config.training.steps, config.model.latent_dim, config.seed) == (7, 5, 3)
     assert config.model.critic.beta1 == 0.1
-    assert config.training.batch_size == 64
+    assert config.training.batch_size == 32
 
 
 @pytest.mark.parametrize("family", family_names())

@@ -13,6 +13,7 @@ from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.models.vae import Vae
 from aigc_ops.training import TrainingConfig
 from aigc_ops.training.batches import Batches
+from aigc_ops.training.examples import Examples
 from aigc_ops.training.processes import Processes
 from aigc_ops.training.state import new_state
 from aigc_ops.training.step import set_learning_rates, take_step
@@ -55,7 +56,7 @@ def stepped(make, *, num_steps, precision="fp32", scale=None, **settings):
     if scale is not None:
         state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": scale})
     team = Processes(CPU)
-    batches, scalars = Batches(model.examples(data), config, 7, team), {}
+    batches, scalars = Batches(Examples(model, data, CPU), config, 7, team), {}
     for _ in range(num_steps):
         shares = batches.shares(state.progress)
         set_learning_rates(state.optimizers, config, state.progress)
