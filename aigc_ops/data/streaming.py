@@ -21,6 +21,7 @@ from aigc_ops.generative import Groups, ImageData, Images
 ROW_BYTES = 400  # what Python adds to an encoded image
 FEWEST_GROUPS = 4
 MOST_GROUPS = 256
+LEAST_PIXELS = 2**15  # below which threads wait for one another longer than they decode
 
 
 class ImageStream(Images):
@@ -52,10 +53,11 @@ class ImageStream(Images):
 
     def take(self, indices: Tensor) -> ImageData:
         rows = [self._row(index) for index in indices.tolist()]
-        per_worker = max(1, -(-len(rows) // self._config.num_workers))
+        fewest = LEAST_PIXELS // (self.shape.height * self.shape.width)
+        per_worker = max(1, fewest, -(-len(rows) // self._config.num_workers))
         parts = [rows[first : first + per_worker] for first in range(0, len(rows), per_worker)]
-        if not parts:
-            return image_data([], 0, self._config, self.shape)
+        if len(parts) <= 1:
+            return self._decode(rows)
         decoded = list(self._pool.map(self._decode, parts))
         labels = [part.labels for part in decoded if part.labels is not None]
         return ImageData(

@@ -184,7 +184,7 @@ def test_two_runs_at_once_on_one_home_queue(workplace, first):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 def test_a_run_stopped_in_mid_training_goes_on_where_it_was(workplace: Workplace, first, how):
     flags = (
-        *("--training.steps", 400, "--training.checkpoint-every", 10),
+        *("--training.steps", 200, "--training.checkpoint-every", 10),
         *("--seed", int(how), "--packaging.enabled", "false"),
     )
     before = set(workplace.home.glob("checkpoints/*"))
@@ -198,10 +198,10 @@ def test_a_run_stopped_in_mid_training_goes_on_where_it_was(workplace: Workplace
     process.send_signal(how)
     ended(process, seconds=60)
     assert process.returncode != 0
-    assert not (new[0] / "step-00000400").exists()
+    assert not (new[0] / "step-00000200").exists()
     answer, said = workplace.run("run", workplace.config, *flags)
     assert "resumed after step" in said
-    assert answer["checkpoint"]["step"] == 400
+    assert answer["checkpoint"]["step"] == 200
     listed, _ = workplace.run("models")
     digests = [row["version"] for row in listed["models"]]
     assert len(digests) == len(set(digests))
