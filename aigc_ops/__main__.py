@@ -115,16 +115,28 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="seed of the first (%(default)s)")
     sample.add_argument("--label", type=int, help="class; by default goes round the classes")
     sample.add_argument("--prompt", help="text to answer or continue")
+    _add_controls(sample, "truncation=0.7")
     sample.add_argument(
-        "--set",
+        "--stop",
         action="append",
         default=[],
-        dest="controls",
-        metavar="NAME=VALUE",
-        help="set a control of the model, such as truncation=0.7; may be repeated. The model's "
-        "card lists its controls, and so does the answer to a name that it lacks",
+        metavar="TEXT",
+        help="a text ends before the first of these; may be repeated",
     )
     sample.add_argument("--out", required=True, metavar="DIR", help="folder for the samples")
+
+    chat = command("chat", "talk with a text model; lines from standard input are answered")
+    chat.add_argument("model", metavar="MODEL")
+    chat.add_argument("--seed", type=int, default=0, help="seed of the first answer (%(default)s)")
+    chat.add_argument("--system", metavar="TEXT", help="what the model is told before all else")
+    _add_controls(chat, "temperature=0.7")
+    chat.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="an answer ends before it"
+    )
+
+    export = command("export", "write a text model as a Hugging Face folder")
+    export.add_argument("model", metavar="MODEL")
+    export.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
 
     command("models", "list versions, aliases and scores")
 
@@ -132,6 +144,18 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("show", "pull"), help="show: rows, digest and DVC pin")
     data.add_argument("path", nargs="?", default="data", metavar="PATH")
     return top
+
+
+def _add_controls(command: argparse.ArgumentParser, example: str) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="controls",
+        metavar="NAME=VALUE",
+        help=f"set a control of the model, such as {example}; may be repeated. The model's "
+        "card lists its controls, and so does the answer to a name that it lacks",
+    )
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

@@ -94,6 +94,7 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
             folder=folder,
             tracker=tracker,
             initial=initial,
+            cache=home() / "cache" / "examples",
             record={
                 "config": config.model_dump(mode="json"),
                 "revision": source and source.model_dump(mode="json"),

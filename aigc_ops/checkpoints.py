@@ -11,8 +11,7 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model as load_model_file
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aigc_ops.artifacts import Checkpoint, file_digest
@@ -127,16 +126,13 @@ class StoredModel:
     @classmethod
     def of(cls, model: Generative) -> Self:
         """A copy of the model's weights on the CPU; those that share memory are kept once."""
-        kept: dict[tuple[int, torch.Size], str] = {}
         state = model.state_dict()
-        for name in sorted(state):
-            kept.setdefault((state[name].data_ptr(), state[name].shape), name)
         record = {
             "family": model.config.family,
             "config": model.config.model_dump(mode="json"),
             "blueprint": model.blueprint(),
         }
-        return cls(record, {name: copied(state[name]) for name in kept.values()})
+        return cls(record, {names[0]: copied(state[names[0]]) for names in _shared(model).values()})
 
     def write(self, folder: Path) -> None:
         """Write weights (safetensors) and JSON into an existing folder."""
@@ -213,9 +209,22 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], *, prefix: st
 def load_weights(model: Generative, folder: Path) -> None:
     """Fill a model with the weights of a folder, whose digests were checked before."""
     try:
-        load_model_file(model, str(folder / WEIGHTS))
+        state = load_file(folder / WEIGHTS)
+        for names in _shared(model).values():  # of which one name was stored
+            stored = next((name for name in names if name in state), None)
+            state |= {name: state[stored] for name in names if stored}
+        model.load_state_dict(state)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: does not fit the model ({error})") from error
+
+
+def _shared(model: Generative) -> dict[tuple[int, torch.Size], list[str]]:
+    """Names of the model's weights by the memory they lie in, in order."""
+    names: dict[tuple[int, torch.Size], list[str]] = {}
+    state = model.state_dict()
+    for name in sorted(state):
+        names.setdefault((state[name].data_ptr(), state[name].shape), []).append(name)
+    return names
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -28,12 +28,13 @@ def execute(arguments: argparse.Namespace, flags: Sequence[str], output: TextIO)
     if command in WITH_CONFIG and _subject(arguments) is None:
         what = "CONFIG" if hasattr(arguments, "config") else "MODEL"
         raise ConfigError(f"{what} is missing; see aigc-ops {command} --help")
+    arguments.output = output
     answer, lines = COMMANDS[command](arguments, flags)
     if os.environ.get("RANK", "0") != "0":
         return 0  # of several processes that train together, the first answers
     if arguments.json:
         print(json.dumps(answer, ensure_ascii=False), file=output)
-    else:
+    elif lines:
         print("\n".join(lines), file=output)
     return 0
 
@@ -168,12 +169,51 @@ def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
         label=arguments.label,
         prompt=arguments.prompt,
         controls=controls,
+        stop=arguments.stop,
     )
     drawn = sampling.draw_timed(model, asked, progress=True)
     out = Path(arguments.out)
     sampling.write_samples(drawn.samples, asked, out)
     answer = {"out": str(out), "num": len(asked), RATE[model.modality]: drawn.rate}
     return answer, [f"{len(asked)} samples in {out}"]
+
+
+def chat(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The conversation, which was written as it went."""
+    from aigc_ops import chain
+    from aigc_ops.chat import chat as converse
+    from aigc_ops.chat import typed_lines
+    from aigc_ops.checkpoints import load_model
+    from aigc_ops.flags import control_values
+
+    controls = control_values(arguments.controls)
+    checkpoint = chain.resolve(arguments.model)
+    messages = converse(
+        load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest),
+        typed_lines(),
+        sys.stderr if arguments.json else arguments.output,
+        seed=arguments.seed,
+        system=arguments.system,
+        controls=controls,
+        stop=arguments.stop,
+    )
+    shown = [{"role": message.role, "content": message.text} for message in messages]
+    return {"model": arguments.model, "messages": shown}, []
+
+
+def export(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The folder that was written."""
+    from aigc_ops import chain
+    from aigc_ops.checkpoints import load_model
+
+    out = Path(arguments.out)
+    if out.exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty; give a new folder")
+    checkpoint = chain.resolve(arguments.model)
+    model = load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
+    out.mkdir(parents=True, exist_ok=True)
+    model.export(out)
+    return {"out": str(out)}, [f"{arguments.model} as a Hugging Face folder: {out}"]
 
 
 def models(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, list[str]]:
@@ -216,6 +256,8 @@ COMMANDS = {
     "package": package,
     "serve": serve,
     "sample": sample,
+    "chat": chat,
+    "export": export,
     "models": models,
     "data": data,
 }

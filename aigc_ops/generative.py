@@ -6,10 +6,9 @@ from seeds. The loop, the judges, the registry and the service know nothing else
 
 import abc
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -19,6 +18,13 @@ from torch import Tensor, nn
 from aigc_ops.artifacts import ImageShape, Modality
 from aigc_ops.errors import ModelError
 from aigc_ops.noise import Noise
+from aigc_ops.sample_request import (
+    Control,
+    Message,
+    SampleRequest,
+    check_controls,
+    check_label,
+)
 
 
 class FamilyConfig(BaseModel):
@@ -105,45 +111,37 @@ class TextData:
     texts: Sequence[str]
     prompts: Sequence[str] | None = None
     """As many as texts, or None for plain documents."""
+    histories: Sequence[Sequence[Message]] | None = None
+    """The conversation before each prompt, oldest turn first; None: there is none."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def num_characters(self) -> int:
+        """Characters of all that it holds."""
+        return sum(map(len, self.parts()))
+
+    def parts(self) -> Iterator[str]:
+        """Every text, prompt and earlier turn, and what tells one from another, in order."""
+        yield from self.texts
+        if self.prompts is not None:
+            yield "prompts"
+            yield from self.prompts
+        for place, history in enumerate(self.histories or ()):
+            for message in history:
+                yield f"{place} {message.role}"
+                yield message.text
+
+    def take(self, indices: Iterable[int]) -> "TextData":
+        """The texts at these indices, in their order."""
+        rows = list(indices)
+        prompts = self.prompts and [self.prompts[row] for row in rows]
+        histories = self.histories and [self.histories[row] for row in rows]
+        return TextData([self.texts[row] for row in rows], prompts, histories)
+
 
 Data = Images | TextData
-
-
-@dataclass(frozen=True)
-class Control:
-    """Something that a sample can be asked for beside its label or prompt."""
-
-    low: float
-    high: float
-    description: str
-    is_integer: bool = False
-
-    @property
-    def bounds(self) -> str:
-        """The values it takes, as people read them."""
-        return f"{self.low:g} to {self.high:g}{', a whole number' if self.is_integer else ''}"
-
-    def takes(self, value: float) -> bool:
-        """Whether a sample can be asked for this value."""
-        return self.low <= value <= self.high and not (self.is_integer and value != int(value))
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """One sample to draw; equal requests give equal samples, alone or in a batch."""
-
-    seed: int
-    label: int | None = None
-    prompt: str | None = None
-    controls: Mapping[str, float] = field(default_factory=dict)
-
-    def generator(self) -> torch.Generator:
-        """A CPU generator of this request's own, so no neighbour changes its noise."""
-        return torch.Generator().manual_seed(self.seed)
 
 
 class Loss(NamedTuple):
@@ -231,6 +229,20 @@ class Generative(nn.Module, abc.ABC):
         """What samples can be asked for beside label or prompt, by name."""
         return {}
 
+    def released(self) -> "Generative":
+        """The model as it is registered and served: without what only training needs."""
+        return self
+
+    def export(self, folder: Path) -> None:  # noqa: ARG002
+        """Write the model into an empty folder in its field's exchange format.
+
+        Raises ModelError when there is none.
+        """
+        raise ModelError(
+            f"{self.config.family} models have no exchange format; the model's own folder holds "
+            "safetensors and JSON"
+        )
+
     def example_units(self, batch: dict[str, Tensor]) -> int:
         """Images or tokens in a batch, for the rate."""
         return len(next(iter(batch.values())))
@@ -316,6 +328,18 @@ class TextModel(Generative):
         """One continuation (or answer) per request, without its prompt; may be empty."""
 
     @abc.abstractmethod
+    def example_terms(self) -> dict[str, JsonValue]:
+        """All that decides `examples` beside the data: equal terms give equal examples."""
+
+    def origin(self) -> "TextModel | None":
+        """The model as it was before this training, where it was trained on from another."""
+        return None
+
+    @abc.abstractmethod
+    def stream(self, request: SampleRequest) -> Generator[str, None, None]:
+        """The pieces of `sample`'s text as they come, whole characters; close it to cancel."""
+
+    @abc.abstractmethod
     def log_likelihood(self, data: TextData) -> tuple[Tensor, Tensor]:
         """Log likelihood of each text given its prompt, (N,) float64 nats, and (N,) tokens.
 
@@ -353,35 +377,3 @@ def num_doublings(shape: ImageShape) -> int:
             f"resize them with --data.image-size {nearest}"
         )
     return doublings
-
-
-def check_label(request: SampleRequest, num_classes: int) -> None:
-    """Raise ModelError unless the request's label (or none) suits a K-class image model."""
-    if request.prompt is not None:
-        raise ModelError("this model draws images and takes no prompt; give a label or nothing")
-    if request.label is None and num_classes:
-        raise ModelError(f"this model draws by class; give a label from 0 to {num_classes - 1}")
-    if request.label is not None and not num_classes:
-        raise ModelError("this model has no classes; leave the label out")
-    if request.label is not None and not 0 <= request.label < num_classes:
-        raise ModelError(f"label {request.label} is outside 0..{num_classes - 1}")
-
-
-def check_controls(request: SampleRequest, controls: Mapping[str, Control]) -> None:
-    """Raise ModelError unless the model has the request's controls and their values."""
-    for name, value in request.controls.items():
-        if name not in controls:
-            known = [f"{names} ({control.bounds})" for names, control in joined(controls)]
-            choice = f"choose from {', '.join(known)}" if known else "this model has none"
-            raise ModelError(f"{name!r} is not a control; {choice}")
-        if not controls[name].takes(value):
-            raise ModelError(f"{name} is {value:g}; give {controls[name].bounds}")
-
-
-def joined(controls: Mapping[str, Control]) -> list[tuple[str, Control]]:
-    """Names and control of each run of equal ones, such as `latent_1 … latent_16`."""
-    runs = []
-    for control, items in groupby(controls.items(), key=itemgetter(1)):
-        names = [name for name, _ in items]
-        runs.append((f"{names[0]} … {names[-1]}" if len(names) > 2 else ", ".join(names), control))
-    return runs

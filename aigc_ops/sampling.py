@@ -18,14 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from aigc_ops.errors import CheckpointError, ModelError
-from aigc_ops.generative import (
-    Generative,
-    ImageModel,
-    SampleRequest,
-    TextData,
-    TextModel,
-)
+from aigc_ops.generative import Generative, ImageModel, TextData, TextModel
 from aigc_ops.noise import MAX_SEED, sample_seeds
+from aigc_ops.sample_request import Message, SampleRequest
 from aigc_ops.tracking import progress_bar
 
 MAX_SAMPLES = 1_000_000
@@ -57,13 +52,15 @@ def requests(
     label: int | None = None,
     prompt: str | Sequence[str] | None = None,
     controls: Mapping[str, float] | None = None,
+    history: Sequence[Message] = (),
+    stop: Sequence[str] = (),
     max_num: int = MAX_SAMPLES,
 ) -> list[SampleRequest]:
     """Requests for `num` samples, each checked against the model.
 
     A conditional image model goes round its classes when no label is given; several
-    prompts are gone round likewise; controls are those of every sample. Raises ModelError
-    for what the model cannot serve.
+    prompts are gone round likewise; controls, history and stop are those of every sample.
+    Raises ModelError for what the model cannot serve.
     """
     if not 0 <= num <= max_num:
         raise ModelError(f"num is {num}; give a number of samples from 0 to {max_num}")
@@ -77,6 +74,8 @@ def requests(
             label=index % num_classes if label is None and num_classes else label,
             prompt=prompts[index % len(prompts)] if prompts else None,
             controls=controls or {},
+            history=tuple(history),
+            stop=tuple(stop),
         )
         for index, each in enumerate(sample_seeds(seed, num))
     ]
@@ -282,6 +281,10 @@ def _record(samples: Samples, asked: Sequence[SampleRequest]) -> str:
             row["seed"] = request.seed
         if request.controls:
             row["controls"] = dict(request.controls)
+        if request.history:
+            row["history"] = request.history
+        if request.stop:
+            row["stop"] = request.stop
         rows.append(row)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -299,7 +302,14 @@ def read_samples(folder: Path) -> tuple[list[SampleRequest], Samples]:
     try:
         rows = [json.loads(line) for line in (folder / RECORD).read_text("utf-8").split("\n")[:-1]]
         asked = [
-            SampleRequest(row["seed"], row.get("label"), row.get("prompt"), row.get("controls", {}))
+            SampleRequest(
+                row["seed"],
+                row.get("label"),
+                row.get("prompt"),
+                row.get("controls", {}),
+                tuple(Message(*turn) for turn in row.get("history", ())),
+                tuple(row.get("stop", ())),
+            )
             for row in rows
         ]
         if rows and "text" in rows[0]:

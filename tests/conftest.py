@@ -2,7 +2,14 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -69,3 +76,41 @@ def ref_of(data: ImageData) -> DatasetRef:
         num_heldout=0,
         image_shape=data.shape,
     )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(check: Callable[[], Any], *, seconds: float = 120) -> Any:
+    """The first true result of a check."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := check():
+            return found
+        time.sleep(0.3)
+    raise AssertionError(f"not within {seconds} s: {check}")
+
+
+@contextmanager
+def process(log: Path, *arguments: str, **variables: str) -> Iterator[None]:
+    """A server of the environment's own, ended with the block."""
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **variables},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield
+        finally:
+            server.terminate()
+            try:
+                server.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()

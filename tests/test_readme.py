@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from aigc_ops.models import family_names
-from tests.conftest import ROOT, answers
+from tests.conftest import ROOT, answers, eventually
 from tests.flows.conftest import write_images
 
 SERVERS = {
@@ -64,7 +64,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
     write_images(folder / "pets", size=64)
     (folder / "notes.txt").write_text("".join(f"note {i}: buy {i} eggs\n" for i in range(200)))
-    run(copy, "aigc-ops run configs/smoke.yaml --name mnist-gan")
+    run(copy, "aigc-ops run configs/smoke.yaml --name mnist-gan --packaging.enabled false")
     return copy
 
 
@@ -162,7 +162,8 @@ def test_the_service_answers_the_readmes_request(checkout):
 
 def test_the_uis_open_and_prefect_is_offered_every_family(checkout):
     (prefect, health), (mlflow, page) = list(SERVERS.items())[:2]
-    with serving(checkout, prefect, health), serving(checkout, mlflow, page):
+    with serving(checkout, mlflow), serving(checkout, prefect, health):
+        eventually(lambda: answers(page))
         with urlopen("http://127.0.0.1:4200/", timeout=10) as answer:
             assert b"<html" in answer.read().lower()
         with serving(checkout, DEPLOY):

@@ -9,10 +9,11 @@ from PIL import Image
 
 from aigc_ops.artifacts import ImageShape
 from aigc_ops.errors import CheckpointError, ModelError
-from aigc_ops.generative import SampleRequest, TextData
+from aigc_ops.generative import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.noise import MAX_SEED, sample_seeds
+from aigc_ops.sample_request import SampleRequest
 from aigc_ops.sampling import (
     GOLDEN,
     STAGING,

@@ -17,7 +17,7 @@ class DataConfig(BaseModel):
         min_length=1,
         description=(
             "Folder with train and held-out Parquet, a Parquet file, a folder of images "
-            "(classes by sub-folder), a text file, or a folder of text files."
+            "(classes by sub-folder), a text file, a folder of text files, or JSON lines."
         ),
     )
     modality: Literal["auto", "image", "text"] = Field(
@@ -71,6 +71,11 @@ class DataConfig(BaseModel):
     prompt_column: str | None = Field(
         default="prompt",
         description="Parquet column of the prompts that the texts answer; empty: none.",
+    )
+    messages_column: str = Field(
+        default="messages",
+        min_length=1,
+        description="Parquet column or JSON key of conversations: a list of role and content.",
     )
     source_column: str = Field(
         default="source", min_length=1, description="Parquet column of each row's source."

@@ -9,9 +9,10 @@ from aigc_ops.artifacts import ImageShape
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.images import decode, fit
 from aigc_ops.data.opening import label_index
-from aigc_ops.data.rows import Row
+from aigc_ops.data.rowtypes import Row
 from aigc_ops.errors import DataError
 from aigc_ops.generative import ImageData, TextData
+from aigc_ops.sample_request import Message
 
 
 def image_data(rows: Iterable[Row], count: int, config: DataConfig, shape: ImageShape) -> ImageData:
@@ -34,12 +35,22 @@ def image_data(rows: Iterable[Row], count: int, config: DataConfig, shape: Image
     return ImageData(torch.from_numpy(images), classes, shape)
 
 
-def text_data(rows: list[Row]) -> TextData:
-    """Rows as texts, with their prompts; raises DataError naming an unsound one."""
-    texts = [_decoded(row, row.content) for row in rows]
-    if all(row.prompt is None for row in rows):
+def text_data(rows: Iterable[Row]) -> TextData:
+    """Rows as texts, with prompts and earlier turns; raises DataError naming an unsound one."""
+    texts, prompts, histories = list[str](), list[str | None](), list[tuple[Message, ...]]()
+    first_without: Row | None = None
+    for row in rows:
+        texts.append(_decoded(row, row.content))
+        prompts.append(None if row.prompt is None else _decoded(row, row.prompt))
+        histories.append(row.history)
+        if row.prompt is None:
+            first_without = first_without or row
+    if not any(prompt is not None for prompt in prompts):
         return TextData(texts)
-    return TextData(texts, [_decoded(row, row.prompt) for row in rows])
+    if first_without is not None:
+        _decoded(first_without, None)
+    known = [prompt for prompt in prompts if prompt is not None]
+    return TextData(texts, known, histories if any(histories) else None)
 
 
 def _class_of(row: Row, names: tuple[str, ...]) -> int:
@@ -51,7 +62,8 @@ def _class_of(row: Row, names: tuple[str, ...]) -> int:
 
 def _decoded(row: Row, content: bytes | None) -> str:
     if content is None:
-        raise DataError(f"{row.name}: text is null; fill it in or leave the row out")
+        what = row.error or "text is null"
+        raise DataError(f"{row.name}: {what}; mend it or leave the row out")
     try:
         return content.decode()
     except UnicodeDecodeError as error:

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 
 from aigc_ops.artifacts import Modality
 from aigc_ops.data.config import DataConfig, Split
+from aigc_ops.data.conversations import text_column
 from aigc_ops.data.fingerprint import visible_files
 from aigc_ops.errors import DataError
 
 Kind = Literal["parquet", "images", "texts"]
 
-TEXT_SUFFIXES = (".txt", ".text", ".md")
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 # Not accepted, but read all the same, so that the refusal names them.
 OTHER_IMAGE_SUFFIXES = (".tif", ".tiff", ".heic", ".avif", ".jp2", ".ico", ".tga", ".psd", ".eps")
@@ -116,8 +117,10 @@ def _modality(path: Path, kind: Kind, config: DataConfig) -> Modality:
 def _parquet_modality(path: Path, config: DataConfig) -> Modality:
     columns = read_schema(path).names
     wanted: dict[Modality, str] = {"image": config.image_column, "text": config.text_column}
-    for modality, column in wanted.items():
-        if config.modality in ("auto", modality) and column in columns:
+    holds_texts = config.messages_column in columns or text_column(columns, config) is not None
+    holds: dict[Modality, bool] = {"image": config.image_column in columns, "text": holds_texts}
+    for modality, is_there in holds.items():
+        if config.modality in ("auto", modality) and is_there:
             return modality
     expected = " or ".join(
         f"{column!r} (data.{modality}_column)"

@@ -12,7 +12,8 @@ from aigc_ops.data.config import SPLITS, DataConfig
 from aigc_ops.data.images import COLOUR_MODES, GREY_MODES, flatten, measure
 from aigc_ops.data.layout import find_layout
 from aigc_ops.data.opening import label_index
-from aigc_ops.data.rows import Row, read_rows
+from aigc_ops.data.rows import read_rows
+from aigc_ops.data.rowtypes import Row
 from aigc_ops.errors import DataError
 
 COMMON_COLUMNS = {
@@ -103,10 +104,11 @@ def _measure_text(row: Row) -> dict[str, Any]:
         except UnicodeDecodeError as error:
             errors[part] = f"{part} is not UTF-8 ({error.reason} at byte {error.start})"
     if row.content is None:
-        errors["text"] = "text is null"
+        errors["text"] = row.error or "text is null"
     if errors:
         return facts | {"error": "; ".join(errors.values())}
-    key = (row.prompt or b"") + b"\0" + (row.content or b"")
+    before = b"".join(turn.text.encode(errors="replace") + b"\0" for turn in row.history)
+    key = before + (row.prompt or b"") + b"\0" + (row.content or b"")
     return facts | {"digest": hashlib.sha256(key).hexdigest()}
 
 

@@ -11,7 +11,8 @@ from aigc_ops.data.config import SPLITS, DataConfig, Split
 from aigc_ops.data.fingerprint import absolute
 from aigc_ops.data.images import GREY_MODES, decode, read_header
 from aigc_ops.data.layout import Layout, find_layout, read_schema
-from aigc_ops.data.rows import Label, Row, read_rows
+from aigc_ops.data.rows import read_rows
+from aigc_ops.data.rowtypes import Label, Row
 from aigc_ops.data.versioning import check_pin
 from aigc_ops.errors import DataError
 

@@ -26,7 +26,7 @@ def read_split(ref: DatasetRef, config: DataConfig, split: Split) -> Data:
     if not count:
         raise DataError(f"{ref.uri}: the {split} split is empty; add rows to it")
     if ref.modality == "text":
-        return text_data(list(read_rows(layout, config, split)))
+        return text_data(read_rows(layout, config, split))
     if ref.image_shape is None:
         raise DataError(f"{ref.uri}: no image of it can be read; validate it to see why")
     shape = ref.image_shape

@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aigc_ops.data.config import DataConfig, Split
-from aigc_ops.data.layout import Layout, unreadable_parquet
+from aigc_ops.data.conversations import answers, json_rows, text_column
+from aigc_ops.data.layout import Layout, read_schema, unreadable_parquet
+from aigc_ops.data.rowtypes import Group, Label, Row
 from aigc_ops.errors import DataError
 
-Label = int | str | None
 _BLANK_LINES = re.compile(rb"\n(?:[^\S\n]*\n)+")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row before it is decoded: nothing in it is known to be sound."""
-
-    name: str
-    """Where a person finds it: `train.parquet row 12` (from 0), `cat/7.png`, `a.txt line 3`."""
-    content: bytes | None
-    """The encoded image, or the text's bytes; None where the file holds null."""
-    label: Label = None
-    prompt: bytes | None = None
-    source: str | None = None
-    licence: str | None = None
 
 
 def is_heldout(key: bytes, fraction: float) -> bool:
@@ -44,20 +30,6 @@ def is_heldout(key: bytes, fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(key).digest()[:8]) < fraction * 2**64
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Rows that are read together: those of a file, or of a row group of Parquet."""
-
-    file: Path
-    """Below the dataset's root."""
-    index: int | None = None
-    """Which row group; None: all of the file."""
-    first: int = 0
-    """Place in the file of the first row."""
-    num: int = 1
-    """Rows, those of the other split included; of a whole file, not known."""
-
-
 def read_rows(layout: Layout, config: DataConfig, split: Split) -> Iterator[Row]:
     """Rows of one split in file order."""
     for name in layout.files_of(split):
@@ -67,10 +39,11 @@ def read_rows(layout: Layout, config: DataConfig, split: Split) -> Iterator[Row]
 def read_group(layout: Layout, config: DataConfig, split: Split, group: Group) -> Iterator[Row]:
     """Rows of one split in one group; unsplit data is split by `is_heldout`.
 
-    The key is the prompt where there is one, so no prompt is both trained on and judged.
+    The key is the conversation's first prompt where there is one, so no prompt is both
+    trained on and judged, and no conversation either.
     """
     for row in _group_rows(layout, group, config):
-        key = row.prompt if row.prompt is not None else row.content or b""
+        key = row.conversation if row.prompt is not None else row.content or b""
         if layout.files is not None or (
             is_heldout(key, config.heldout_fraction) == (split == "heldout")
         ):
@@ -88,6 +61,9 @@ def _group_rows(layout: Layout, group: Group, config: DataConfig) -> Iterator[Ro
         yield Row(name.as_posix(), _read(path), label=label)
     else:
         shown = path.name if name == Path() else name.as_posix()
+        if path.suffix.lower() == ".jsonl":
+            yield from json_rows(path, shown, config)
+            return
         yield from _text_rows(path, shown, _unit(layout, config))
 
 
@@ -140,7 +116,13 @@ def split_documents(content: bytes, unit: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _parquet_rows(path: Path, layout: Layout, config: DataConfig, group: Group) -> Iterator[Row]:
-    main = config.image_column if layout.modality == "image" else config.text_column
+    names = read_schema(path).names
+    if layout.modality == "text" and config.messages_column in names:
+        yield from _conversations(path, names, config, group)
+        return
+    main = config.image_column
+    if layout.modality == "text":
+        main = text_column(names, config) or config.text_column
     wanted = {"content": main, "source": config.source_column, "licence": config.licence_column}
     if layout.modality == "image":
         wanted |= {"label": config.label_column} if config.label_column else {}
@@ -158,6 +140,24 @@ def _parquet_rows(path: Path, layout: Layout, config: DataConfig, group: Group) 
             for offset in range(batch.num_rows):
                 values = {key: column[offset] for key, column in columns.items()}
                 yield Row(f"{path.name} row {index + offset}", **values)
+            index += batch.num_rows
+
+
+def _conversations(path: Path, names: list[str], config: DataConfig, group: Group) -> Iterator[Row]:
+    """An answer a row, of Parquet with a list of role and content in each row."""
+    kept = {"source": config.source_column, "licence": config.licence_column}
+    kept = {key: column for key, column in kept.items() if column in names}
+    chosen = None if group.index is None else [group.index]
+    index = group.first
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(1024, chosen, [config.messages_column, *kept.values()]):
+            columns = {
+                key: _values(key, batch.column(column), f"{path}: column {column!r}")
+                for key, column in kept.items()
+            }
+            for offset, messages in enumerate(batch.column(config.messages_column).to_pylist()):
+                facts = {key: column[offset] for key, column in columns.items()}
+                yield from answers(f"{path.name} row {index + offset}", messages, **facts)
             index += batch.num_rows
 
 

@@ -43,6 +43,18 @@ class EvaluationConfig(BaseModel):
         description="File of the standard FID weights; empty: torch-fidelity's cache, else its "
         "download.",
     )
+    num_texts: int = Field(
+        default=64,
+        ge=2,
+        le=100_000,
+        description="Texts drawn from the model to see how varied they are.",
+    )
+    general_path: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Other texts (as data.path) on which a text model is scored too, beside the "
+        "model that its training started from: what has it forgotten?",
+    )
     num_controls: int = Field(
         default=8,
         ge=0,

@@ -18,7 +18,8 @@ from aigc_ops.evaluation import information
 from aigc_ops.evaluation.distances import Array
 from aigc_ops.evaluation.extractors import Extractor, ExtractorIdentity
 from aigc_ops.evaluation.information import Information
-from aigc_ops.generative import Control, ImageModel
+from aigc_ops.generative import ImageModel
+from aigc_ops.sample_request import Control
 
 MIN_SAMPLES, MAX_SAMPLES = 16, 256
 NUM_ROWS = 4

@@ -49,7 +49,7 @@ def frechet_estimate(features: NDArray[np.floating], reference: Gaussian) -> Est
     def distance(kept: NDArray[np.bool_]) -> float:
         return _distance(rows[kept], projected[kept], reference)
 
-    return _jackknife(distance, len(rows))
+    return jackknife(distance, len(rows))
 
 
 def _distance(rows: Array, projected: Array, reference: Gaussian) -> float:
@@ -65,7 +65,8 @@ def _distance(rows: Array, projected: Array, reference: Gaussian) -> float:
     )
 
 
-def _jackknife(statistic: Callable[[NDArray[np.bool_]], float], num: int) -> Estimate:
+def jackknife(statistic: Callable[[NDArray[np.bool_]], float], num: int) -> Estimate:
+    """A statistic of `num` rows, told which to keep, with a delete-a-group 95 % interval."""
     from scipy.special import stdtrit
 
     value = statistic(np.ones(num, dtype=bool))

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aigc_ops.generative import Control, SampleRequest
 from aigc_ops.noise import Noise
+from aigc_ops.sample_request import Control, SampleRequest
 
 
 class Codes:

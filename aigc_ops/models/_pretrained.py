@@ -2,18 +2,59 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from aigc_ops.errors import ModelError
 from aigc_ops.generative import TextData
+from aigc_ops.models._templates import ChatTemplate
 from aigc_ops.models._tokens import Vocabulary
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_PINNED = re.compile(rf"({_HUB_NAME.pattern})@([0-9a-f]{{40}})")
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
+_UNREADABLE = (OSError, ValueError, ImportError, RuntimeError, LookupError, SafetensorError)
+
+
+class LoraConfig(BaseModel):
+    """Low-rank adapters of a pretrained network (Hu et al. 2022)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(default=8, ge=1, le=4096, description="Rank of each adapter.")
+    alpha: float = Field(default=16.0, gt=0, description="Adapters count for alpha / rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of their inputs dropped.")
+    targets: Sequence[str] = Field(
+        default=("q_proj", "v_proj"), min_length=1, description="Layers that get an adapter."
+    )
+    merge: bool = Field(
+        default=True,
+        description="Add the adapters to the weights when the model is registered; false: keep "
+        "them beside the weights.",
+    )
+
+
+class FrozenLinear(nn.Linear):
+    """A layer that is not trained: autocast would cast its weight anew in every step."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        device = self.weight.device.type
+        if not torch.is_autocast_enabled(device):
+            return super().forward(inputs)
+        dtype = torch.get_autocast_dtype(device)
+        made_of = (self.weight.data_ptr(), self.weight._version, dtype)
+        if getattr(self, "_made_of", None) != made_of:
+            self._cast, self._made_of = self.weight.detach().to(dtype), made_of
+        return functional.linear(inputs, self._cast, self.bias)
 
 
 class Pretrained(nn.Module):
@@ -23,32 +64,74 @@ class Pretrained(nn.Module):
         super().__init__()
         self.model = model
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it has a logit for."""
+        size: int = self.model.config.vocab_size
+        return size
+
+    def prepare(self, lora: LoraConfig | None, *, recompute: bool) -> None:
+        """Put adapters in, all other weights frozen; `recompute` saves activations' memory."""
+        if recompute:
+            again = {"use_reentrant": False}
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
+        if lora:
+            self._adapt(lora)
+            self.register_load_state_dict_pre_hook(_add_adapters)  # type: ignore[no-untyped-call]
+
+    def _adapt(self, lora: LoraConfig) -> None:
+        from peft import LoraConfig as Adapters
+        from peft import get_peft_model
+
+        layers = {n.rsplit(".", 1)[-1] for n, m in self.model.named_modules() if _is_linear(m)}
+        if unknown := sorted(set(lora.targets) - layers):
+            raise ModelError(
+                f"model.lora.targets: the network has no layer {unknown[0]!r}; "
+                f"choose among {', '.join(sorted(layers))}"
+            )
+        adapters = Adapters(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.targets),
+            task_type="CAUSAL_LM",
+        )
+        self.model = get_peft_model(self.model, adapters)
+        for module in self.model.modules():
+            if type(module) is nn.Linear and not module.weight.requires_grad:
+                module.__class__ = FrozenLinear
+
+    def merged(self) -> "Pretrained":
+        """The network with its adapters added to the weights; this one is used up."""
+        return Pretrained(self.model.merge_and_unload())
+
     @classmethod
-    def from_folder(cls, folder: Path) -> Self:
+    def from_folder(cls, folder: Path, gguf: str | None = None) -> Self:
         """Network and weights of a local Hugging Face folder; no code of the folder runs."""
         from transformers import AutoModelForCausalLM
 
         untyped: Any = AutoModelForCausalLM
+        source = folder / gguf if gguf else folder
         try:
             model, report = untyped.from_pretrained(
                 folder,
                 output_loading_info=True,
                 local_files_only=True,
                 trust_remote_code=False,
-                use_safetensors=True,
                 dtype=torch.float32,
                 attn_implementation="sdpa",
+                **({"gguf_file": gguf} if gguf else {"use_safetensors": True}),
             )
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"model.pretrained: {folder}: cannot be loaded ({error})") from error
+        except _UNREADABLE as error:
+            raise ModelError(f"model.pretrained: {source}: cannot be loaded ({error})") from error
         if missing := sorted(report["missing_keys"]):
             raise ModelError(
-                f"model.pretrained: {folder}: lacks {len(missing)} of the network's weights, "
+                f"model.pretrained: {source}: lacks {len(missing)} of the network's weights, "
                 f"{missing[0]} first; give the folder of a whole causal language model"
             )
         if "position_ids" not in inspect.signature(model.forward).parameters:
             raise ModelError(
-                f"model.pretrained: {folder}: networks of type {model.config.model_type!r} take "
+                f"model.pretrained: {source}: networks of type {model.config.model_type!r} take "
                 "no position_ids, which packed texts need; take a model of another type"
             )
         return cls(model)
@@ -100,20 +183,69 @@ class Pretrained(nn.Module):
         return DynamicCache()
 
 
-def load_pretrained(
-    folder: Path, data: TextData, *, context_length: int
-) -> tuple[Pretrained, Vocabulary]:
-    """Network and vocabulary of a local Hugging Face folder, framed for the data.
+def _is_linear(module: nn.Module) -> bool:
+    # GPT-2's layers are a class of transformers' own.
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
-    Raises ModelError when the folder does not hold safetensors, a tokenizer and a network
-    that fit together and the context length.
+
+def _add_adapters(network: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Fit weights without adapters to a network with new ones: training goes on from them."""
+    if any(".lora_" in name for name in state):
+        return
+    wanted, found = network.state_dict(), dict[int, Tensor]()
+    for name, own in wanted.items():
+        plain = name.replace("model.base_model.model.", "model.", 1).replace(".base_layer.", ".")
+        kept = own if ".lora_" in name else state.pop(prefix + plain, None)
+        if kept is not None:
+            state[prefix + name] = found[own.data_ptr()] = kept
+    for name, own in wanted.items():  # weights of two names are stored under one
+        if own.data_ptr() in found:
+            state.setdefault(prefix + name, found[own.data_ptr()])
+
+
+def load_pretrained(
+    source: str, data: TextData, *, context_length: int
+) -> tuple[Pretrained, Vocabulary]:
+    """Network and vocabulary of a folder, a GGUF file or a pinned hub model, for the data.
+
+    Raises ModelError when there are no safetensors (or GGUF), tokenizer and network that
+    fit together and the context length.
     """
-    _check_folder(folder)
-    network = Pretrained.from_folder(folder)
+    folder, gguf = Path(source), None
+    if folder.suffix == ".gguf":
+        if not folder.is_file():
+            raise ModelError(f"model.pretrained: {folder} does not exist; give a GGUF file")
+        folder, gguf = folder.parent, folder.name
+    elif not folder.exists() and _HUB_NAME.match(source) and "@" in source:
+        folder = _from_hub(source)
+    if gguf is None:
+        _check_folder(folder)
+    network = Pretrained.from_folder(folder, gguf)
     record = network.record()
-    vocabulary = _vocabulary(folder, record, data)
+    vocabulary = _vocabulary(folder, gguf, record, data)
     _check_fit(record, vocabulary, context_length)
     return network, vocabulary
+
+
+def _from_hub(source: str) -> Path:
+    """The local copy of OWNER/NAME@COMMIT, fetched when it is missing; no code, no pickle."""
+    from huggingface_hub import snapshot_download
+
+    pinned = _PINNED.fullmatch(source)
+    if not pinned:
+        raise ModelError(
+            f"model.pretrained: {source!r} is not pinned; give OWNER/NAME@COMMIT with the 40 hex "
+            "digits of a commit, for a branch or tag can change"
+        )
+    name, commit = pinned.groups()
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES))
+    except Exception as error:  # one of many of huggingface_hub's, requests' and the system's
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"model.pretrained: {source} cannot be fetched from the hub ({reason}); without a "
+            "network, copy its folder here and give the folder's path"
+        ) from error
 
 
 def _check_folder(folder: Path) -> None:
@@ -135,21 +267,69 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _vocabulary(folder: Path, record: Mapping[str, Any], data: TextData) -> Vocabulary:
-    """The folder's tokenizer; texts start as it says, prompts end with a new line."""
+def _vocabulary(
+    folder: Path, gguf: str | None, record: Mapping[str, Any], data: TextData
+) -> Vocabulary:
+    """The model's tokenizer; texts start as it says, dialogue has its chat template's form.
+
+    Without a template a prompt ends with a new line.
+    """
+    tokenizer, settings = _gguf_tokenizer(folder, gguf) if gguf else _tokenizer(folder)
+    end = record.get("eos_token_id")
+    end = end[0] if isinstance(end, list) else end
+    if end is None:
+        raise ModelError(f"model.pretrained: {folder}/config.json has no eos_token_id; set it")
+    start = record.get("bos_token_id")
+    start = end if start is None else start
+    if data.prompts is None:
+        return Vocabulary(tokenizer, start=start, turn=[], end=end)
+    turn = tokenizer.encode("\n", add_special_tokens=False).ids
+    source = settings.get("chat_template")
+    if not source:
+        return Vocabulary(tokenizer, start=start, turn=turn, end=end)
+    template = ChatTemplate(source, settings.get("bos_token", ""), settings.get("eos_token", ""))
+    closing = tokenizer.encode(template.after_answer(), add_special_tokens=False).ids
+    marks = tokenizer.get_added_tokens_decoder()
+    end = next((token for token in closing if token in marks), end)
+    return Vocabulary(tokenizer, start=start, turn=turn, end=end, template=template)
+
+
+def _tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
+    """A folder's tokenizer, and its template and marks where it has them."""
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # tokenizers raises no narrower class
         raise ModelError(
             f"model.pretrained: {folder}/tokenizer.json: cannot be read ({error})"
         ) from error
-    end = record.get("eos_token_id")
-    end = end[0] if isinstance(end, list) else end
-    if end is None:
-        raise ModelError(f"model.pretrained: {folder}/config.json has no eos_token_id; set it")
-    start = record.get("bos_token_id")
-    turn = tokenizer.encode("\n", add_special_tokens=False).ids if data.prompts is not None else []
-    return Vocabulary(tokenizer, start=end if start is None else start, turn=turn, end=end)
+    path = folder / "tokenizer_config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.pretrained: {path}: cannot be read ({error})") from error
+    found = {}
+    for name in ("chat_template", "bos_token", "eos_token"):
+        value = settings.get(name) or ""
+        if isinstance(value, list):  # several templates by name
+            value = {each["name"]: each["template"] for each in value}.get("default", "")
+        found[name] = value["content"] if isinstance(value, dict) else value
+    if (folder / "chat_template.jinja").is_file():
+        found["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return tokenizer, found
+
+
+def _gguf_tokenizer(folder: Path, gguf: str) -> tuple[Tokenizer, dict[str, str]]:
+    from transformers import AutoTokenizer
+
+    untyped: Any = AutoTokenizer
+    try:
+        whole = untyped.from_pretrained(folder, gguf_file=gguf, local_files_only=True)
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"model.pretrained: {folder / gguf}: its tokenizer cannot be read ({error})"
+        ) from error
+    names = ("chat_template", "bos_token", "eos_token")
+    return whole.backend_tokenizer, {name: getattr(whole, name) or "" for name in names}
 
 
 def _check_fit(record: Mapping[str, Any], vocabulary: Vocabulary, context_length: int) -> None:

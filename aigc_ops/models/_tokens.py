@@ -1,23 +1,26 @@
 """Texts as token ids: a vocabulary with its marks, packed rows, windows over long texts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import JsonValue
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from torch import Tensor
 
 from aigc_ops.errors import ModelError
 from aigc_ops.generative import TextData
+from aigc_ops.models._templates import ChatTemplate
+from aigc_ops.sample_request import Message
 
 MARKS = ("<|start|>", "<|answer|>", "<|end|>")
 NUM_FIXED = 256 + len(MARKS)
 IGNORED = -100  # a target that no loss counts
 OPEN_ROWS = 64  # rows that a later text may still fill
+ROWS_AT_ONCE = 1024  # added when all are full
+ENCODED_AT_ONCE = 2048  # texts
 
 
 @dataclass(frozen=True)
@@ -26,22 +29,34 @@ class Document:
 
     ids: list[int]
     first: int
+    new: int = 1
+    """Where what another document does not hold too begins: after an earlier conversation."""
 
 
 class Vocabulary:
     """A tokenizer, and the frame it puts around texts: start, prompt, turn, text, end.
 
     `turn` is empty when the model learns from plain documents: a prompt is then a text's
-    beginning, and without a prompt nothing stands between start and text.
+    beginning, and without a prompt nothing stands between start and text. A chat template
+    (Jinja, as transformers has them) frames prompts and earlier turns in its own way.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, start: int, turn: Sequence[int], end: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        start: int,
+        turn: Sequence[int],
+        end: int,
+        template: ChatTemplate | None = None,
+    ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.tokenizer, self.start, self.turn, self.end = tokenizer, start, list(turn), end
+        self.template = template
         self.size: int = tokenizer.get_vocab_size()
         self._new_line: list[int] = tokenizer.encode("\n", add_special_tokens=False).ids
-        self._longest = max(map(len, tokenizer.get_vocab()))
+        self.longest_token = max(map(len, tokenizer.get_vocab()))
 
     @classmethod
     def learn(cls, data: TextData, max_size: int) -> Self:
@@ -55,6 +70,20 @@ class Vocabulary:
             show_progress=False,
         )
         tokenizer.train_from_iterator([*data.texts, *(data.prompts or ())], trainer)
+        return cls._marked(tokenizer, data)
+
+    @classmethod
+    def of_characters(cls, data: TextData) -> Self:
+        """One token a character that occurs in the data, and the marks; others take their bytes."""
+        texts = [*data.texts, *(data.prompts or ())]
+        alphabet = sorted(set().union(*texts))
+        if not alphabet:
+            raise ModelError("the training texts are empty; there are no characters to learn")
+        pieces = [*alphabet, *(f"<0x{byte:02X}>" for byte in range(256))]
+        vocab = {piece: index for index, piece in enumerate(pieces)}
+        tokenizer = Tokenizer(BPE(vocab=vocab, merges=[], byte_fallback=True))
+        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        tokenizer.add_special_tokens(list(MARKS))
         return cls._marked(tokenizer, data)
 
     @classmethod
@@ -76,15 +105,23 @@ class Vocabulary:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """The vocabulary that `record()` describes."""
         tokenizer = Tokenizer.from_str(record["tokenizer"])
-        return cls(tokenizer, start=record["start"], turn=record["turn"], end=record["end"])
+        template = record.get("template")
+        return cls(
+            tokenizer,
+            start=record["start"],
+            turn=record["turn"],
+            end=record["end"],
+            template=ChatTemplate(**template) if template else None,
+        )
 
-    def record(self) -> dict[str, JsonValue]:
+    def record(self) -> dict[str, Any]:
         """All of it, as JSON."""
         return {
             "tokenizer": self.tokenizer.to_str(),
             "start": self.start,
             "turn": list(self.turn),
             "end": self.end,
+            "template": self.template and asdict(self.template),
         }
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -97,35 +134,60 @@ class Vocabulary:
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def opening(self, prompt: str | None) -> list[int]:
+    def opening(self, prompt: str | None, history: Sequence[Message] = ()) -> list[int]:
         """What stands before a text that answers or continues the prompt."""
-        return self._open(self.encode([prompt])[0] if prompt else [])
+        if self.template and (prompt or history):
+            messages = [*history, Message("user", prompt or "")]
+            return self._framed(self.template.render(messages, answered=False))
+        return self._open(self.encode([prompt])[0] if prompt else [], history)
 
-    def _open(self, prompt: list[int]) -> list[int]:
-        return [self.start, *prompt, *self.turn] if prompt else [self.start]
+    def _open(self, prompt: list[int], history: Sequence[Message] = ()) -> list[int]:
+        ids = [self.start]
+        after = {"system": self._new_line, "user": self.turn, "assistant": [self.end]}
+        texts = self.encode([message.text for message in history])
+        for message, text in zip(history, texts, strict=True):
+            ids += [*text, *after[message.role]]
+        return [*ids, *prompt, *self.turn] if prompt else ids
 
-    def documents(self, data: TextData) -> list[Document]:
-        """Each text in its frame, in order."""
-        prompts = self.encode(data.prompts) if data.prompts is not None else [[]] * len(data)
-        pairs = zip(prompts, self.encode(data.texts), strict=True)
-        openings = ((self._open(prompt), text) for prompt, text in pairs)
-        return [Document([*before, *text, self.end], len(before)) for before, text in openings]
+    def _framed(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+        """Ids of a template's own text, where marks are marks, and of people's, where not."""
+        ids: list[int] = []
+        for text, is_templates in pieces:
+            self.tokenizer.encode_special_tokens = not is_templates
+            ids += self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
-    def decode(self, opening: Sequence[int], drawn: Sequence[int]) -> str:
-        """The text of drawn ids up to the end mark, without the bytes of a broken last character.
+    def documents(self, data: TextData) -> Iterator[Document]:
+        """Each text in its frame, in order; a part of the data is encoded at a time."""
+        for start in range(0, len(data), ENCODED_AT_ONCE):
+            part = data.take(range(start, min(start + ENCODED_AT_ONCE, len(data))))
+            texts = self.encode(part.texts)
+            if self.template or part.histories:
+                yield from (self._answer(part, row, ids) for row, ids in enumerate(texts))
+                continue
+            prompts = self.encode(part.prompts) if part.prompts is not None else [[]] * len(part)
+            for prompt, text in zip(prompts, texts, strict=True):
+                before = self._open(prompt)
+                yield Document([*before, *text, self.end], len(before))
 
-        A turn within it reads as a new line.
-        """
-        ended = drawn[: drawn.index(self.end)] if self.end in drawn else drawn
-        ids = [i for each in ended for i in (self._new_line if [each] == self.turn else [each])]
-        # Some tokenizers drop a leading space unless they see what stands before it.
-        before = self.tokenizer.decode(list(opening))
-        whole = self.tokenizer.decode([*opening, *ids])
-        return whole[len(before) :].rstrip("\ufffd")
+    def _answer(self, data: TextData, row: int, text: list[int]) -> Document:
+        prompt = data.prompts[row] if data.prompts else None
+        history = data.histories[row] if data.histories else ()
+        opening = self.opening(prompt, history)
+        new = 1
+        if history and not self.template:
+            new = len(self._open([], history))
+        elif history and self.template:
+            new = len(self._framed(self.template.render(history, answered=True)))
+        return Document([*opening, *text, self.end], len(opening), new)
+
+    def spoken(self, token: int) -> list[int]:
+        """The ids by which a drawn id is told: a turn within a text reads as a new line."""
+        return self._new_line if [token] == self.turn else [token]
 
     def fits(self, prompt: str, num_tokens: int) -> bool:
         """False when the prompt is longer than so many tokens, known without encoding it."""
-        return len(prompt) <= num_tokens * self._longest
+        return len(prompt) <= num_tokens * self.longest_token
 
 
 def _byte_level(model: BPE, *, words: bool) -> Tokenizer:
@@ -146,6 +208,15 @@ def check_unicode(text: str) -> None:
         ) from None
 
 
+def shorter_histories(history: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The history, then without its oldest turns, two at a time; system messages stay."""
+    opening = [message for message in history if message.role == "system"]
+    turns = history[len(opening) :]
+    for start in range(0, len(turns) + 1, 2):
+        if kept := [*opening, *turns[start:]]:
+            yield kept
+
+
 def windows(
     document: Document, *, context_length: int, overlap: int, first: int
 ) -> Iterator[tuple[int, int, int]]:
@@ -163,48 +234,66 @@ def windows(
 
 
 def pack(
-    documents: Sequence[Document], *, context_length: int, on_prompts: bool
+    documents: Iterable[Document], *, context_length: int, on_prompts: bool
 ) -> dict[str, Tensor]:
     """Rows of several documents: `inputs`, `targets`, `positions`, each (N, context) int32.
 
     A position counts from 0 in each document, so a 0 marks where attention must not look
-    back. Padding has target -100 and position 0. First fit among the newest open rows.
+    back; there are none where each row holds one document alone. Padding has target -100 and
+    position 0, and stands last. First fit among the newest open rows.
     """
-    pieces = [
-        (document.ids, *window)
-        for document in documents
-        for window in windows(
-            document,
-            context_length=context_length,
-            overlap=1,
-            first=1 if on_prompts else document.first,
-        )
-    ]
-    places, num_rows = _place([end - begin for _, begin, end, _ in pieces], context_length)
-    shape = (num_rows, context_length)
-    inputs, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    targets = np.full(shape, IGNORED, np.int32)
-    for (ids, begin, end, scored), (row, column) in zip(pieces, places, strict=True):
-        last = column + end - begin
-        inputs[row, column:last] = ids[begin:end]
-        positions[row, column:last] = range(end - begin)
-        targets[row, last - (end + 1 - scored) : last] = ids[scored : end + 1]
-    named = {"inputs": inputs, "targets": targets, "positions": positions}
-    return {name: torch.from_numpy(rows) for name, rows in named.items()}
+    rows = _Rows(context_length)
+    for document in documents:
+        ids = np.array(document.ids, np.int32)
+        first = document.new if on_prompts else document.first
+        cuts = windows(document, context_length=context_length, overlap=1, first=first)
+        for begin, end, scored in cuts:
+            inputs, targets, positions = rows.place(end - begin)
+            inputs[:] = ids[begin:end]
+            targets[scored - 1 - begin :] = ids[scored : end + 1]
+            positions[:] = np.arange(end - begin)
+    return rows.tensors()
 
 
-def _place(lengths: Sequence[int], size: int) -> tuple[list[tuple[int, int]], int]:
-    """(row, column) of each piece, and the number of rows."""
-    places: list[tuple[int, int]] = []
-    filled: list[int] = []
-    for length in lengths:
-        recent = range(max(0, len(filled) - OPEN_ROWS), len(filled))
-        row = next((row for row in recent if filled[row] + length <= size), len(filled))
-        if row == len(filled):
-            filled.append(0)
-        places.append((row, filled[row]))
-        filled[row] += length
-    return places, len(filled)
+class _Rows:
+    """Growing rows of inputs, targets and positions."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._blocks: list[np.ndarray[Any, np.dtype[np.int32]]] = []
+        self._open: list[tuple[int, int]] = []
+        """(row, places taken) of the newest rows, oldest first."""
+        self._num = 0
+        self._is_shared = False
+
+    def place(self, length: int) -> "np.ndarray[Any, np.dtype[np.int32]]":
+        """Room for a piece, (3, length), in the first open row that has as much."""
+        for index, (row, taken) in enumerate(self._open):
+            if taken + length <= self._length:
+                self._open[index] = (row, taken + length)
+                self._is_shared = True
+                return self._block(row)[:, row % ROWS_AT_ONCE, taken : taken + length]
+        row, self._num = self._num, self._num + 1
+        self._open = [*self._open[-(OPEN_ROWS - 1) :], (row, length)]
+        return self._block(row)[:, row % ROWS_AT_ONCE, :length]
+
+    def _block(self, row: int) -> "np.ndarray[Any, np.dtype[np.int32]]":
+        if row // ROWS_AT_ONCE == len(self._blocks):
+            block = np.zeros((3, ROWS_AT_ONCE, self._length), np.int32)
+            block[1] = IGNORED
+            self._blocks.append(block)
+        return self._blocks[row // ROWS_AT_ONCE]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All rows by kind, (N, length) int32 each."""
+        names = ("inputs", "targets", "positions")[: 3 if self._is_shared else 2]
+        empty = [np.zeros((3, 0, self._length), np.int32)]
+        return {
+            name: torch.from_numpy(
+                np.concatenate([block[kind] for block in self._blocks or empty])[: self._num]
+            )
+            for kind, name in enumerate(names)
+        }
 
 
 def scoring_batches(

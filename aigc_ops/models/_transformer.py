@@ -7,6 +7,7 @@ ones and no attention dropout.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 class KeyValues:
@@ -81,9 +82,17 @@ class Transformer(nn.Module):
     """Tokens (B, T) to logits (B, T, V); the input embedding is the output layer too."""
 
     def __init__(
-        self, *, num_tokens: int, num_layers: int, num_heads: int, width: int, dropout: float
+        self,
+        *,
+        num_tokens: int,
+        num_layers: int,
+        num_heads: int,
+        width: int,
+        dropout: float,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.num_tokens, self.recompute = num_tokens, recompute
         self.embedding = nn.Embedding(num_tokens, width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
@@ -120,7 +129,10 @@ class Transformer(nn.Module):
         rotation = angles.cos(), angles.sin()
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
-            x = block(x, rotation, mask, cache)
+            if self.recompute and self.training:  # Chen et al. 2016
+                x = checkpoint(block, x, rotation, mask, cache, use_reentrant=False)
+            else:
+                x = block(x, rotation, mask, cache)
         x = self.norm(x[:, -1:] if last_only else x)
         return functional.linear(x, self.embedding.weight)
 

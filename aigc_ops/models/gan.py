@@ -18,11 +18,9 @@ from aigc_ops.artifacts import ImageShape
 from aigc_ops.generative import (
     AdamConfig,
     Alarm,
-    Control,
     FamilyConfig,
     ImageModel,
     Loss,
-    SampleRequest,
     to_uint8,
     to_unit_range,
 )
@@ -31,6 +29,7 @@ from aigc_ops.models._codes import Codes
 from aigc_ops.models._layers import LabelledCode
 from aigc_ops.models._networks import Network, build_downward, build_upward
 from aigc_ops.noise import Noise
+from aigc_ops.sample_request import Control, SampleRequest
 
 PREDICTOR_WIDTH = 128  # Chen et al. 2016, table 1
 MAX_TRUNCATION = 4.0  # normal noise reaches beyond it once in 16,000 draws

@@ -5,7 +5,8 @@ transformers, which is imported only then.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,16 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aigc_ops.errors import ModelError
-from aigc_ops.generative import (
-    AdamConfig,
-    FamilyConfig,
-    Loss,
-    SampleRequest,
-    TextData,
-    TextModel,
-    check_controls,
-)
-from aigc_ops.models._pretrained import Pretrained, load_pretrained
+from aigc_ops.generative import AdamConfig, Alarm, FamilyConfig, Loss, TextData, TextModel
+from aigc_ops.models._decoding import Choice, Decoding, Wording
+from aigc_ops.models._export import export
+from aigc_ops.models._pretrained import LoraConfig, Pretrained, load_pretrained
 from aigc_ops.models._tokens import (
     IGNORED,
     NUM_FIXED,
@@ -34,9 +29,11 @@ from aigc_ops.models._tokens import (
     pack,
     pad_left,
     scoring_batches,
+    shorter_histories,
 )
 from aigc_ops.models._transformer import Transformer
 from aigc_ops.noise import Noise
+from aigc_ops.sample_request import Control, SampleRequest, check_controls, check_turns
 
 MAX_LOGITS = 2**24  # scored at a time: 128 MB in float64
 
@@ -47,11 +44,19 @@ class GptConfig(FamilyConfig):
     family: Literal["gpt"] = "gpt"
     pretrained: str | None = Field(
         default=None,
-        description="Local Hugging Face folder (safetensors) to start from. It brings its own "
-        "tokenizer, size and dropout; those settings here then count for nothing.",
+        description="What to start from: a local Hugging Face folder (safetensors), a GGUF file, "
+        "or OWNER/NAME@COMMIT on the Hugging Face hub. It brings its own tokenizer, size, dropout "
+        "and chat template; those settings here then count for nothing.",
     )
-    tokenizer: Literal["bpe", "bytes"] = Field(
-        default="bpe", description="Byte-level BPE learnt from the training texts, or raw bytes."
+    lora: LoraConfig | None = Field(
+        default=None,
+        description="Train small adapters of a pretrained network and leave its weights alone; "
+        "empty: train all of it.",
+    )
+    tokenizer: Literal["bpe", "bytes", "characters"] = Field(
+        default="bpe",
+        description="Byte-level BPE learnt from the training texts, raw bytes, or the characters "
+        "of the training texts (others as bytes).",
     )
     vocab_size: int = Field(
         default=512,
@@ -71,6 +76,11 @@ class GptConfig(FamilyConfig):
     train_on_prompts: bool = Field(
         default=True, description="Learn to predict the prompts too, not the answers alone."
     )
+    recompute: bool = Field(
+        default=False,
+        description="Keep no activations of the blocks for the way back but compute them again: "
+        "less memory for about a third more time.",
+    )
     optimizer: AdamConfig = Field(
         default=AdamConfig(learning_rate=1e-3, beta2=0.99, weight_decay=0.1),
         description="Optimiser of the network; only matrices decay.",
@@ -81,8 +91,25 @@ class GptConfig(FamilyConfig):
     top_k: int | None = Field(
         default=40, ge=1, description="Sample among the likeliest tokens; null: among all."
     )
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Sample among the likeliest tokens that together have this probability "
+        "(Holtzman et al. 2020).",
+    )
+    repetition_penalty: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="Weakens tokens that stand in prompt or text already (Keskar et al. 2019); "
+        "1: not at all.",
+    )
     max_new_tokens: int = Field(
         default=96, ge=1, le=2**17, description="Longest sample, as far as the context allows."
+    )
+    stop: Sequence[str] = Field(
+        default=(), description="A sample ends before the first of these that it would hold."
     )
 
     @model_validator(mode="after")
@@ -93,6 +120,8 @@ class GptConfig(FamilyConfig):
                 f"width {self.width} is not a multiple of 2 x num_heads = {step}; "
                 f"take {max(step, round(self.width / step) * step)}"
             )
+        if self.lora and self.pretrained is None:
+            raise ValueError("lora adapts a pretrained network; name one in model.pretrained")
         return self
 
 
@@ -101,6 +130,10 @@ class Gpt(TextModel):
 
     config_type = GptConfig
     averaged_parts = frozenset({"network"})
+    alarms = (
+        # In nats a token: batches of few texts differ by tenths, a lost model by many.
+        Alarm("rise/network", means="the loss has jumped", at_most=1.0),
+    )
     config: GptConfig
 
     def __init__(
@@ -114,18 +147,23 @@ class Gpt(TextModel):
             num_heads=config.num_heads,
             width=config.width,
             dropout=config.dropout,
+            recompute=config.recompute,
         )
+        if isinstance(self.network, Pretrained):
+            self.network.prepare(config.lora, recompute=config.recompute)
 
     @classmethod
     def from_data(cls, config: GptConfig, data: TextData) -> Self:
         if config.pretrained is not None:
             _warn_of_ignored(config)
             network, vocabulary = load_pretrained(
-                Path(config.pretrained), data, context_length=config.context_length
+                config.pretrained, data, context_length=config.context_length
             )
             return cls(config, vocabulary, network)
         if config.tokenizer == "bytes":
             return cls(config, Vocabulary.of_bytes(data))
+        if config.tokenizer == "characters":
+            return cls(config, Vocabulary.of_characters(data))
         return cls(config, Vocabulary.learn(data, config.vocab_size))
 
     @classmethod
@@ -142,8 +180,24 @@ class Gpt(TextModel):
     def parts(self) -> dict[str, nn.Module]:
         return {"network": self.network}
 
+    def origin(self) -> "Gpt | None":
+        if self.config.pretrained is None:
+            return None
+        config = self.config.model_copy(update={"lora": None, "recompute": False})
+        return Gpt.from_data(config, TextData([])).eval()
+
+    def released(self) -> "Gpt":
+        if not (self.config.lora and self.config.lora.merge):
+            return self
+        assert isinstance(self.network, Pretrained), type(self.network)
+        config = self.config.model_copy(update={"lora": None})
+        return Gpt(config, self.vocabulary, self.network.merged()).eval()
+
+    def export(self, folder: Path) -> None:
+        export(self.network, self.vocabulary, folder, context_length=self.config.context_length)
+
     def optimizer(self, part: str) -> torch.optim.Optimizer:
-        parameters = list(self.parts()[part].parameters())
+        parameters = [p for p in self.parts()[part].parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim >= 2]},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -157,25 +211,64 @@ class Gpt(TextModel):
             on_prompts=self.config.train_on_prompts,
         )
 
+    def example_terms(self) -> dict[str, JsonValue]:
+        return {
+            "vocabulary": self.vocabulary.record(),
+            "context_length": self.config.context_length,
+            "train_on_prompts": self.config.train_on_prompts,
+        }
+
     def example_units(self, batch: dict[str, Tensor]) -> int:
         return int((batch["targets"] != IGNORED).sum())
 
     def losses(self, batch: dict[str, Tensor], noise: Noise) -> Iterator[Loss]:  # noqa: ARG002
-        inputs, targets, positions = (
-            batch[name].long() for name in ("inputs", "targets", "positions")
-        )
-        logits = self.network(inputs, positions=positions, mask=attention_within(positions))
+        inputs, targets = batch["inputs"].long(), batch["targets"].long()
+        if "positions" in batch:
+            positions = batch["positions"].long()
+            mask = attention_within(positions)
+        else:
+            positions = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
+            mask = None
+        logits = self.network(inputs, positions=positions, mask=mask)
         loss = functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
         )
         yield Loss("network", loss, weight=(targets != IGNORED).float().mean())
 
+    def controls(self) -> Mapping[str, Control]:
+        longest = self.config.context_length - 1
+        return {
+            "temperature": Control(0, 10, "divides the logits; 0 takes the likeliest token"),
+            "top_k": Control(0, 2**20, "tokens to draw among; 0: all", is_integer=True),
+            "top_p": Control(0.001, 1, "probability of the tokens to draw among"),
+            "repetition_penalty": Control(0.1, 10, "weakens tokens that were used; 1: not at all"),
+            "max_new_tokens": Control(1, longest, "tokens of the longest answer", is_integer=True),
+        }
+
+    def _decoding(self, request: SampleRequest) -> Decoding:
+        given = {**request.controls}
+        return Decoding(
+            temperature=given.get("temperature", self.config.temperature),
+            top_k=int(given.get("top_k", self.config.top_k or 0)),
+            top_p=given.get("top_p", self.config.top_p),
+            repetition_penalty=given.get("repetition_penalty", self.config.repetition_penalty),
+            max_new_tokens=int(given.get("max_new_tokens", self.config.max_new_tokens)),
+        )
+
     def check(self, request: SampleRequest) -> None:
         check_controls(request, self.controls())
+        check_turns(request.history)
+        if request.history and not request.prompt:
+            raise ModelError("the messages are answered already; give a prompt to follow them")
+        if any(not each for each in request.stop):
+            raise ModelError("a stop string is empty; give one or more characters, or none")
         self._opening(request)
 
     def _opening(self, request: SampleRequest) -> list[int]:
-        """Ids before the text asked for; raises ModelError when no text could follow them."""
+        """Ids before the text asked for, with as many earlier turns as leave room for it.
+
+        Raises ModelError when no text could follow the prompt alone.
+        """
         if request.label is not None:
             raise ModelError("this model writes text and takes no label; give a prompt or nothing")
         prompt, room = request.prompt or "", self.config.context_length - 1
@@ -187,25 +280,56 @@ class Gpt(TextModel):
                 f"the prompt has {len(prompt)} characters and takes {length} tokens; this model "
                 f"has room for {room} and one to follow, so give a shorter prompt"
             )
+        answer = min(self._decoding(request).max_new_tokens, self.config.context_length // 2)
+        for history in shorter_histories(request.history):
+            if sum(len(m.text) for m in history) > room * self.vocabulary.longest_token:
+                continue
+            longer = self.vocabulary.opening(prompt, history)
+            if len(longer) + answer <= self.config.context_length:
+                return longer
         return opening
 
     @torch.no_grad()
     def sample(self, requests: Sequence[SampleRequest]) -> list[str]:
-        if not requests:
-            return []
-        openings = [self._opening(request) for request in requests]
-        room = [self.config.context_length - len(opening) for opening in openings]
-        budgets = torch.tensor(room).clamp(max=self.config.max_new_tokens)
-        length = self.config.max_new_tokens
-        noise = [torch.rand(length, generator=r.generator(), dtype=torch.float64) for r in requests]
-        drawn = self._continue(openings, budgets, torch.stack(noise))
-        return [
-            self.vocabulary.decode(opening, row[:budget])
-            for opening, row, budget in zip(openings, drawn.tolist(), budgets, strict=True)
-        ]
+        wordings = list[Wording]()
+        for _, wordings in self._tell(requests):  # noqa: B007 - the last is what counts
+            pass
+        return [wording.text for wording in wordings]
 
-    def _continue(self, openings: list[list[int]], budgets: Tensor, noise: Tensor) -> Tensor:
-        """(N, T) ids that follow the openings, until every row has ended or spent its budget.
+    @torch.inference_mode()
+    def stream(self, request: SampleRequest) -> Generator[str, None, None]:
+        for (told,), _ in self._tell([request]):
+            if told:
+                yield told
+
+    def _tell(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[list[str], list[Wording]]]:
+        """After each step what it adds to each text, and the texts so far."""
+        if not requests:
+            return
+        openings = [self._opening(request) for request in requests]
+        settings = [self._decoding(request) for request in requests]
+        wordings = [
+            Wording(
+                self.vocabulary,
+                opening,
+                max_tokens=min(decoding.max_new_tokens, self.config.context_length - len(opening)),
+                stop=request.stop or self.config.stop,
+            )
+            for request, opening, decoding in zip(requests, openings, settings, strict=True)
+        ]
+        choice = Choice(
+            settings,
+            openings,
+            [request.generator() for request in requests],
+            num_tokens=self.network.num_tokens,
+        )
+        for drawn in self._continue(openings, choice):
+            yield [w.add(token) for w, token in zip(wordings, drawn, strict=True)], wordings
+            if all(wording.ended for wording in wordings):
+                return
+
+    def _continue(self, openings: list[list[int]], choice: Choice) -> Iterator[list[int]]:
+        """The ids (N,) that follow the openings, one step after another, without end.
 
         Rows end together; padding stands before the shorter ones, and none looks at it.
         """
@@ -215,23 +339,18 @@ class Gpt(TextModel):
         # Padding looks at itself: a softmax over nothing would be NaN and spread.
         own = torch.eye(tokens.shape[1], dtype=torch.bool, device=device)
         mask = (valid[:, None, None, :] & torch.ones_like(own).tril()) | own
-        cache, drawn = self.network.new_cache(), []
-        ended = torch.zeros(len(openings), dtype=torch.bool)
-        for step in range(int(budgets.max())):
+        cache = self.network.new_cache()
+        for step in count():
             logits = self.network(
                 tokens, positions=positions, mask=mask, cache=cache, last_only=True
             )
-            new = _draw(logits[:, -1].float().cpu(), noise[:, step], self.config)
-            drawn.append(new)
-            ended |= (new == self.vocabulary.end) | (budgets == step + 1)
-            if ended.all():
-                break
+            new = choice.draw(logits[:, -1].float().cpu(), step)
+            yield new.tolist()
             # A row that has ended runs on unread, at a position the network still knows.
             positions = (positions[:, -1:] + 1).clamp(max=self.config.context_length - 1)
             tokens = new[:, None].to(device)
             valid = functional.pad(valid, (0, 1), value=True)
             mask = valid[:, None, None, :]
-        return torch.stack(drawn, dim=1)
 
     @torch.no_grad()
     def log_likelihood(self, data: TextData) -> tuple[Tensor, Tensor]:
@@ -239,7 +358,7 @@ class Gpt(TextModel):
 
         A token has at least half a context before it where the text has so many.
         """
-        documents = self.vocabulary.documents(data)
+        documents = list(self.vocabulary.documents(data))
         totals = torch.zeros(len(documents), dtype=torch.float64)
         for indices, inputs, targets in scoring_batches(
             documents,
@@ -263,17 +382,6 @@ class Gpt(TextModel):
             reduction="none",
         )
         return -losses.view_as(targets).sum(1)
-
-
-def _draw(logits: Tensor, noise: Tensor, config: GptConfig) -> Tensor:
-    """(N,) ids drawn from logits (N, V), each by its own uniform number in [0, 1)."""
-    if config.temperature == 0:
-        return logits.argmax(-1)
-    num = min(config.top_k or logits.shape[-1], logits.shape[-1])
-    values, ids = logits.topk(num)
-    cumulative = (values.double() / config.temperature).softmax(-1).cumsum(-1)
-    choice = (cumulative <= noise[:, None]).sum(-1, keepdim=True).clamp(max=num - 1)
-    return ids.gather(1, choice)[:, 0]
 
 
 def _warn_of_ignored(config: GptConfig) -> None:

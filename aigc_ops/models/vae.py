@@ -21,18 +21,17 @@ from aigc_ops.artifacts import ImageShape
 from aigc_ops.generative import (
     AdamConfig,
     Alarm,
-    Control,
     FamilyConfig,
     ImageFigures,
     ImageLikelihoodModel,
     Loss,
-    SampleRequest,
     to_uint8,
     to_unit_range,
 )
 from aigc_ops.models._layers import LabelledCode
 from aigc_ops.models._networks import Network, build_downward, build_upward
 from aigc_ops.noise import Noise
+from aigc_ops.sample_request import Control, SampleRequest
 
 ACTIVE_VARIANCE = 0.01  # of a unit's mean over the data, Burda et al. 2016, section 5.2
 NUM_PATHS = 10

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef, Scores, Verdict
-from aigc_ops.generative import Control, joined
+from aigc_ops.sample_request import Control, joined
 
 SCORES_HEADING = "\n\n## Scores\n\n"
 USE_HEADING = "\n\n## Use\n\n"

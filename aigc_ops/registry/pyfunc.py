@@ -22,8 +22,9 @@ from aigc_ops import __version__
 from aigc_ops.artifacts import Modality
 from aigc_ops.checkpoints import load_model
 from aigc_ops.errors import ModelError
-from aigc_ops.generative import Control, Generative, ImageModel, SampleRequest
+from aigc_ops.generative import Generative, ImageModel
 from aigc_ops.noise import MAX_SEED
+from aigc_ops.sample_request import Control, SampleRequest
 from aigc_ops.sampling import draw, png_bytes
 
 if TYPE_CHECKING:

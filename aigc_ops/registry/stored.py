@@ -8,10 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aigc_ops.artifacts import Checkpoint
-from aigc_ops.checkpoints import MANIFEST, write_folder
-from aigc_ops.generative import Control, Generative, ImageModel
+from aigc_ops.checkpoints import MANIFEST, write_folder, write_model
+from aigc_ops.generative import Generative, ImageModel
 from aigc_ops.registry.pyfunc import write_flavor
 from aigc_ops.registry.resolution import STORED_FOLDER, cached
+from aigc_ops.sample_request import Control
 from aigc_ops.sampling import GOLDEN, draw, requests, servable, write_samples
 
 MIN_GOLDEN, MAX_GOLDEN = 8, 32
@@ -26,17 +27,20 @@ def store_locally(checkpoint: Checkpoint, model: Generative, prompts: Sequence[s
     The model answers its golden requests now, a class each or at least 8 in all. Equal
     checkpoints give equal digests.
     """
+    released = model.released()
 
     def fill(folder: Path) -> None:
         for path in Path(checkpoint.uri).iterdir():
             kept = path.is_file() and path.name != MANIFEST
             if kept and not path.name.startswith(TRAINING_PREFIX):
                 shutil.copyfile(path, folder / path.name)
-        num_classes = model.shape.num_classes if isinstance(model, ImageModel) else 0
-        taken = servable(model, prompts, MAX_GOLDEN)
+        if released is not model:
+            write_model(released, folder)
+        num_classes = released.shape.num_classes if isinstance(released, ImageModel) else 0
+        taken = servable(released, prompts, MAX_GOLDEN)
         num = min(max(MIN_GOLDEN, num_classes, len(taken)), MAX_GOLDEN)
-        asked = requests(model, num, seed=GOLDEN_SEED, prompt=taken or None)
-        write_samples(draw(model, asked), asked, folder / GOLDEN)
+        asked = requests(released, num, seed=GOLDEN_SEED, prompt=taken or None)
+        write_samples(draw(released, asked), asked, folder / GOLDEN)
 
     written = cached(f"{checkpoint.manifest_digest}.registering")
     digest = write_folder(written, fill)

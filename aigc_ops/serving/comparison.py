@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aigc_ops.artifacts import ModelVersion
 from aigc_ops.errors import PackagingError
-from aigc_ops.generative import SampleRequest
+from aigc_ops.sample_request import SampleRequest
 from aigc_ops.sampling import Samples
 from aigc_ops.serving.process import HOST, ServerProcess
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aigc_ops.generative import Control
+    from aigc_ops.sample_request import Control
 
 INDEX_PAGE = """<!DOCTYPE html>
 <html lang="en">

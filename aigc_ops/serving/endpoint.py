@@ -5,26 +5,36 @@ too, and only the worker needs a model.
 """
 
 import secrets
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import anyio
 from anyio.to_thread import run_sync
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from aigc_ops.errors import ModelError
+from aigc_ops.sample_request import Role
 from aigc_ops.serving.description import INDEX_PAGE, of_controls, openapi
 
 if TYPE_CHECKING:
-    from aigc_ops.generative import Control
+    from aigc_ops.sample_request import Control
 
 MAX_BODY_BYTES = 1_000_000
 MAX_PROMPT_CHARACTERS = 10_000
+
+
+class Turn(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    role: Role
+    content: str = Field(max_length=MAX_PROMPT_CHARACTERS)
 
 
 class Call(BaseModel):
@@ -46,9 +56,30 @@ class Call(BaseModel):
     prompt: str | None = Field(
         default=None, max_length=MAX_PROMPT_CHARACTERS, description="Text to answer or continue."
     )
+    messages: list[Turn] = Field(
+        default=[],
+        max_length=1000,
+        description="A conversation to answer, in place of a prompt; its last turn is the user's.",
+    )
+    stop: list[str] = Field(
+        default=[], max_length=16, description="A text ends before the first of these."
+    )
+    stream: bool = Field(
+        default=False, description="Send one text piece by piece, as it is written."
+    )
     controls: dict[str, float] = Field(
         default={}, description="What else the model can be asked for: a number by name."
     )
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if self.messages and self.prompt is not None:
+            raise ValueError("give messages or a prompt, not both")
+        if self.messages and self.messages[-1].role != "user":
+            raise ValueError("the last of the messages is answered already; end with the user's")
+        if self.stream and self.num != 1:
+            raise ValueError("one text at a time can be streamed; leave num out")
+        return self
 
 
 class Served(Protocol):
@@ -68,6 +99,9 @@ class Served(Protocol):
 
     def answer(self, call: Call) -> Response:
         """The samples of one call, encoded; raises ModelError for what it cannot serve."""
+
+    def stream(self, call: Call) -> tuple[Iterator[str], Mapping[str, str]]:
+        """The pieces of one text and the answer's headers; raises ModelError likewise."""
 
 
 def create_app() -> Starlette:
@@ -94,7 +128,18 @@ def create_app() -> Starlette:
 async def _generate(request: Request) -> Response:
     call = Call.model_validate_json(await _read(request) or b"{}")
     served: Served = request.app.state.served
-    return await run_sync(served.answer, call, limiter=request.app.state.drawing)
+    if not call.stream:
+        return await run_sync(served.answer, call, limiter=request.app.state.drawing)
+    pieces, headers = await run_sync(served.stream, call)
+    told = _told(pieces, request.app.state.drawing)
+    return StreamingResponse(told, headers=headers, media_type="text/plain; charset=utf-8")
+
+
+async def _told(pieces: Iterator[str], limiter: anyio.CapacityLimiter) -> AsyncIterator[str]:
+    """Each piece as it is drawn; a client that goes away ends the drawing."""
+    async with limiter:
+        while (piece := await run_sync(next, pieces, None)) is not None:
+            yield piece
 
 
 async def _read(request: Request) -> bytes:

@@ -26,6 +26,7 @@ DIRECT = (
     "tokenizers",
     "torch",
     "tqdm",
+    "peft",
     "transformers",
 )
 HEADER = (

@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -15,7 +15,9 @@ from torch import Tensor
 from aigc_ops.artifacts import file_digest
 from aigc_ops.checkpoints import MANIFEST, load_model
 from aigc_ops.devices import DeviceName, choose_device
-from aigc_ops.generative import Control, Generative, SampleRequest
+from aigc_ops.errors import ModelError
+from aigc_ops.generative import Generative, TextModel
+from aigc_ops.sample_request import Control, Message, SampleRequest
 from aigc_ops.sampling import draw, png_bytes, requests
 from aigc_ops.serving.endpoint import Call
 
@@ -47,15 +49,7 @@ class ServedModel:
 
     def answer(self, call: Call) -> Response:
         """The samples of one call, encoded; raises ModelError for what it cannot serve."""
-        asked = requests(
-            self.model,
-            call.num,
-            seed=call.seed,
-            label=call.label,
-            prompt=call.prompt,
-            controls=call.controls,
-            max_num=self.max_num,
-        )
+        asked = self._asked(call)
         samples = draw(self.model, asked)
         if isinstance(samples, Tensor):
             response = _images_response(samples, asked)
@@ -63,6 +57,27 @@ class ServedModel:
             response = _texts_response(samples, asked)
         response.headers.update(self._headers(asked[0]))
         return response
+
+    def stream(self, call: Call) -> tuple[Iterator[str], Mapping[str, str]]:
+        """The pieces of one text and the answer's headers; raises ModelError likewise."""
+        if not isinstance(self.model, TextModel):
+            raise ModelError("this model draws images; leave stream out")
+        (asked,) = self._asked(call)
+        return self.model.stream(asked), self._headers(asked)
+
+    def _asked(self, call: Call) -> list[SampleRequest]:
+        messages = [Message(turn.role, turn.content) for turn in call.messages]
+        return requests(
+            self.model,
+            call.num,
+            seed=call.seed,
+            label=call.label,
+            prompt=messages.pop().text if messages else call.prompt,
+            history=messages,
+            stop=call.stop,
+            controls=call.controls,
+            max_num=self.max_num,
+        )
 
     def _headers(self, first: SampleRequest) -> dict[str, str]:
         headers = {

@@ -1,24 +1,34 @@
 """A model's training examples: on the device where they fit, else brought there as needed."""
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aigc_ops.generative import Data, Generative, ImageData, ImageModel, Images
+from aigc_ops.artifacts import json_digest
+from aigc_ops.checkpoints import verify_folder, write_folder
+from aigc_ops.errors import CheckpointError
+from aigc_ops.generative import Data, Generative, ImageData, ImageModel, Images, TextData, TextModel
 from aigc_ops.training.order import DataOrder
 
+EXAMPLES = "examples.safetensors"
+KEPT_FROM = 2**20  # characters: making them again takes as long as reading them below that
 MOST_OF_FREE = 0.5  # of a GPU's free memory; the networks need the rest
 
 
 class Examples:
     """All examples of a split, taken by index."""
 
-    def __init__(self, model: Generative, data: Data, device: torch.device) -> None:
+    def __init__(
+        self, model: Generative, data: Data, device: torch.device, cache: Path | None = None
+    ) -> None:
         self._device, self._model, self._data = device, model, data
         self._resident: Mapping[str, Tensor] | None = None
         if not isinstance(data, Images) or isinstance(data, ImageData):
-            self._resident = model.examples(data)
+            self._resident = _made(model, data, cache)
             self._num = len(next(iter(self._resident.values())))
             if self._fit():
                 self._resident = {name: rows.to(device) for name, rows in self._resident.items()}
@@ -68,6 +78,33 @@ class Examples:
             return True
         free, _ = torch.cuda.mem_get_info(self._device)
         return sum(rows.nbytes for rows in self._resident.values()) < MOST_OF_FREE * free
+
+
+def _made(model: Generative, data: Data, cache: Path | None) -> Mapping[str, Tensor]:
+    """The model's examples of the data; those of much text are made once and kept on disk.
+
+    What is kept is mapped into memory, so it is read as it is needed. Its name is a digest
+    of all that it is made of.
+    """
+    if cache is None or not isinstance(data, TextData) or data.num_characters < KEPT_FROM:
+        return model.examples(data)
+    digest = hashlib.sha256()
+    assert isinstance(model, TextModel), type(model)
+    terms = {"family": model.config.family, "format": EXAMPLES, **model.example_terms()}
+    digest.update(json_digest(terms).encode())
+    for part in data.parts():
+        digest.update(part.encode())
+        digest.update(b"\0")
+    folder = cache / digest.hexdigest()
+    try:
+        verify_folder(folder)
+    except CheckpointError:  # none yet, or a damaged one
+
+        def fill(partial: Path) -> None:
+            save_file(dict(model.examples(data)), partial / EXAMPLES)
+
+        write_folder(folder, fill)
+    return load_file(folder / EXAMPLES)
 
 
 def _channels_last(rows: Tensor) -> Tensor:

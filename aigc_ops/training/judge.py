@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from aigc_ops import sampling
-from aigc_ops.generative import Data, Generative, ImageModel, Images, SampleRequest
+from aigc_ops.generative import Data, Generative, ImageModel, Images
 from aigc_ops.noise import Noise, sample_seeds
+from aigc_ops.sample_request import SampleRequest
 
 NUM_SAMPLES = 200
 NUM_REAL = 500

@@ -47,13 +47,14 @@ def train(
     tracker: Tracker,
     initial: Checkpoint | None = None,
     record: Mapping[str, Any] | None = None,
+    cache: Path | None = None,
 ) -> Checkpoint:
     """The checkpoint after `config.steps`, resumed from `folder` when it holds an earlier one.
 
     With early stopping, the best checkpoint. `initial` gives the first weights (the
-    resolved `config.init_from`); `record` is kept in each checkpoint's provenance. Raises
-    TrainingError when a loss is not finite, the model has collapsed or memory ran out; the
-    last good checkpoint stays.
+    resolved `config.init_from`); `record` is kept in each checkpoint's provenance; `cache` is
+    where examples made of much text are kept. Raises TrainingError when a loss is not
+    finite, the model has collapsed or memory ran out; the last good checkpoint stays.
     """
     if finished := folder.finished(config.steps):
         return finished
@@ -68,6 +69,7 @@ def train(
             tracker=tracker,
             initial=initial,
             record=record or {},
+            cache=cache,
             team=team,
         )
         # Others would wait for ever for the gradients of one that begins its step anew.
@@ -90,6 +92,7 @@ def _train(
     tracker: Tracker,
     initial: Checkpoint | None,
     record: Mapping[str, Any],
+    cache: Path | None,
     team: Processes,
 ) -> int:
     """Train as one of a team; the step of the checkpoint to end with."""
@@ -114,7 +117,7 @@ def _train(
     if resumed:
         _resume(state, resumed)
 
-    batches = Batches(Examples(model, data, device), config, seed, team)
+    batches = Batches(Examples(model, data, device, cache), config, seed, team)
     read_heldout = partial(read_data, "heldout") if dataset.num_heldout else None
     watchdog = Watchdog(config.watch, Judge(data, read_heldout), folder, tracker, team)
     curves = Curves(RATE[model.modality])

@@ -31,10 +31,13 @@ class Averages:
         parts = model.parts()
         self.decay = decay
         tensors = {
-            tensor.data_ptr(): (f"{part}.{name}", tensor)  # once, where two names share weights
+            tensor.data_ptr(): (
+                f"{part}.{name}",
+                tensor.detach(),
+            )  # once, where names share weights
             for part in sorted(model.averaged_parts if decay else ())
-            for name, tensor in parts[part].state_dict().items()
-            if tensor.is_floating_point()
+            for name, tensor in parts[part].state_dict(keep_vars=True).items()
+            if tensor.is_floating_point() and (tensor.requires_grad or not _is_parameter(tensor))
         }
         self.live = dict(tensors.values())
         self.mean = {name: tensor.detach().clone() for name, tensor in self.live.items()}
@@ -77,6 +80,8 @@ class Progress:
     """Step of the newest checkpoint at which no alarm rang."""
     ringing: dict[str, int] = field(default_factory=dict)
     """Looks in a row at which each alarm has rung."""
+    least_losses: dict[str, float] = field(default_factory=dict)
+    """The least mean of each loss between two looks so far."""
     best_step: int = 0
     best_value: float | None = None
     checkpoints_since_best: int = 0
@@ -164,6 +169,10 @@ class TrainingState:
         if record["scaler"]:
             self.scaler.load_state_dict(record["scaler"])
         self.progress = Progress(**record["progress"])
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter)
 
 
 def new_state(

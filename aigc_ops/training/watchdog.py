@@ -16,6 +16,9 @@ from aigc_ops.training.processes import Processes
 from aigc_ops.training.samples import draw_grid
 from aigc_ops.training.state import Progress, TrainingState
 
+RISE = "rise/"
+"""Of a metric: how far the loss of the part named after it stands above its least."""
+
 
 class Watchdog:
     """Looks at the samples now and then, and acts as configured when training has failed."""
@@ -46,6 +49,7 @@ class Watchdog:
         with state.sampling():
             seen = self._judge.look(state.model) if self._team.is_writer else {}
         figures = self._team.from_writer(seen)
+        figures |= _rises(state.model.alarms, state.progress, metrics)
         self._tracker.log_metrics(figures, step=state.step)
         figures = {**metrics, **figures}
         if is_kept:
@@ -105,6 +109,19 @@ ADVICE = (
     "lower the learning rates, choose another loss, or set --training.watch.action "
     "to roll_back or warn"
 )
+
+
+def _rises(
+    alarms: tuple[Alarm, ...], progress: Progress, metrics: Mapping[str, float]
+) -> dict[str, float]:
+    """How far each part's loss stands above its least, for the alarms that ask for it."""
+    rises = {}
+    for part in (a.metric.removeprefix(RISE) for a in alarms if a.metric.startswith(RISE)):
+        loss = metrics[f"loss/{part}"]
+        least = min(loss, progress.least_losses.get(part, loss))
+        progress.least_losses[part] = least
+        rises[f"{RISE}{part}"] = loss - least
+    return rises
 
 
 def _note_best(model: Generative, progress: Progress, figures: Mapping[str, float]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import call, eventually, free_port, process
-from tests.conftest import answers
+from tests.browser.conftest import call
+from tests.conftest import answers, eventually, free_port, process
 
 pytestmark = pytest.mark.browser
 SECONDS = 1000  # playwright counts in milliseconds

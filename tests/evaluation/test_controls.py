@@ -20,8 +20,9 @@ from aigc_ops.evaluation.controls import (
     steps,
 )
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
-from aigc_ops.generative import Control, FamilyConfig, ImageModel, Loss, SampleRequest
+from aigc_ops.generative import FamilyConfig, ImageModel, Loss
 from aigc_ops.noise import Noise
+from aigc_ops.sample_request import Control, SampleRequest
 
 SHAPE = ImageShape(channels=1, height=16, width=16, class_names=("left", "right"))
 CONTROLS = {

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, answers, eventually, free_port, process
 
 CONFIG = """\
 data: {path: %s}
@@ -39,6 +40,8 @@ class Workplace:
 
     home: Path
     config: Path
+    server: str | None = None
+    """Address of a Prefect server; None: each run starts one for itself."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,6 +50,7 @@ class Workplace:
             "AIGC_OPS_HOME": str(self.home),
             "OMP_NUM_THREADS": "1",
             "PYTHONFAULTHANDLER": "1",
+            **({"PREFECT_API_URL": self.server} if self.server else {}),
         }
 
     def command(self, *arguments: object) -> list[str]:
@@ -71,6 +75,55 @@ class Workplace:
         return json.loads(output), said
 
 
+CONSOLE = """\
+import json, os, sys
+from aigc_ops.__main__ import main
+told = os.fdopen(os.dup(1), "w", buffering=1)
+for line in sys.stdin:
+    call = json.loads(line)
+    for descriptor, path in ((1, call["out"]), (2, call["err"])):
+        written = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+        os.dup2(written, descriptor)
+        os.close(written)
+    try:
+        code = main(call["argv"])
+    except SystemExit as exit:
+        code = exit.code
+    told.write(f"{code}\\n")
+"""
+
+
+class Console:
+    """The command line in a process that stays: one command after another, imported once."""
+
+    def __init__(self, workplace: Workplace, folder: Path) -> None:
+        self._files = {"out": str(folder / "out.txt"), "err": str(folder / "err.txt")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CONSOLE],
+            cwd=ROOT,
+            env=workplace.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: object, code: int = 0) -> tuple[Any, str]:
+        """The JSON answer and what was said on standard error."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        call = {"argv": [*map(str, arguments), "--json"], **self._files}
+        self._process.stdin.write(json.dumps(call) + "\n")
+        self._process.stdin.flush()
+        found = self._process.stdout.readline()
+        output, said = (Path(self._files[name]).read_text() for name in ("out", "err"))
+        assert found == f"{code}\n", said
+        assert output.count("\n") == 1, output
+        return json.loads(output), said
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+
 def ended(process: subprocess.Popen[str], *, seconds: float = 300) -> tuple[str, str]:
     """What a process printed until it ended; one that does not end is shown where it stands."""
     try:
@@ -87,6 +140,29 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     config = folder / "pets.yaml"
     config.write_text(CONFIG % write_images(folder / "images"))
     return Workplace(folder / ".aigc_ops", config)  # hidden, as the default home is
+
+
+@pytest.fixture(scope="module")
+def console(
+    workplace: Workplace, first: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Console]:
+    """The command line in that home after its first run."""
+    console = Console(workplace, tmp_path_factory.mktemp("console"))
+    yield console
+    console.close()
+
+
+@pytest.fixture(scope="module")
+def served(
+    workplace: Workplace, first: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workplace]:
+    """That home beside a Prefect server that stays, which later runs report to."""
+    port = free_port()
+    command = ("-m", "prefect", "server", "start", "--port", str(port))
+    home = str(workplace.home / "prefect")
+    with process(tmp_path_factory.mktemp("server") / "log", *command, PREFECT_HOME=home):
+        eventually(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
+        yield replace(workplace, server=f"http://127.0.0.1:{port}/api")
 
 
 @pytest.fixture(scope="module")

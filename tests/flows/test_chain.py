@@ -51,39 +51,37 @@ def test_an_unchanged_rerun_is_decided_before_the_heavy_libraries_are_imported(w
     assert "train" in " ".join(answer["reused"]) or "checkpoint" in answer["reused"]
 
 
-def test_a_champion_deleted_by_hand_is_made_again(workplace, first, monkeypatch):
-    for variable, value in workplace.environment.items():
+def test_a_champion_deleted_by_hand_is_made_again(served, first, monkeypatch):
+    for variable, value in served.environment.items():
         monkeypatch.setenv(variable, value)
     from aigc_ops.registry.client import connect
     from aigc_ops.registry.versions import champion
 
     connect().delete_registered_model_alias("pets", "champion")
     assert champion("pets") is None
-    answer, _ = workplace.run("run", workplace.config)
+    answer, _ = served.run("run", served.config)
     assert answer["verdict"]["champion"] == first["version"]
     assert champion("pets").version == first["version"]["version"]
 
 
-def test_a_bento_deleted_by_hand_is_made_again(workplace, first):
+def test_a_bento_deleted_by_hand_is_made_again(served, first):
     shutil.rmtree(first["bento"]["uri"])
-    answer, _ = workplace.run("run", workplace.config)
+    answer, _ = served.run("run", served.config)
     assert answer["bento"]["tag"] == first["bento"]["tag"]
     assert Path(answer["bento"]["uri"]).is_dir()
 
 
-def test_a_candidate_that_is_not_promoted_reports_the_champions_bento(workplace, first):
-    answer, _ = workplace.run(
-        "run", workplace.config, "--seed", 1, "--promotion.min-improvement", 0.99
-    )
+def test_a_candidate_that_is_not_promoted_reports_the_champions_bento(served, first):
+    answer, _ = served.run("run", served.config, "--seed", 1, "--promotion.min-improvement", 0.99)
     assert not answer["verdict"]["promoted"]
     assert answer["verdict"]["alias"] == "challenger"
     assert answer["verdict"]["champion"] == first["version"]
     assert answer["bento"]["tag"] == first["bento"]["tag"]
 
 
-def test_samples_are_numbered_pngs_with_a_line_each_and_repeat_by_seed(workplace, first, tmp_path):
+def test_samples_are_numbered_pngs_with_a_line_each_and_repeat_by_seed(console, first, tmp_path):
     model = "models:/pets@champion"
-    workplace.run("sample", model, "--num", 5, "--seed", 7, "--out", tmp_path / "five")
+    console.run("sample", model, "--num", 5, "--seed", 7, "--out", tmp_path / "five")
     names = sorted(p.name for p in (tmp_path / "five").iterdir())
     assert names == [*(f"{i:05d}.png" for i in range(5)), "samples.jsonl"]
     lines = (tmp_path / "five" / "samples.jsonl").read_text().splitlines()
@@ -91,7 +89,7 @@ def test_samples_are_numbered_pngs_with_a_line_each_and_repeat_by_seed(workplace
     assert [row["file"] for row in rows] == names[:5]
     assert [row["label"] for row in rows] == [0, 1, 0, 1, 0]
     last = rows[3]
-    workplace.run(
+    console.run(
         *("sample", model, "--seed", last["seed"], "--label", last["label"]),
         *("--out", tmp_path / "one"),
     )
@@ -104,28 +102,28 @@ def test_samples_are_numbered_pngs_with_a_line_each_and_repeat_by_seed(workplace
         assert max(abs(a - b) for a, b in pairs) <= 1
 
 
-def test_a_control_is_set_from_the_command_line_and_told_in_each_line(workplace, first, tmp_path):
+def test_a_control_is_set_from_the_command_line_and_told_in_each_line(console, first, tmp_path):
     model = "models:/pets@champion"
-    workplace.run("sample", model, "--num", 2, "--set", "truncation=0", "--out", tmp_path / "out")
+    console.run("sample", model, "--num", 2, "--set", "truncation=0", "--out", tmp_path / "out")
     lines = (tmp_path / "out" / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["controls"] for line in lines] == [{"truncation": 0}] * 2
 
 
-def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, first):
+def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, console, first):
     checkpoint = first["checkpoint"]["uri"]
-    report, _ = workplace.run("validate", workplace.config)
+    report, _ = console.run("validate", workplace.config)
     assert report["success"]
-    trained, _ = workplace.run("train", workplace.config)
+    trained, _ = console.run("train", workplace.config)
     assert trained["uri"] == checkpoint
-    scores, _ = workplace.run("evaluate", checkpoint)
+    scores, _ = console.run("evaluate", checkpoint)
     assert scores["values"].keys() == first["scores"]["values"].keys()
-    version, _ = workplace.run("register", checkpoint)
+    version, _ = console.run("register", checkpoint)
     assert version["version"] == first["version"]["version"]
-    verdict, _ = workplace.run("promote", version["uri"])
+    verdict, _ = console.run("promote", version["uri"])
     assert verdict["alias"] == "champion"
-    bento, _ = workplace.run("package", version["uri"])
+    bento, _ = console.run("package", version["uri"])
     assert bento["tag"] == first["bento"]["tag"]
-    listed, _ = workplace.run("models")
+    listed, _ = console.run("models")
     assert {"champion"} <= {alias for row in listed["models"] for alias in row["aliases"]}
 
 
@@ -154,10 +152,10 @@ def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, first):
     ],
 )
 def test_mistakes_are_answered_with_a_message_and_an_exit_code(
-    workplace, first, arguments, code, message
+    workplace, console, first, arguments, code, message
 ):
     arguments = [str(workplace.config) if word == "CONFIG" else word for word in arguments]
-    answer, said = workplace.run(*arguments, code=code)
+    answer, said = console.run(*arguments, code=code)
     assert message in answer["error"]
     assert "Traceback" not in said
 
@@ -171,9 +169,9 @@ def test_bad_data_ends_the_run_and_names_the_row(workplace, first, tmp_path):
     assert "Traceback" not in said
 
 
-def test_two_runs_at_once_on_one_home_queue(workplace, first):
+def test_two_runs_at_once_on_one_home_queue(served, first):
     flags = ("--packaging.enabled", "false", "--json")
-    both = [workplace.start("run", workplace.config, "--seed", s, *flags) for s in (11, 12)]
+    both = [served.start("run", served.config, "--seed", s, *flags) for s in (11, 12)]
     printed = [ended(process) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     answers = [json.loads(output) for output, _ in printed]

@@ -9,15 +9,10 @@ from aigc_ops import sampling
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.checkpoints import load_model, write_folder, write_model
 from aigc_ops.errors import CheckpointError, ModelError
-from aigc_ops.generative import (
-    Generative,
-    ImageData,
-    ImageLikelihoodModel,
-    SampleRequest,
-    TextData,
-)
+from aigc_ops.generative import Generative, ImageData, ImageLikelihoodModel, TextData
 from aigc_ops.models import family_names, family_type
 from aigc_ops.noise import Noise, sample_seeds
+from aigc_ops.sample_request import SampleRequest
 from aigc_ops.tracking import SilentTracker
 from aigc_ops.training import RunFolder, TrainingConfig, train
 from aigc_ops.training.judge import Judge

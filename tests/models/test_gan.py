@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from aigc_ops.artifacts import ImageShape
 from aigc_ops.errors import ModelError
-from aigc_ops.generative import ImageData, SampleRequest
+from aigc_ops.generative import ImageData
 from aigc_ops.models._augmentation import augment
 from aigc_ops.models.gan import Gan, GanConfig, separation
 from aigc_ops.noise import Noise
+from aigc_ops.sample_request import SampleRequest
 from tests.conftest import noise_for
 
 SMALL = {"latent_dim": 4, "generator_width": 4, "critic_width": 4}

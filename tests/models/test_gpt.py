@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from aigc_ops.checkpoints import load_model, write_folder, write_model
 from aigc_ops.errors import ModelError
-from aigc_ops.generative import SampleRequest, TextData
+from aigc_ops.generative import TextData
+from aigc_ops.models._decoding import Choice, Decoding, Wording
 from aigc_ops.models._tokens import IGNORED, MARKS, Document, Vocabulary, windows
-from aigc_ops.models.gpt import Gpt, GptConfig, _draw
+from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.sample_request import SampleRequest
 from tests.conftest import noise_for
 from tests.models.dialogue import (
     ANSWERS,
@@ -36,6 +38,14 @@ ODD_TEXTS = [
 ]
 
 
+def text_of(vocabulary: Vocabulary, opening: list[int], ids: list[int]) -> str:
+    """The text of ids that were drawn after an opening."""
+    wording = Wording(vocabulary, opening, max_tokens=len(ids))
+    told = "".join(wording.add(token) for token in ids)
+    assert told == wording.text
+    return wording.text
+
+
 # The vocabulary
 
 
@@ -45,7 +55,7 @@ def test_every_unicode_text_comes_back_from_its_tokens(tokenizer: str, text: str
     vocabulary = copy.deepcopy(small_model(tokenizer=tokenizer)).vocabulary
     (ids,) = vocabulary.encode([text])
     assert not {vocabulary.start, vocabulary.end, *vocabulary.turn} & set(ids)
-    assert vocabulary.decode(vocabulary.opening("你"), ids) == text.rstrip("\ufffd")
+    assert text_of(vocabulary, vocabulary.opening("你"), ids) == text.rstrip("\ufffd")
 
 
 def test_equal_data_gives_an_equal_vocabulary() -> None:
@@ -57,16 +67,16 @@ def test_equal_data_gives_an_equal_vocabulary() -> None:
 def test_a_broken_last_character_is_dropped_and_the_end_ends() -> None:
     vocabulary = Vocabulary.of_bytes(DIALOGUE)
     (ids,) = vocabulary.encode(["好啊"])
-    assert vocabulary.decode([vocabulary.start], ids[:-1]) == "好"
-    assert vocabulary.decode([vocabulary.start], [*ids[:3], vocabulary.end, *ids]) == "好"
+    assert text_of(vocabulary, [vocabulary.start], ids[:-1]) == "好"
+    assert text_of(vocabulary, [vocabulary.start], [*ids[:3], vocabulary.end, *ids]) == "好"
 
 
 def test_a_turn_within_a_drawn_text_reads_as_a_new_line() -> None:
     vocabulary = Vocabulary.learn(DIALOGUE, 300)
     question, answer = vocabulary.encode(["Who?", "Me."])
-    assert vocabulary.decode(vocabulary.opening(None), [*question, *vocabulary.turn, *answer]) == (
-        "Who?\nMe."
-    )
+    assert text_of(
+        vocabulary, vocabulary.opening(None), [*question, *vocabulary.turn, *answer]
+    ) == ("Who?\nMe.")
 
 
 # Training examples
@@ -185,7 +195,7 @@ def test_windows_predict_every_token_once_with_half_a_context_behind_it(
 def test_a_text_longer_than_the_context_is_scored_whole_by_windows() -> None:
     model = small_model(TextData(["a"]), tokenizer="bytes", context_length=16)
     (total,), (count,) = model.log_likelihood(TextData(["abcdefgh" * 10]))
-    ids = model.vocabulary.documents(TextData(["abcdefgh" * 10]))[0].ids
+    ids = next(model.vocabulary.documents(TextData(["abcdefgh" * 10]))).ids
     by_hand = 0.0
     for index in range(1, len(ids)):
         begin = 0 if index <= 16 else index - 8 - (index - 17) % 9
@@ -237,13 +247,23 @@ def test_greedy_text_equals_repeated_argmax_without_a_cache() -> None:
         while len(drawn) < 20 and vocabulary.end not in drawn:
             table = next_log_probabilities(model, [*opening, *drawn])
             drawn.append(int(table[-1].argmax()))
-        assert text == vocabulary.decode(opening, drawn)
+        assert text == text_of(vocabulary, opening, drawn)
+
+
+def drawn_by(logits: torch.Tensor, noise: torch.Tensor, **settings: float) -> torch.Tensor:
+    """The tokens that these logits (V,) and numbers (N,) give."""
+    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+    decoding = Decoding(**{**plain, **settings}, max_new_tokens=1)
+    num = len(noise)
+    choice = Choice([decoding] * num, [[]] * num, [torch.Generator()] * num, num_tokens=len(logits))
+    choice._noise = noise[:, None]
+    return choice.draw(logits.expand(num, -1), 0)
 
 
 def test_drawn_tokens_have_the_frequencies_of_the_tempered_top_k() -> None:
     logits = torch.tensor([0.5, 3.0, -1.0, 2.0, 1.0])
     noise = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = _draw(logits.expand(20_000, -1), noise, GptConfig(temperature=2.0, top_k=3))
+    drawn = drawn_by(logits, noise, temperature=2.0, top_k=3)
     expected = (torch.tensor([3.0, 2.0, 1.0]) / 2).softmax(-1)
     shares = drawn.bincount(minlength=5) / 20_000
     assert shares[[1, 3, 4]] == pytest.approx(expected, abs=0.014)  # 4 standard errors

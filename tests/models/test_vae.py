@@ -7,9 +7,9 @@ import torch
 from pydantic import ValidationError
 
 from aigc_ops.artifacts import ImageShape
-from aigc_ops.generative import SampleRequest
 from aigc_ops.models.vae import Vae, VaeConfig, _divergence, _ends
 from aigc_ops.noise import Noise
+from aigc_ops.sample_request import SampleRequest
 from tests.conftest import noise_for
 
 SHAPE = ImageShape(channels=1, height=8, width=8)

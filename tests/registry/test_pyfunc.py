@@ -16,12 +16,12 @@ from PIL import Image
 from aigc_ops.artifacts import Checkpoint
 from aigc_ops.checkpoints import load_model
 from aigc_ops.errors import CheckpointError, ModelError
-from aigc_ops.generative import SampleRequest
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.promotion import PromotionConfig, promote
 from aigc_ops.registry.pyfunc import SamplingFunction
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, resolve
+from aigc_ops.sample_request import SampleRequest
 from aigc_ops.sampling import draw, png_bytes
 from tests.registry.conftest import MakeCheckpoint, scores_of, stored_models
 

@@ -18,9 +18,9 @@ import torch
 import yaml
 from PIL import Image
 
-from aigc_ops.generative import SampleRequest
 from aigc_ops.models.gan import Gan
 from aigc_ops.noise import sample_seeds
+from aigc_ops.sample_request import SampleRequest
 from aigc_ops.serving.bentos import find_bento, model_folder
 from aigc_ops.serving.config import PackagingConfig
 from aigc_ops.serving.packaging import package

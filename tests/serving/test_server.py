@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from aigc_ops.errors import CheckpointError, PackagingError
-from aigc_ops.generative import SampleRequest
 from aigc_ops.models.gpt import Gpt
 from aigc_ops.noise import sample_seeds
+from aigc_ops.sample_request import Message, SampleRequest
 from aigc_ops.serving.process import HOST, free_port
 from aigc_ops.serving.server import serve
 from tests.serving.conftest import copy_of, error_of, version_of
@@ -73,6 +73,34 @@ def test_one_text_is_answered_as_plain_text(client: httpx.Client, gpt: Gpt) -> N
     assert "x-aigc-label" not in answer.headers
 
 
+def test_a_streamed_text_is_the_same_text_with_the_same_headers(
+    client: httpx.Client, gpt: Gpt
+) -> None:
+    call = {"seed": 11, "prompt": "two and two?", "stream": True}
+    with client.stream("POST", "/generate", json=call) as answer:
+        pieces = list(answer.iter_text())
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["x-aigc-seed"] == "11"
+    assert "".join(pieces) == gpt.sample([SampleRequest(11, prompt="two and two?")])[0]
+
+
+def test_a_client_that_goes_away_leaves_the_service_to_others(client: httpx.Client) -> None:
+    for seed in range(5):
+        call = {"seed": seed, "prompt": "two?", "stream": True}
+        with client.stream("POST", "/generate", json=call) as answer:
+            assert answer.status_code == 200
+    assert client.post("/generate", json={"prompt": "two?"}).status_code == 200
+
+
+def test_a_conversation_is_answered(client: httpx.Client, gpt: Gpt) -> None:
+    turns = [("user", "one?"), ("assistant", "1"), ("user", "two?")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    answer = client.post("/generate", json={"seed": 3, "messages": messages, "stop": ["\n"]})
+    history = (Message("user", "one?"), Message("assistant", "1"))
+    asked = SampleRequest(3, prompt="two?", history=history, stop=("\n",))
+    assert answer.content.decode() == gpt.sample([asked])[0]
+
+
 def test_several_texts_come_as_json_with_their_seeds(client: httpx.Client, gpt: Gpt) -> None:
     texts = client.post("/generate", json={"num": 3, "seed": 8, "prompt": "你好"}).json()["texts"]
     assert [text["seed"] for text in texts] == sample_seeds(8, 3)
@@ -82,7 +110,18 @@ def test_several_texts_come_as_json_with_their_seeds(client: httpx.Client, gpt: 
 
 @pytest.mark.parametrize(
     ("call", "names"),
-    [({"label": 1}, "label"), ({"prompt": "a" * 5000}, "prompt"), ({"prompt": 3}, "prompt")],
+    [
+        ({"label": 1}, "label"),
+        ({"prompt": "a" * 5000}, "prompt"),
+        ({"prompt": 3}, "prompt"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "end with the user's"),
+        ({"messages": [{"role": "user", "content": "x"}], "prompt": "y"}, "not both"),
+        ({"messages": [{"role": "user", "content": "x"}] * 2}, "its answer is missing"),
+        ({"stop": [""]}, "stop"),
+        ({"stream": True, "num": 2}, "one text at a time"),
+        ({"controls": {"temperature": 11}}, "temperature is 11; give 0 to 10"),
+    ],
 )
 def test_what_a_text_model_cannot_serve_is_refused(
     client: httpx.Client, call: dict[str, object], names: str

@@ -1,0 +1,97 @@
+"""A conversation with a text model in the terminal."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import TextIO
+
+from aigc_ops.errors import ModelError
+from aigc_ops.generative import Generative, TextModel
+from aigc_ops.sample_request import Message, SampleRequest
+
+HELP = "/reset forgets the conversation, /seed N sets the seed, /quit ends it"
+
+
+def chat(
+    model: Generative,
+    lines: Iterator[str],
+    output: TextIO,
+    *,
+    seed: int,
+    system: str | None = None,
+    controls: Mapping[str, float] | None = None,
+    stop: Sequence[str] = (),
+) -> list[Message]:
+    """Answer each line as it comes, piece by piece; the conversation since the last reset.
+
+    The n-th answer since a seed was set is drawn with seed + n, so equal conversations are
+    answered equally. An interrupt stops an answer, which is then forgotten with its line.
+    """
+    if not isinstance(model, TextModel):
+        raise ModelError("this model draws images; aigc-ops sample draws them into a folder")
+    opening: tuple[Message, ...] = (Message("system", system),) if system else ()
+    history = opening
+    for line in lines:
+        word, _, value = line.strip().partition(" ")
+        if word == "/quit":
+            break
+        if word == "/reset":
+            history = opening
+            _tell("the conversation is forgotten")
+        elif word == "/seed" and value.isdecimal():
+            seed = int(value)
+            _tell(f"the next answer is drawn with seed {seed}")
+        elif word.startswith("/"):
+            _tell(HELP)
+        elif line.strip():
+            request = SampleRequest(
+                seed, prompt=line.rstrip("\n"), controls=controls or {}, history=history,
+                stop=tuple(stop),
+            )  # fmt: skip
+            answer = _answer(model, request, output)
+            if answer is not None:
+                seed += 1
+                history += (Message("user", line.rstrip("\n")), Message("assistant", answer))
+    return list(history)
+
+
+def _answer(model: TextModel, request: SampleRequest, output: TextIO) -> str | None:
+    """The answer, written as it comes; None when it was refused or interrupted."""
+    pieces = []
+    try:
+        model.check(request)
+        with closing(model.stream(request)) as stream:
+            for piece in stream:
+                pieces.append(piece)
+                output.write(piece)
+                output.flush()
+    except ModelError as error:
+        _tell(str(error))
+        return None
+    except KeyboardInterrupt:
+        _tell("\nstopped; the line is forgotten")
+        return None
+    output.write("\n")
+    output.flush()
+    return "".join(pieces)
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def typed_lines() -> Iterator[str]:
+    """Lines from standard input, asked for where a person types them."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import readline  # noqa: F401 - gives input() its history and editing
+
+    _tell(HELP)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            _tell("\n/quit or Ctrl-D ends the conversation")

@@ -1,0 +1,58 @@
+"""Chat templates: how a pretrained model was shown who says what."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aigc_ops.errors import ModelError
+from aigc_ops.sample_request import Message
+
+_PLACE = re.compile("\x00(\\d+)\x00")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A Jinja template as transformers' tokenizers carry it."""
+
+    source: str
+    bos_token: str = ""
+    eos_token: str = ""
+
+    def render(self, messages: Sequence[Message], *, answered: bool) -> list[tuple[str, bool]]:
+        """The conversation in pieces, (text, whether it is the template's own), in order.
+
+        Unless `answered`, it ends where the assistant's next answer begins. A message stands
+        in pieces of its own, so that no text of a person's is taken for a mark. Raises
+        ModelError when the template refuses the conversation.
+        """
+        # transformers' own sandboxed renderer, with the functions that templates may call.
+        from jinja2 import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        shown = [
+            {"role": message.role, "content": f"\0{place}\0"}
+            for place, message in enumerate(messages)
+        ]
+        try:
+            rendered: Any = render_jinja_template(
+                conversations=[shown],
+                chat_template=self.source,
+                add_generation_prompt=not answered,
+                bos_token=self.bos_token,
+                eos_token=self.eos_token,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ModelError(f"the model's chat template refuses the messages: {error}") from error
+        pieces = _PLACE.split(rendered[0][0])  # the first conversation of a pair with its spans
+        return [
+            (messages[int(piece)].text, False) if index % 2 else (piece, True)
+            for index, piece in enumerate(pieces)
+            if piece
+        ]
+
+    def after_answer(self) -> str:
+        """What the template writes after an answer, which ends it."""
+        turn = [Message("user", "?"), Message("assistant", "!")]
+        text, is_own = self.render(turn, answered=True)[-1]
+        return text if is_own else ""

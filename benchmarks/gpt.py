@@ -1,0 +1,389 @@
+"""The GPT family against its peers; each figure is a ratio within one run, in turns.
+
+    python benchmarks/gpt.py characters --corpus ENGLISH.txt [--rounds 3] [--steps 200]
+    python benchmarks/gpt.py lora --pretrained MODEL [--rounds 3] [--steps 12]
+    python benchmarks/gpt.py generate --pretrained MODEL [--rounds 3]
+    python benchmarks/gpt.py tokens [--megabytes 100]
+    python benchmarks/gpt.py dialogue models:/dialogue-gpt@champion
+
+characters  4 layers, 128 wide, context 64, batches of 12: our loop against the plain fp32 loop
+            of the same network; with --steps 2000 both losses on held-out text are judged.
+lora        adapters of rank 8 on q and v, 2 x 128 tokens: our loop against transformers'
+            Trainer with peft in fp32, and how far the two curves of losses are apart.
+generate    8 prompts x 64 tokens at once against `generate`, one prompt at a time.
+tokens      our packed rows against the datasets library's map with the same tokenizer.
+dialogue    bits per byte of a byte 5-gram on the held-out dialogue, beside the model's.
+
+MODEL is a Hugging Face folder or a GGUF file, such as `make smollm2` fetches.
+"""
+
+import argparse
+import math
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from aigc_ops.artifacts import DatasetRef
+from aigc_ops.checkpoints import load_model
+from aigc_ops.data.config import DataConfig
+from aigc_ops.data.opening import open_dataset
+from aigc_ops.data.reading import read_split
+from aigc_ops.generative import TextData
+from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.sample_request import SampleRequest
+from aigc_ops.tracking import SilentTracker
+from aigc_ops.training import RunFolder, TrainingConfig, train
+
+DIALOGUE = DataConfig(path="data/dialogue")
+HELDOUT_SHARE = 0.1
+CHARACTERS = GptConfig(
+    tokenizer="characters", context_length=64, num_layers=4, num_heads=4, width=128, dropout=0.0,
+    optimizer={"learning_rate": 1e-3, "beta2": 0.99, "weight_decay": 0.1},
+)  # fmt: skip
+CHARACTER_BATCH, LORA_BATCH, LORA_LENGTH, LORA_RATE = 12, 2, 128, 2e-4
+NUM_PROMPTS, NUM_NEW = 8, 64
+
+
+class Losses(SilentTracker):
+    """Keeps the training losses by step."""
+
+    def __init__(self) -> None:
+        self.by_step: dict[int, float] = {}
+
+    def log_metrics(self, metrics: Any, *, step: int) -> None:
+        if "loss/network" in metrics:
+            self.by_step[step] = metrics["loss/network"]
+
+
+def ours(
+    config: GptConfig, data: TextData, *, steps: int, batch_size: int, tracker: Any = None
+) -> tuple[float, Gpt]:
+    """Tokens a second of `train`, and the model it ends with."""
+    training = TrainingConfig(
+        steps=steps, batch_size=batch_size, sample_every=steps, checkpoint_every=steps,
+        log_every=1 if tracker else 100, watch={"every": steps, "action": "off"},
+        schedule="constant", warmup_steps=0, max_gradient_norm=1.0,
+    )  # fmt: skip
+    reference = DatasetRef(
+        uri="memory", modality="text", content_digest="0" * 64, num_train=len(data), num_heldout=0
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = train(
+            config, training, reference, lambda _: data, seed=0, folder=RunFolder(Path(folder)),
+            tracker=tracker or SilentTracker(),
+        )  # fmt: skip
+        assert checkpoint.rate is not None
+        model = load_model(Path(checkpoint.uri))
+    assert isinstance(model, Gpt)
+    return checkpoint.rate, model
+
+
+# Characters
+
+
+def plain(data: TextData, *, steps: int) -> tuple[float, Gpt]:
+    """Tokens a second of the usual minimal loop in fp32, and the model it ends with."""
+    torch.manual_seed(0)
+    model = Gpt.from_data(CHARACTERS, data).train()
+    (ids,) = model.vocabulary.encode(data.texts)
+    stream, length = torch.tensor(ids), CHARACTERS.context_length
+    groups = model.optimizer("network").param_groups
+    optimizer = torch.optim.AdamW(
+        [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups],
+        lr=1e-3, betas=(0.9, 0.99),
+    )  # fmt: skip
+    positions = torch.arange(length).expand(CHARACTER_BATCH, -1)
+
+    def step() -> None:
+        starts = torch.randint(len(stream) - length, (CHARACTER_BATCH,)).tolist()
+        inputs = torch.stack([stream[s : s + length] for s in starts])
+        targets = torch.stack([stream[s + 1 : s + 1 + length] for s in starts])
+        logits = model.network(inputs, positions=positions)
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    warmup = min(10, steps // 2)
+    for _ in range(warmup):
+        step()
+    started = time.perf_counter()
+    for _ in range(steps - warmup):
+        step()
+    seconds = time.perf_counter() - started
+    return (steps - warmup) * CHARACTER_BATCH * length / seconds, model.eval()
+
+
+def characters(corpus: Path, *, rounds: int, steps: int) -> None:
+    text = corpus.read_text(encoding="utf-8")
+    cut = int(len(text) * (1 - HELDOUT_SHARE))
+    data, heldout = TextData([text[:cut]]), TextData([text[cut:]])
+    print(f"{len(text):,} characters, {len(set(text))} different")
+    ratios = []
+    for _ in range(rounds):
+        found = {"plain": plain(data, steps=steps)}
+        found["ours"] = ours(CHARACTERS, data, steps=steps, batch_size=CHARACTER_BATCH)
+        for name, (rate, model) in found.items():
+            nats, tokens = model.log_likelihood(heldout)
+            loss = -(nats.sum() / tokens.sum()).item()
+            print(f"{name:6} {rate:8.0f} tokens/s   held-out {loss:.3f} nats a character")
+        ratios.append(found["ours"][0] / found["plain"][0])
+        print(f"ours / plain: {ratios[-1]:.2f}", flush=True)
+    print(f"median of {len(ratios)}: {statistics.median(ratios):.2f}")
+
+
+# LoRA
+
+
+def lora_rows(pretrained: str) -> tuple[TextData, torch.Tensor]:
+    """Dialogue as one text whose rows are full, and those rows (N, 128) as ids."""
+    whole = read_split(open_dataset(DIALOGUE), DIALOGUE, "train")
+    assert isinstance(whole, TextData)
+    pairs = zip(whole.prompts or (), whole.texts, strict=True)
+    data = TextData(["\n".join(f"{prompt}\n{text}" for prompt, text in pairs)])
+    model = Gpt.from_data(GptConfig(pretrained=pretrained, context_length=LORA_LENGTH), data)
+    examples = model.examples(data)
+    full = (examples["targets"] >= 0).all(1)
+    return data, examples["inputs"][full].long()
+
+
+def trainer(pretrained: str, rows: torch.Tensor, steps: int) -> tuple[float, list[float]]:
+    """Tokens a second and losses of transformers' Trainer with peft's adapters."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    torch.manual_seed(0)
+    config = GptConfig(pretrained=pretrained, context_length=LORA_LENGTH)
+    network: Any = Gpt.from_data(config, TextData(["x"])).network
+    adapters = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(network.model, adapters)
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=folder, max_steps=steps, per_device_train_batch_size=LORA_BATCH,
+                learning_rate=LORA_RATE, lr_scheduler_type="constant", logging_steps=1,
+                report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
+                dataloader_drop_last=True, weight_decay=0.0, seed=0,
+            ),
+            train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+            callbacks=[Clock()],
+        )  # fmt: skip
+        run.train()
+    losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+    warmup = steps // 4
+    seconds = times[-1] - times[warmup - 1]
+    return (steps - warmup) * LORA_BATCH * LORA_LENGTH / seconds, losses
+
+
+def lora(pretrained: str, *, rounds: int, steps: int) -> None:
+    data, rows = lora_rows(pretrained)
+    config = GptConfig(
+        pretrained=pretrained, context_length=LORA_LENGTH, lora={"rank": 8, "alpha": 16},
+        optimizer={"learning_rate": LORA_RATE, "beta2": 0.999},
+    )  # fmt: skip
+    ratios = []
+    for _ in range(rounds):
+        theirs, their_losses = trainer(pretrained, rows, steps)
+        tracker = Losses()
+        rate, _ = ours(config, data, steps=steps, batch_size=LORA_BATCH, tracker=tracker)
+        our_losses = [tracker.by_step[step] for step in sorted(tracker.by_step)]
+        mean_ours, mean_theirs = map(statistics.mean, (our_losses, their_losses))
+        ratios.append(rate / theirs)
+        print(
+            f"Trainer {theirs:6.1f} tokens/s, mean loss {mean_theirs:.4f}   "
+            f"ours {rate:6.1f} tokens/s, mean loss {mean_ours:.4f}   ratio {ratios[-1]:.2f}",
+            flush=True,
+        )
+    print(f"median of {len(ratios)}: {statistics.median(ratios):.2f}")
+
+
+# Generation
+
+
+def generate(pretrained: str, *, rounds: int) -> None:
+    from transformers import AutoModelForCausalLM  # noqa: F401 - imported outside the timing
+
+    config = GptConfig(
+        pretrained=pretrained, context_length=512, temperature=0, max_new_tokens=NUM_NEW
+    )
+    data = read_split(open_dataset(DIALOGUE), DIALOGUE, "heldout")
+    assert isinstance(data, TextData)
+    model = Gpt.from_data(config, data).eval()
+    english = [p for p in data.prompts or () if p.isascii()][:NUM_PROMPTS]
+    asked = [SampleRequest(0, prompt=prompt) for prompt in english]
+    network: Any = model.network
+    openings = [model.vocabulary.opening(prompt) for prompt in english]
+
+    def theirs() -> list[list[int]]:
+        found = []
+        with torch.inference_mode():
+            for opening in openings:
+                ids = torch.tensor([opening])
+                drawn = network.model.generate(
+                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_NEW,
+                    do_sample=False, eos_token_id=model.vocabulary.end,
+                    pad_token_id=model.vocabulary.end,
+                )  # fmt: skip
+                found.append(drawn[0, len(opening) :].tolist())
+        return found
+
+    def batched() -> list[str]:
+        with torch.inference_mode():
+            return model.sample(asked)
+
+    ids, texts = theirs(), batched()
+    expected = [model.vocabulary.tokenizer.decode(each) for each in ids]
+    print(f"same greedy text: {sum(a == b for a, b in zip(expected, texts, strict=True))} of 8")
+    num = sum(map(len, ids))
+    ratios = []
+    for _ in range(rounds):
+        seconds = [_seconds(run) for run in (theirs, batched)]
+        ratios.append(seconds[0] / seconds[1])
+        print(
+            f"generate {num / seconds[0]:6.1f} tokens/s   ours {num / seconds[1]:6.1f} tokens/s   "
+            f"ratio {ratios[-1]:.2f}",
+            flush=True,
+        )
+    print(f"median of {len(ratios)}: {statistics.median(ratios):.2f}")
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+# Tokens
+
+
+def tokens(megabytes: int) -> None:
+    import resource
+
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    sample = read_split(open_dataset(DIALOGUE), DIALOGUE, "train")
+    assert isinstance(sample, TextData)
+    texts, size = list[str](), 0
+    while size < megabytes * 1e6:
+        text = " ".join(
+            (sample.prompts or [""])[(len(texts) * 7 + k) % len(sample)] for k in (0, 1, 2)
+        )
+        texts.append(f"{len(texts)} {text} {sample.texts[len(texts) % len(sample)]}")
+        size += len(texts[-1].encode())
+    model = Gpt.from_data(GptConfig(vocab_size=2048, context_length=256), sample)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = _seconds(lambda: model.examples(TextData(texts)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"ours      {seconds:6.1f} s   peak {peak / 2**20:.2f} GiB ({before / 2**20:.2f} before)")
+
+    def encoded(rows: dict[str, Sequence[str]]) -> dict[str, list[list[int]]]:
+        found = model.vocabulary.tokenizer.encode_batch_fast(rows["text"])
+        return {"ids": [each.ids for each in found]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        table = Dataset.from_dict({"text": texts})
+        theirs = _seconds(
+            lambda: table.map(
+                encoded, batched=True, num_proc=2, remove_columns=["text"],
+                cache_file_name=f"{folder}/rows.arrow",
+            )
+        )  # fmt: skip
+    print(f"datasets  {theirs:6.1f} s   ours / theirs: {theirs / seconds:.2f} x as fast")
+
+
+# Dialogue
+
+
+def five_gram_bits(train: TextData, heldout: TextData, order: int = 5) -> float:
+    """Bits a byte of answers given prompts, by a byte n-gram with Witten-Bell smoothing."""
+    counts: dict[bytes, Counter[int]] = {}
+
+    def framed(data: TextData) -> list[tuple[bytes, int]]:
+        pairs = zip(data.prompts or (), data.texts, strict=True)
+        return [
+            (b"\x02" + p.encode() + b"\x03" + t.encode() + b"\x04", len(p.encode()) + 2)
+            for p, t in pairs
+        ]
+
+    for document, _ in framed(train):
+        for place, byte in enumerate(document):
+            for width in range(min(order, place + 1)):
+                counts.setdefault(document[place - width : place], Counter())[byte] += 1
+
+    def probability(context: bytes, byte: int) -> float:
+        lower = probability(context[1:], byte) if context else 1 / 256
+        seen = counts.get(context)
+        if not seen:
+            return lower
+        total, kinds = seen.total(), len(seen)
+        return (seen[byte] + kinds * lower) / (total + kinds)
+
+    bits, num_bytes = 0.0, 0
+    for document, first in framed(heldout):
+        for place in range(first, len(document)):
+            context = document[max(0, place - order + 1) : place]
+            bits -= math.log2(probability(context, document[place]))
+        num_bytes += len(document) - first - 1  # the end is predicted too, but is no byte
+    return bits / num_bytes
+
+
+def dialogue(name: str) -> None:
+    from aigc_ops import chain
+    from aigc_ops.home import export_environment
+
+    export_environment()
+    ref = open_dataset(DIALOGUE)
+    train_data, heldout = (read_split(ref, DIALOGUE, s) for s in ("train", "heldout"))
+    assert isinstance(train_data, TextData)
+    assert isinstance(heldout, TextData)
+    model = load_model(Path(chain.resolve(name).uri))
+    assert isinstance(model, Gpt)
+    nats, _ = model.log_likelihood(heldout)
+    num_bytes = sum(len(text.encode()) for text in heldout.texts)
+    print(f"byte 5-gram {five_gram_bits(train_data, heldout):.3f} bits a byte")
+    print(f"{name} {-nats.sum().item() / math.log(2) / num_bytes:.3f} bits a byte")
+
+
+def main() -> None:
+    """Run one of the comparisons."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["characters", "lora", "generate", "tokens", "dialogue"])
+    parser.add_argument("model", nargs="?", default="models:/dialogue-gpt@champion")
+    parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--pretrained")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--megabytes", type=int, default=100)
+    given = parser.parse_args()
+    if given.what == "characters":
+        characters(given.corpus, rounds=given.rounds, steps=given.steps or 200)
+    elif given.what == "lora":
+        lora(given.pretrained, rounds=given.rounds, steps=given.steps or 12)
+    elif given.what == "generate":
+        generate(given.pretrained, rounds=given.rounds)
+    elif given.what == "tokens":
+        tokens(given.megabytes)
+    else:
+        dialogue(given.model)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""LoRA adapters: what they train, what is left alone, what is registered."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from aigc_ops.checkpoints import load_model, write_folder, write_model
+from aigc_ops.errors import ModelError
+from aigc_ops.models.gpt import Gpt, GptConfig
+from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, train
+from tests.models.test_pretrained import save_pretrained
+
+
+def adapted(source: Path, **settings: object) -> Gpt:
+    config = {"rank": 4, "alpha": 64.0, **settings}
+    torch.manual_seed(0)
+    return Gpt.from_data(
+        GptConfig(pretrained=str(source), context_length=64, temperature=0, lora=config), DIALOGUE
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return save_pretrained(tmp_path / "hf", llama=True)
+
+
+def test_only_adapters_are_trained_and_they_learn(source: Path) -> None:
+    model = adapted(source)
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    before = model.eval().log_likelihood(DIALOGUE)[0].sum()
+    train(model, DIALOGUE, steps=30)
+    assert model.log_likelihood(DIALOGUE)[0].sum() > before
+    after = dict(model.named_parameters())
+    assert frozen
+    assert all(torch.equal(after[name], value) for name, value in frozen.items())
+    stepped = sum(p.numel() for g in model.optimizer("network").param_groups for p in g["params"])
+    assert stepped == sum(p.numel() for n, p in after.items() if ".lora_" in n)
+
+
+def test_an_untrained_adapter_changes_nothing(source: Path) -> None:
+    plain = Gpt.from_data(GptConfig(pretrained=str(source), context_length=64), DIALOGUE).eval()
+    assert torch.equal(
+        adapted(source).eval().log_likelihood(DIALOGUE)[0], plain.log_likelihood(DIALOGUE)[0]
+    )
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_what_is_registered_speaks_as_what_was_trained(
+    source: Path, tmp_path: Path, merge: bool
+) -> None:
+    model = adapted(source, merge=merge)
+    train(model, DIALOGUE, steps=20)
+    likelihood = model.log_likelihood(DIALOGUE)[0]
+    texts = model.sample(requests_of_unlike_lengths())
+    write_folder(tmp_path / "trained", lambda folder: write_model(model, folder))
+    released = load_model(tmp_path / "trained").released()
+    write_folder(tmp_path / "released", lambda folder: write_model(released, folder))
+    loaded = load_model(tmp_path / "released")
+    assert isinstance(loaded, Gpt)
+    assert any(".lora_" in name for name in loaded.state_dict()) is not merge
+    assert torch.allclose(loaded.log_likelihood(DIALOGUE)[0], likelihood, atol=1e-3)
+    assert loaded.sample(requests_of_unlike_lengths()) == texts
+
+
+def test_new_adapters_go_on_from_a_model_without(source: Path, tmp_path: Path) -> None:
+    whole = Gpt.from_data(GptConfig(pretrained=str(source), context_length=64), DIALOGUE)
+    train(whole, DIALOGUE, steps=5)
+    write_folder(tmp_path / "whole", lambda folder: write_model(whole, folder))
+    config = GptConfig(pretrained=str(source), context_length=64, lora={"rank": 2})
+    model = load_model(tmp_path / "whole", config=config)
+    assert isinstance(model, Gpt)
+    assert torch.equal(model.log_likelihood(DIALOGUE)[0], whole.log_likelihood(DIALOGUE)[0])
+    assert {n.rsplit(".", 3)[1] for n, p in model.named_parameters() if p.requires_grad} == {
+        "lora_A",
+        "lora_B",
+    }
+
+
+def test_an_unknown_target_is_answered_with_those_there_are(source: Path) -> None:
+    with pytest.raises(ModelError, match=r"no layer 'query'; choose among .*o_proj, q_proj"):
+        adapted(source, targets=["query"])
+
+
+def test_adapters_need_a_pretrained_network() -> None:
+    with pytest.raises(ValidationError, match=r"name one in model\.pretrained"):
+        GptConfig(lora={})

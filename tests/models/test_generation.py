@@ -1,0 +1,181 @@
+"""How texts are drawn: samplers, stop strings, streams, conversations."""
+
+import pytest
+import torch
+
+from aigc_ops.errors import ModelError
+from aigc_ops.generative import TextData
+from aigc_ops.models._decoding import Choice, Decoding, Wording
+from aigc_ops.models._tokens import IGNORED, MARKS, Vocabulary
+from aigc_ops.sample_request import Message, SampleRequest
+from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, small_model
+
+TURNS = (Message("user", "Hi"), Message("assistant", "Hello there 😀"))
+
+
+def drawn_by(logits: torch.Tensor, num: int, **settings: float) -> torch.Tensor:
+    """So many draws (num,) from logits (V,)."""
+    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+    decoding = Decoding(**{**plain, **settings}, max_new_tokens=1)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(num)]
+    choice = Choice([decoding] * num, [[0]] * num, generators, num_tokens=len(logits))
+    return choice.draw(logits.expand(num, -1), 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "temperature"),
+    [
+        ({"temperature": 2.0, "top_k": 3}, [1, 3, 4], 2.0),
+        ({"top_p": 0.8}, [1, 3], 1.0),  # 0.60 and 0.22: the first alone has too little
+        ({"top_p": 0.001}, [1], 1.0),
+        ({"top_k": 3, "top_p": 0.95}, [1, 3, 4], 1.0),
+        ({}, [0, 1, 2, 3, 4], 1.0),
+    ],
+)
+def test_drawn_tokens_have_the_frequencies_of_what_was_kept(
+    settings: dict[str, float], kept: list[int], temperature: float
+) -> None:
+    logits = torch.tensor([0.5, 3.0, -1.0, 2.0, 1.0])
+    expected = (logits[kept] / temperature).softmax(-1)
+    shares = drawn_by(logits, 20_000, **settings).bincount(minlength=5) / 20_000
+    assert shares[kept] == pytest.approx(expected, abs=0.014)  # 4 standard errors
+    assert shares.sum() == pytest.approx(shares[kept].sum())
+
+
+@pytest.mark.parametrize(
+    ("logits", "weaker"), [([3.0, 2.0], [1.5, 2.0]), ([-1.0, -2.0], [-2.0, -2.0])]
+)
+def test_the_penalty_weakens_what_was_said_before_whatever_its_sign(
+    logits: list[float], weaker: list[float]
+) -> None:
+    drawn = drawn_by(torch.tensor(logits), 20_000, repetition_penalty=2.0)  # 0 was said
+    shares = drawn.bincount(minlength=2) / 20_000
+    assert shares == pytest.approx(torch.tensor(weaker).softmax(-1), abs=0.014)
+
+
+def test_a_strong_penalty_ends_repetition() -> None:
+    model = small_model(tokenizer="characters", temperature=0, max_new_tokens=30)
+    plain, varied = (
+        model.sample([SampleRequest(0, prompt="Hi", controls={"repetition_penalty": penalty})])[0]
+        for penalty in (1.0, 10.0)
+    )
+    assert len(set(varied)) > 2 * len(set(plain))
+
+
+def test_each_sample_keeps_to_its_own_settings_among_others() -> None:
+    model = small_model(tokenizer="bytes")
+    settings = [{"temperature": 0}, {"top_k": 2}, {"top_p": 0.5, "max_new_tokens": 5}, {}]
+    requests = [
+        SampleRequest(seed, prompt="Hi", controls=controls)
+        for seed, controls in enumerate(settings)
+    ]
+    assert model.sample(requests) == [model.sample([request])[0] for request in requests]
+    assert len(model.sample(requests)[2].encode()) <= 15  # five bytes, were each a broken one
+
+
+@pytest.mark.parametrize("tokenizer", ["bpe", "bytes", "characters"])
+def test_a_stream_adds_up_to_the_sample_in_whole_characters(tokenizer: str) -> None:
+    model = small_model(tokenizer=tokenizer, temperature=1.0, top_k=None)
+    for request, sample in zip(
+        requests_of_unlike_lengths(), model.sample(requests_of_unlike_lengths()), strict=True
+    ):
+        pieces = list(model.stream(request))
+        assert "".join(pieces) == sample
+        assert all(pieces)
+        assert all(not piece.endswith("\ufffd") for piece in pieces)
+
+
+@pytest.mark.parametrize("text", ["你好 😀👩‍👧 naïve", "日本語テキスト", "a\nb"])
+def test_characters_of_many_tokens_are_told_whole(text: str) -> None:
+    vocabulary = Vocabulary.of_bytes(DIALOGUE)
+    (ids,) = vocabulary.encode([text])
+    wording = Wording(vocabulary, vocabulary.opening("?"), max_tokens=len(ids))
+    pieces = [wording.add(token) for token in ids]
+    assert "".join(pieces) == text
+    assert [piece for piece in pieces if piece] == list(text)
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"), [(["lo w"], "hel"), (["orl", "lo"], "hel"), (["x"], "hello world")]
+)
+def test_a_text_ends_before_the_first_stop_string(stop: list[str], expected: str) -> None:
+    vocabulary = Vocabulary.of_bytes(DIALOGUE)
+    (ids,) = vocabulary.encode(["hello world"])
+    wording = Wording(vocabulary, vocabulary.opening("?"), max_tokens=len(ids), stop=stop)
+    told = ""
+    for token in ids:
+        told += wording.add(token)
+        assert expected.startswith(told)  # nothing of a stop string is told before it is known
+    assert told == wording.text == expected
+    assert wording.ended
+
+
+def test_a_closed_stream_draws_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(max_new_tokens=40, temperature=1.0)
+    calls = []
+    forward = model.network.forward
+    monkeypatch.setattr(
+        model.network, "forward", lambda *a, **k: calls.append(0) or forward(*a, **k)
+    )
+    stream = model.stream(SampleRequest(1, prompt="Hi"))
+    next(stream)
+    drawn = len(calls)
+    stream.close()
+    assert len(calls) == drawn < 20
+
+
+# Conversations
+
+
+def test_earlier_turns_stand_before_the_prompt_each_ended_as_in_training() -> None:
+    vocabulary = Vocabulary.of_bytes(DIALOGUE)
+    start, turn, end = vocabulary.start, vocabulary.turn, vocabulary.end
+    hi, hello, who = vocabulary.encode(["Hi", "Hello there 😀", "Who?"])
+    expected = [start, *hi, *turn, *hello, end, *who, *turn]
+    assert vocabulary.opening("Who?", TURNS) == expected
+    data = TextData(["Me."], ["Who?"], [TURNS])
+    (document,) = vocabulary.documents(data)
+    assert document.ids == [*expected, *vocabulary.encode(["Me."])[0], end]
+    assert document.first == len(expected)
+    assert document.new == len([start, *hi, *turn, *hello, end])
+
+
+def test_what_an_earlier_row_taught_is_no_target_again() -> None:
+    data = TextData(["Hello there 😀", "Me."], ["Hi", "Who?"], [(), TURNS])
+    model = small_model(data, tokenizer="bytes", context_length=96)
+    targets = model.examples(data)["targets"]
+    counted = sum(len(text.encode()) for text in ("Hi", TURNS[1].text, "Who?", "Me."))
+    assert int((targets != IGNORED).sum()) == counted + 4  # two turns and two ends
+
+
+def test_as_many_whole_turns_are_kept_as_the_context_holds() -> None:
+    model = small_model(tokenizer="bytes", context_length=64, max_new_tokens=16)
+    turns = [Message("user", "u" * 8), Message("assistant", "a" * 8)] * 6
+    system = Message("system", "Be brief.")
+    request = SampleRequest(0, prompt="Now?", history=(system, *turns))
+    opening = model._opening(request)
+    assert len(opening) + 16 <= 64
+    assert opening == model.vocabulary.opening("Now?", [system, *turns[-4:][2:]])
+    assert model.sample([request])
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ((Message("assistant", "a"),), "message 1 is the assistant's where the user's"),
+        ((Message("user", "a"), Message("user", "b")), "message 2 is the user's"),
+        ((Message("user", "a"),), "its answer is missing"),
+        ((*TURNS, Message("system", "s")), "message 3 is the system's"),
+    ],
+)
+def test_turns_out_of_order_are_refused(history: tuple[Message, ...], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        small_model().check(SampleRequest(0, prompt="x", history=history))
+
+
+def test_a_mark_that_a_person_types_is_text() -> None:
+    vocabulary = Vocabulary.of_bytes(DIALOGUE)
+    history = (Message("user", MARKS[2]), Message("assistant", MARKS[1]))
+    opening = vocabulary.opening("".join(MARKS), history)
+    assert opening.count(vocabulary.end) == 1
+    assert opening.count(vocabulary.turn[0]) == 2

@@ -1,0 +1,98 @@
+"""Conversations in the terminal, as a person types them."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aigc_ops.chat import chat
+from aigc_ops.checkpoints import PROVENANCE, write_folder, write_model
+from aigc_ops.errors import ModelError
+from aigc_ops.models.gpt import Gpt
+from aigc_ops.sample_request import Message, SampleRequest
+from tests.conftest import ROOT
+from tests.models.dialogue import small_model
+from tests.test_sampling import small_gan
+
+
+@pytest.fixture
+def model() -> Gpt:
+    return small_model(tokenizer="bytes", context_length=256, temperature=1.0, max_new_tokens=12)
+
+
+def said(model: Gpt, *lines: str, **settings: object) -> tuple[list[Message], str]:
+    output = io.StringIO()
+    return chat(model, iter(lines), output, seed=5, **settings), output.getvalue()
+
+
+def test_each_answer_follows_from_all_before_it(model: Gpt) -> None:
+    messages, output = said(model, "Hi", "Who?")
+    first = model.sample([SampleRequest(5, prompt="Hi")])[0]
+    history = (Message("user", "Hi"), Message("assistant", first))
+    second = model.sample([SampleRequest(6, prompt="Who?", history=history)])[0]
+    assert messages == [*history, Message("user", "Who?"), Message("assistant", second)]
+    assert output == f"{first}\n{second}\n"
+
+
+def test_reset_and_seed_begin_again(model: Gpt) -> None:
+    once, output = said(model, "Hi")
+    again, twice = said(model, "Hi", "/reset", "/seed 5", "Hi", "/quit", "not read")
+    assert again == once
+    assert twice == output * 2
+
+
+def test_the_system_message_stays_when_the_conversation_is_forgotten(model: Gpt) -> None:
+    messages, _ = said(model, "/reset", "Hi", system="Be kind.")
+    assert messages[0] == Message("system", "Be kind.")
+    assert len(messages) == 3
+
+
+def test_a_line_too_long_is_refused_and_the_conversation_goes_on(
+    model: Gpt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages, _ = said(model, "x" * 5000, "Hi")
+    assert "give a shorter prompt" in capsys.readouterr().err
+    assert [message.role for message in messages] == ["user", "assistant"]
+
+
+def test_an_interrupted_answer_is_forgotten(model: Gpt, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: SampleRequest) -> Iterator[str]:
+        yield "Hel"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "stream", interrupted)
+    messages, output = said(model, "Hi")
+    assert messages == []
+    assert output == "Hel"
+
+
+def test_models_of_images_do_not_talk() -> None:
+    with pytest.raises(ModelError, match="aigc-ops sample"):
+        chat(small_gan(), iter([]), io.StringIO(), seed=0)
+
+
+def test_lines_piped_into_the_command_are_answered(model: Gpt, tmp_path: Path) -> None:
+    provenance = {"step": 1, "dataset_digest": "0" * 64, "run_id": None, "rate": None}
+
+    def fill(folder: Path) -> None:
+        write_model(model, folder)
+        (folder / PROVENANCE).write_text(json.dumps(provenance))
+
+    write_folder(tmp_path / "model", fill)
+    command = (sys.executable, "-m", "aigc_ops", "chat")
+    done = subprocess.run(
+        [*command, str(tmp_path / "model"), "--seed", "5", "--json"],
+        cwd=ROOT,
+        input="Hi\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["messages"]
+    expected, _ = said(model, "Hi")
+    assert found == [{"role": m.role, "content": m.text} for m in expected]

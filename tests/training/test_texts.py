@@ -1,0 +1,110 @@
+"""Training on texts: examples kept on disk, memory spared, jumps of the loss."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aigc_ops.artifacts import DatasetRef
+from aigc_ops.errors import TrainingError
+from aigc_ops.generative import AdamConfig, TextData
+from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.tracking import SilentTracker
+from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.training import examples as kept
+from aigc_ops.training.examples import Examples
+from tests.training.runs import Recorder
+
+SMALL = GptConfig(
+    tokenizer="bytes", num_layers=2, num_heads=2, width=32, context_length=48, dropout=0.1
+)
+DATA = TextData([f"{i} and {i + 1} are {2 * i + 1}." for i in range(200)])
+CPU = torch.device("cpu")
+
+
+def run(config: GptConfig, folder: Path, *, tracker: SilentTracker | None = None, **settings):
+    ref = DatasetRef(
+        uri="memory", modality="text", content_digest="0" * 64, num_train=len(DATA), num_heldout=0
+    )
+    return train(
+        config,
+        TrainingConfig(**{"batch_size": 8, "log_every": 1, **settings}),
+        ref,
+        lambda _: DATA,
+        seed=3,
+        folder=RunFolder(folder),
+        tracker=tracker or SilentTracker(),
+    )
+
+
+@pytest.fixture
+def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each time that a model made its examples; every text is much text."""
+    calls: list[int] = []
+    examples = Gpt.examples
+    monkeypatch.setattr(Gpt, "examples", lambda *args: calls.append(0) or examples(*args))
+    monkeypatch.setattr(kept, "KEPT_FROM", 0)
+    return calls
+
+
+def test_much_text_is_tokenised_once(tmp_path: Path, tokenised: list[int]) -> None:
+    model = Gpt.from_data(SMALL, DATA)
+    rows = torch.arange(5)
+    first = Examples(model, DATA, CPU, tmp_path).take(rows)
+    again = Examples(model, DATA, CPU, tmp_path).take(rows)
+    other_rate = SMALL.model_copy(update={"optimizer": AdamConfig(learning_rate=0.1)})
+    Examples(Gpt.from_data(other_rate, DATA), DATA, CPU, tmp_path)
+    assert len(tokenised) == 1
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_other_text_or_settings_are_tokenised_anew(tmp_path: Path, tokenised: list[int]) -> None:
+    model = Gpt.from_data(SMALL, DATA)
+    Examples(model, DATA, CPU, tmp_path)
+    prompts = TextData(DATA.texts, ["?"] * len(DATA))
+    Examples(model, TextData(DATA.texts[:-1]), CPU, tmp_path)
+    Examples(model, prompts, CPU, tmp_path)
+    Examples(model, TextData(DATA.texts, prompts.prompts, [()] * len(DATA)), CPU, tmp_path)
+    shorter = SMALL.model_copy(update={"context_length": 40})
+    Examples(Gpt.from_data(shorter, DATA), DATA, CPU, tmp_path)
+    assert len(tokenised) == 4
+
+
+def test_damaged_examples_are_made_again(tmp_path: Path, tokenised: list[int]) -> None:
+    model = Gpt.from_data(SMALL, DATA)
+    whole = Examples(model, DATA, CPU, tmp_path).take(torch.arange(9))
+    (file,) = tmp_path.glob("*/*.safetensors")
+    file.write_bytes(file.read_bytes()[:-10])
+    again = Examples(model, DATA, CPU, tmp_path).take(torch.arange(9))
+    assert len(tokenised) == 2
+    assert torch.equal(whole["inputs"], again["inputs"])
+
+
+def test_recomputed_activations_give_the_same_weights(tmp_path: Path) -> None:
+    kept_run = run(SMALL, tmp_path / "kept", steps=5)
+    again = run(SMALL.model_copy(update={"recompute": True}), tmp_path / "again", steps=5)
+    left, right = (load_file(Path(c.uri) / "model.safetensors") for c in (kept_run, again))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_jump_of_the_loss_is_rolled_back(tmp_path: Path) -> None:
+    """A rate that rises until the model is lost, and falls with the rollback."""
+    wild = SMALL.model_copy(update={"optimizer": AdamConfig(learning_rate=3.0, beta2=0.99)})
+    tracker = Recorder()
+    settings = {"steps": 120, "warmup_steps": 300, "checkpoint_every": 5}
+    watch = {"every": 5, "action": "roll_back", "rollback_learning_rate": 1e-3, "patience": 1}
+    assert run(wild, tmp_path, tracker=tracker, watch=watch, **settings).step == 120
+    assert any("the loss has jumped" in text for text in tracker.texts.values())
+    steps = [step for step, metrics in tracker.metrics if "loss/network" in metrics]
+    assert steps != sorted(steps)
+    losses = [m["loss/network"] for _, m in tracker.metrics if "loss/network" in m]
+    assert losses[-1] < 4 < max(losses)
+
+
+def test_a_jump_of_the_loss_stops_a_run_that_may_not_roll_back(tmp_path: Path) -> None:
+    wild = SMALL.model_copy(update={"optimizer": AdamConfig(learning_rate=3.0, beta2=0.99)})
+    watch = {"every": 5, "action": "stop", "patience": 1}
+    with pytest.raises(TrainingError, match=r"the loss has jumped: rise/network is .*, above 1"):
+        run(wild, tmp_path, steps=150, warmup_steps=300, checkpoint_every=5, watch=watch)
