@@ -331,8 +331,8 @@ class TextModel(Generative):
     def example_terms(self) -> dict[str, JsonValue]:
         """All that decides `examples` beside the data: equal terms give equal examples."""
 
-    def origin(self) -> "TextModel | None":
-        """The model as it was before this training, where it was trained on from another."""
+    def origin(self, data: TextData) -> "TextModel | None":  # noqa: ARG002
+        """The model as it was before this training, for such data; None for one begun anew."""
         return None
 
     @abc.abstractmethod

@@ -1,7 +1,7 @@
 """What a stage may report while it works; the registry implements it over MLflow."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,9 @@ class Tracker(Protocol):
 
     def log_file(self, path: Path, artifact_folder: str) -> None: ...
 
+    def curves(self) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """What was reported of each metric so far, (step, value) in order of step."""
+
 
 class SilentTracker:
     """Keeps nothing: for stages called from Python without a registry."""
@@ -41,6 +44,9 @@ class SilentTracker:
 
     def log_file(self, path: Path, artifact_folder: str) -> None:
         pass
+
+    def curves(self) -> Mapping[str, Sequence[tuple[int, float]]]:
+        return {}
 
 
 def progress_bar(iterable: Any = None, **options: Any) -> Any:

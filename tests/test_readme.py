@@ -41,6 +41,7 @@ LONG = [
     "aigc-ops run configs/mnist-gan.yaml --name pets --data.path ~/pets --data.image-size 32",
     "aigc-ops run configs/dialogue-gpt.yaml --name notes --data.path ~/notes.txt",
 ]
+TALK = "aigc-ops chat models:/dialogue-gpt@champion"
 CURL = """curl -s localhost:3000/generate -H 'content-type: application/json' \
 -d '{"label": 7, "seed": 1}' -o seven.png"""
 DEPLOY = "PREFECT_API_URL=http://127.0.0.1:4200/api python -m flows"
@@ -121,7 +122,7 @@ def serving(checkout: Path, command: str, url: str | None = None) -> Iterator[su
 
 
 def test_every_command_of_the_readme_is_run_by_a_test():
-    known = {*SERVERS, *QUICK, *LONG, CURL, DEPLOY, *ELSEWHERE}
+    known = {*SERVERS, *QUICK, *LONG, TALK, CURL, DEPLOY, *ELSEWHERE}
     assert {c for c in commands("README.md") if c} == known
 
 
@@ -197,3 +198,11 @@ def test_a_long_command_works(checkout, command):
         done = run(checkout, command)
     assert "champion" in done.stdout
     assert "serve it" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_readmes_dialogue_model_talks(checkout):
+    [train] = [command for command in LONG if command.endswith("dialogue-gpt.yaml")]
+    run(checkout, train)  # found finished when the test above has run
+    assert run(checkout, f"echo 'What is AI?' | {TALK}").stdout.strip()

@@ -3,9 +3,12 @@
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
@@ -21,7 +24,7 @@ from aigc_ops.noise import sample_seeds
 
 FACTOR = "reference.safetensors"
 DESCRIPTION = "reference.json"
-FORMAT = "mean-and-factor"
+FORMAT = "mean-factor-features"
 READ_AS = {
     "image": {"image_column", "image_size"},
     "text": {"text_column", "prompt_column", "documents"},
@@ -62,13 +65,22 @@ def reference_rows(available: int, num: int) -> list[int]:
     return sorted(sorted(range(available), key=keys.__getitem__)[:num])
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What samples are compared with."""
+
+    gaussian: Gaussian
+    features: NDArray[np.float32]
+    """(M, D) of the images, as many as `reference_rows` chose, in that order."""
+
+
 def reference_statistics(
     read_images: Callable[[], Tensor],
     terms: dict[str, JsonValue],
     extractor: Extractor,
     cache: Path,
-) -> Gaussian:
-    """Statistics of the reference images' features, computed once per cache.
+) -> Reference:
+    """Features of the reference images and their statistics, computed once per cache.
 
     `read_images` gives the images of `terms`, (N, C, H, W) uint8, and is not called when
     the cache holds their statistics. Damaged ones are computed again with a warning; a
@@ -83,18 +95,23 @@ def reference_statistics(
     with FileLock(folder.with_suffix(".lock")):
         if kept := _read(folder):
             return kept
-        statistics = Gaussian.of_features(extractor.features(read_images(), what="the data"))
+        features = extractor.features(read_images(), what="the data")
+        gaussian = Gaussian.of_features(features)
 
         def fill(partial: Path) -> None:
-            arrays = {"mean": statistics.mean, "factor": np.ascontiguousarray(statistics.factor)}
+            arrays: dict[str, NDArray[Any]] = {
+                "mean": gaussian.mean,
+                "factor": np.ascontiguousarray(gaussian.factor),
+                "features": features,
+            }
             save_file(arrays, partial / FACTOR)
             (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
         write_folder(folder, fill)
-        return statistics
+        return Reference(gaussian, features)
 
 
-def _read(folder: Path) -> Gaussian | None:
+def _read(folder: Path) -> Reference | None:
     """Statistics kept earlier; None when there are none, or (with a warning) damaged ones."""
     if not folder.exists():
         return None
@@ -103,4 +120,5 @@ def _read(folder: Path) -> Gaussian | None:
     except CheckpointError as error:
         warnings.warn(f"reference statistics are computed again: {error}", stacklevel=2)
         return None
-    return Gaussian(**load_file(folder / FACTOR))
+    kept = load_file(folder / FACTOR)
+    return Reference(Gaussian(kept["mean"], kept["factor"]), kept["features"])

@@ -16,7 +16,10 @@ from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.controls import look_at_controls
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
 from aigc_ops.evaluation.heldout import score_heldout
-from aigc_ops.evaluation.images import score_images
+from aigc_ops.evaluation.images import Judged, score_images
+from aigc_ops.evaluation.memorisation import MIN_HELDOUT
+from aigc_ops.evaluation.pictures import class_grid, pairs_grid, ranked_grids, real_grid
+from aigc_ops.evaluation.report import Findings, Note, Section, curves_picture, render
 from aigc_ops.evaluation.texts import score_texts
 from aigc_ops.generative import ImageLikelihoodModel, ImageModel, Images, TextData, TextModel
 from aigc_ops.tracking import Tracker
@@ -24,6 +27,11 @@ from aigc_ops.tracking import Tracker
 SCORES = "scores.json"
 GRID = "samples.png"
 TEXTS = "samples.txt"
+REPORT = "report.html"
+PAIRS_TOLD = (
+    "Above, the samples that are closest to a training image for where they lie; below, that image."
+)
+CONTROLS_TOLD = "Each control from low to high, all else the same."
 CONTROLS, TRAVERSALS = "controls.json", "controls.png"
 
 Left = dict[str, Image.Image | str]
@@ -43,9 +51,9 @@ def evaluate(
 ) -> Scores:
     """Scores of a checkpoint's samples against the data, also left in `folder`.
 
-    `folder` gets `scores.json` and `samples.png` or `samples.txt`, of an image model with
-    controls also `controls.json` and `controls.png`, and a family's own pictures of held-out
-    images; `cache` keeps the statistics of the data. Equal arguments give equal scores on
+    `folder` gets `report.html`, `scores.json` and `samples.png` or `samples.txt`, of an image
+    model with controls also `controls.json` and `controls.png`, and a family's own pictures of
+    held-out images; `cache` keeps the statistics of the data. Equal arguments give equal scores on
     one machine. Raises EvaluationError when model and data do not fit, or no score can be
     computed.
     """
@@ -57,23 +65,30 @@ def evaluate(
     model = load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
     model.to(choose_device(config.device))
     left: Left
+    findings = Findings()
     if isinstance(model, ImageModel):
         extractor = load_extractor(config)
-        primary, values, grid = score_images(
+        judged = score_images(
             model,
             ref,
-            lambda: cast(Images, read_split(ref, data_config, config.reference)),
+            lambda split: cast(Images, read_split(ref, data_config, split)),
             data_config,
             config,
             extractor=extractor,
             seed=seed,
             cache=cache,
         )
+        primary, values = judged.primary, judged.values
+        grid = class_grid(judged.samples.images, model.shape.num_classes)
         tracker.log_image("evaluation", grid, step=checkpoint.step)
         shown = _controls(
             model, extractor, config, seed=seed, step=checkpoint.step, tracker=tracker
         )
         left = {GRID: grid, **shown}
+        _tell_of_images(findings, judged, grid, model.shape.num_classes)
+        if TRAVERSALS in shown:
+            picture = cast(Image.Image, shown[TRAVERSALS])
+            findings.sections.append(Section("Controls", CONTROLS_TOLD, [("", picture)]))
         if isinstance(model, ImageLikelihoodModel) and ref.num_heldout:
             images = cast(Images, read_split(ref, data_config, "heldout"))
             told, pictures = score_heldout(model, ref, images, data_config, config)
@@ -81,11 +96,13 @@ def evaluate(
             for name, picture in pictures.items():
                 tracker.log_image(name, picture, step=checkpoint.step)
                 left[f"{name}.png"] = picture
+            findings.sections.append(Section("Held-out images", "", list(pictures.items())))
     else:
         assert isinstance(model, TextModel), type(model)
         heldout = cast(TextData, read_split(ref, data_config, "heldout"))
         primary, values, lines = score_texts(model, ref, heldout, data_config, config, seed=seed)
         left = {TEXTS: lines}
+        findings.sections.append(Section("Texts drawn", "Prompt => text.", lines=lines))
     scores = Scores(
         checkpoint_digest=checkpoint.manifest_digest,
         modality=checkpoint.modality,
@@ -93,6 +110,9 @@ def evaluate(
         values=values,
         grid_uri=str(folder / next(iter(left))),
     )
+    if curves := curves_picture(tracker.curves()):
+        findings.sections.append(Section("While it trained", "", [("", curves)], is_smooth=True))
+    left[REPORT] = render(checkpoint, ref, primary, values, findings)
     left[SCORES] = scores.model_dump_json(indent=2) + "\n"
     _leave(left, folder)
     tracker.log_metrics({name: s.value for name, s in values.items()}, step=checkpoint.step)
@@ -100,6 +120,28 @@ def evaluate(
         if isinstance(content, str):
             tracker.log_file(folder / name, "evaluation")
     return scores
+
+
+def _tell_of_images(
+    findings: Findings, judged: Judged, grid: Image.Image, num_classes: int
+) -> None:
+    """What people look at: samples beside real images, pairs, the most and the least alike."""
+    samples = judged.samples.images
+    real = real_grid(judged.real.images, judged.real.labels, num_classes)
+    sections = [Section("Samples and real images", "", [("samples", grid), ("real images", real)])]
+    if judged.memorisation and judged.nearest:
+        found = judged.memorisation
+        findings.notes.append(Note(found.told, alarm=found.flagged))
+        index, closeness = judged.nearest.index, judged.nearest.closeness
+        pairs = pairs_grid(samples, judged.train.images, index, closeness)
+        sections.append(Section("Nearest training images", PAIRS_TOLD, [("", pairs)]))
+    else:
+        findings.notes.append(
+            Note(f"Copies were not looked for: {MIN_HELDOUT} held-out images are needed.")
+        )
+    best, worst = ranked_grids(samples[: len(judged.distances)], judged.distances[: len(samples)])
+    both = [("nearest to a real image", best), ("furthest from any", worst)]
+    findings.sections += [*sections, Section("Most and least like the data", "In features.", both)]
 
 
 def _controls(

@@ -51,7 +51,8 @@ def score_texts(
         "seed": seed,
         "interval": INTERVAL,
     }
-    bits, tokens = _predicted(model, data, f"{ref.uri}: the held-out texts", seed=seed)
+    what = f"{ref.uri}: the held-out texts"
+    bits, tokens = _predicted(model, data, what, seed=seed)
     values = {
         "bits_per_byte": _score(bits, contract),
         "perplexity": _score(
@@ -59,11 +60,15 @@ def score_texts(
             {**contract, "tokenizer": _tokenizer_digest(model)},
         ),
     }
-    drawn, lines = _drawn(model, data, config, seed=seed)
-    values |= _variety(drawn, model, terms, seed=seed)
+    origin = model.origin(data)
+    if origin is not None:
+        origin.to(next(model.parameters()).device)
+        before, _ = _predicted(origin, data, what, seed=seed)
+        values["bits_per_byte_before"] = _score(before, contract)
     if config.general_path:
-        values |= _forgetting(model, config, seed=seed)
-    return "bits_per_byte", values, lines
+        values |= _forgetting(model, origin, config, seed=seed)
+    drawn, lines = _drawn(model, data, config, seed=seed)
+    return "bits_per_byte", values | _variety(drawn, model, terms, seed=seed), lines
 
 
 def _score(estimate: Estimate, contract: Mapping[str, JsonValue]) -> Score:
@@ -122,27 +127,27 @@ def _variety(
     }
 
 
-def _forgetting(model: TextModel, config: EvaluationConfig, *, seed: int) -> dict[str, Score]:
+def _forgetting(
+    model: TextModel, origin: TextModel | None, config: EvaluationConfig, *, seed: int
+) -> dict[str, Score]:
     """Bits per byte of general texts, now and before the training."""
     where = DataConfig(path=config.general_path or "", modality="text", prompt_column=None)
     ref = open_dataset(where)
     texts = [t for split in SPLITS if _rows_of(ref, split) for t in _texts(ref, where, split)]
     data = TextData(texts).take(reference_rows(len(texts), config.num_reference))
-    values = {}
-    for name, each in {"": model, "_before": model.origin()}.items():
-        if each is None:
-            continue
-        each.to(next(model.parameters()).device)
-        bits, _ = _predicted(each, data, str(config.general_path), seed=seed)
-        contract: dict[str, JsonValue] = {
-            "n": len(data),
-            "dataset": ref.content_digest,
-            "precision": "fp32",
-            "seed": seed,
-            "interval": INTERVAL,
-        }
-        values[f"general_bits_per_byte{name}"] = _score(bits, contract)
-    return values
+    contract: dict[str, JsonValue] = {
+        "n": len(data),
+        "dataset": ref.content_digest,
+        "precision": "fp32",
+        "seed": seed,
+        "interval": INTERVAL,
+    }
+    models = {"general_bits_per_byte": model, "general_bits_per_byte_before": origin}
+    return {
+        name: _score(_predicted(each, data, str(config.general_path), seed=seed)[0], contract)
+        for name, each in models.items()
+        if each is not None
+    }
 
 
 def _rows_of(ref: DatasetRef, split: Split) -> int:

@@ -180,11 +180,11 @@ class Gpt(TextModel):
     def parts(self) -> dict[str, nn.Module]:
         return {"network": self.network}
 
-    def origin(self) -> "Gpt | None":
+    def origin(self, data: TextData) -> "Gpt | None":
         if self.config.pretrained is None:
             return None
         config = self.config.model_copy(update={"lora": None, "recompute": False})
-        return Gpt.from_data(config, TextData([])).eval()
+        return Gpt.from_data(config, data).eval()
 
     def released(self) -> "Gpt":
         if not (self.config.lora and self.config.lora.merge):

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -118,6 +118,19 @@ class MlflowTracker:
         self._artifacts.append(
             lambda: self._client.log_artifact(self._run_id, str(copy), artifact_folder)
         )
+
+    def curves(self) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """What the store holds of each metric; nothing while it does not answer."""
+        found = {}
+        try:
+            with faults("reading the run's curves"):
+                for name in self._client.get_run(self._run_id).data.metrics:
+                    if not name.startswith("system/"):
+                        points = self._client.get_metric_history(self._run_id, name)
+                        found[name] = sorted({(point.step, point.value) for point in points})
+        except RegistryError as error:
+            logger.warning("the report goes without curves: %s", error)
+        return found
 
     def finish(self, status: Status, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Send the rest and close the run; warns of what the store did not take in time."""

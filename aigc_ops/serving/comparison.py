@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from aigc_ops.artifacts import ModelVersion
 from aigc_ops.errors import PackagingError
-from aigc_ops.sample_request import SampleRequest
+from aigc_ops.sample_request import Message, SampleRequest
 from aigc_ops.sampling import Samples
 from aigc_ops.serving.process import HOST, ServerProcess
 
@@ -49,7 +50,16 @@ def _ask(
     connection: http.client.HTTPConnection, request: SampleRequest, version: ModelVersion
 ) -> bytes:
     """The body of the answer to one request."""
-    call = {name: value for name, value in vars(request).items() if value is not None}
+    call: dict[str, Any] = {
+        "seed": request.seed,
+        "label": request.label,
+        "prompt": request.prompt,
+        "controls": dict(request.controls),
+        "stop": list(request.stop),
+    }
+    if request.history:
+        turns = [*request.history, Message("user", call.pop("prompt"))]
+        call["messages"] = [{"role": role, "content": text} for role, text in turns]
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/generate", json.dumps(call).encode(), headers)
     response = connection.getresponse()

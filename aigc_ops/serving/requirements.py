@@ -18,7 +18,10 @@ REQUIREMENTS = Path("aigc_ops/serving/requirements.txt")
 DIRECT = (
     "anyio",
     "bentoml",
+    "huggingface-hub",
+    "jinja2",
     "numpy",
+    "peft",
     "pillow",
     "pydantic",
     "safetensors",
@@ -26,7 +29,6 @@ DIRECT = (
     "tokenizers",
     "torch",
     "tqdm",
-    "peft",
     "transformers",
 )
 HEADER = (

@@ -10,9 +10,13 @@ from aigc_ops.artifacts import DatasetRef
 from aigc_ops.data import DataConfig, open_dataset
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.distances import Gaussian
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
-from aigc_ops.evaluation.reference import reference_rows, reference_statistics, reference_terms
+from aigc_ops.evaluation.reference import (
+    Reference,
+    reference_rows,
+    reference_statistics,
+    reference_terms,
+)
 
 
 class Reader:
@@ -32,8 +36,13 @@ def reader(digits: Tensor) -> Reader:
     return Reader(digits[:8])
 
 
-def same(a: Gaussian, b: Gaussian) -> bool:
-    return np.array_equal(a.mean, b.mean) and np.array_equal(a.factor, b.factor)
+def same(a: Reference, b: Reference) -> bool:
+    one, other = a.gaussian, b.gaussian
+    return (
+        np.array_equal(one.mean, other.mean)
+        and np.array_equal(one.factor, other.factor)
+        and np.array_equal(a.features, b.features)
+    )
 
 
 def test_the_second_run_reads_no_data(extractor: Extractor, reader: Reader, tmp_path: Path) -> None:

@@ -104,14 +104,14 @@ def test_controls_are_set_row_by_row_through_mlflows_own_checks(
     assert table["image"][0] != table["image"][1]
 
 
-def test_a_text_model_takes_no_controls(gpt_checkpoint: Checkpoint) -> None:
+def test_a_text_model_is_asked_by_prompt_and_controls(gpt_checkpoint: Checkpoint) -> None:
     import mlflow
 
     register(gpt_checkpoint, None, name="talk")
     connect()
     info = mlflow.models.get_model_info("models:/talk/1")
-    assert info.signature.inputs.input_names() == ["seed", "prompt"]
-    assert "controls" not in info.metadata
+    assert info.signature.inputs.input_names() == ["seed", "prompt", "controls"]
+    assert "temperature" in info.metadata["controls"]
 
 
 def test_rows_without_a_label_go_round_the_classes(make_checkpoint: MakeCheckpoint) -> None:

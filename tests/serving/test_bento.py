@@ -23,6 +23,7 @@ from aigc_ops.noise import sample_seeds
 from aigc_ops.sample_request import SampleRequest
 from aigc_ops.serving.bentos import find_bento, model_folder
 from aigc_ops.serving.config import PackagingConfig
+from aigc_ops.serving.endpoint import Call
 from aigc_ops.serving.packaging import package
 from aigc_ops.serving.process import HOST, ServerProcess, running
 from aigc_ops.serving.requirements import REQUIREMENTS
@@ -312,7 +313,7 @@ def test_the_service_describes_itself_from_its_own_files(client: httpx.Client) -
     described = client.get("/docs.json").json()
     call = described["paths"]["/generate"]["post"]
     schema = call["requestBody"]["content"]["application/json"]["schema"]
-    assert set(schema["properties"]) == {"num", "seed", "label", "prompt", "controls"}
+    assert set(schema["properties"]) == set(Call.model_fields)
     controls = schema["properties"]["controls"]
     assert not controls["additionalProperties"]
     assert controls["properties"].keys() == {"truncation"}

@@ -1,0 +1,162 @@
+"""Whether samples are copies of training images, calibrated on real images never trained on.
+
+An image's closeness is its distance to the nearest training image over its mean distance to
+the next ten (as Carlini et al. 2023 relate them): near 1 for an image that is merely like
+others, near 0 for a copy, wherever it lies. The closest 1 % of held-out images set the bound
+below which a sample counts as a near copy, so of a model that copies nothing about 1 % do.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.nn import functional
+
+EXPECTED = 0.01
+"""Share of held-out images below the bound."""
+FLAGGED = 0.04
+"""Share of samples that is surely exceeded when a model is flagged."""
+NEXT = 10
+MIN_HELDOUT = 100
+SIDE = 32
+"""Pixels a side to which images are averaged before they are compared."""
+AT_ONCE = 4096
+
+Features = NDArray[np.floating]
+
+
+class Copies(BaseModel):
+    """Samples that are near copies in one space, with a Clopper–Pearson 95 % interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num: int
+    share: float
+    low: float
+    high: float
+    bound: float
+    """Closeness below which a sample counts: that of the closest 1 % of held-out images."""
+
+
+class Memorisation(BaseModel):
+    """What was found out about copying."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_samples: int
+    num_train: int
+    """Training images searched."""
+    num_heldout: int
+    exact: int
+    """Samples equal to a training image, pixel by pixel."""
+    in_pixels: Copies
+    in_features: Copies
+    flagged: bool
+
+    @property
+    def told(self) -> str:
+        """The finding in a sentence, which claims no more than was looked at."""
+        searched = f"{self.num_samples:,} samples against {self.num_train:,} training images"
+        shares = ", ".join(
+            f"{c.share:.1%} ({c.low:.1%} to {c.high:.1%}) in {space}"
+            for space, c in {"pixels": self.in_pixels, "features": self.in_features}.items()
+        )
+        found = (
+            f"{searched}: {self.exact} exact copies; near copies {shares}, where held-out images "
+            f"give {EXPECTED:.0%}"
+        )
+        if self.flagged:
+            return f"{found}. Training images are being copied."
+        return f"{found}. No copying was found; copies that were altered more are not ruled out."
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Each row's nearest training row."""
+
+    index: Tensor
+    """(N,) int64."""
+    closeness: Tensor
+    """(N,) distance to it over the mean distance to the next ones."""
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Features (N, D) of images, and the first of the images, (M, C, H, W) uint8."""
+
+    images: Tensor
+    features: Features
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def look_for_copies(
+    drawn: Pictured, train: Pictured, heldout: Pictured
+) -> tuple[Memorisation, Nearest] | None:
+    """What was found, and each sample's nearest training image in features.
+
+    None with fewer than 100 held-out images, which bound nothing, or 12 training images.
+    """
+    if len(heldout) < MIN_HELDOUT or len(train) < NEXT + 2 or not len(drawn):
+        return None
+    here, real, unseen = (_pixels(each.images) for each in (drawn, train, heldout))
+    in_pixels = nearest(here, real)
+    equal = (drawn.images == train.images[in_pixels.index]).flatten(1).all(dim=1)
+    features = [
+        torch.from_numpy(np.asarray(each.features[: len(each)], np.float32))
+        for each in (drawn, train, heldout)
+    ]
+    in_features = nearest(features[0], features[1])
+    pixels = _copies(in_pixels.closeness, nearest(unseen, real).closeness)
+    others = _copies(in_features.closeness, nearest(features[2], features[1]).closeness)
+    found = Memorisation(
+        num_samples=len(drawn),
+        num_train=len(train),
+        num_heldout=len(heldout),
+        exact=int(equal.sum()),
+        in_pixels=pixels,
+        in_features=others,
+        flagged=max(pixels.low, others.low) > FLAGGED,
+    )
+    return found, in_features
+
+
+def nearest(rows: Tensor, train: Tensor) -> Nearest:
+    """The nearest of training rows (M, D) to each of rows (N, D)."""
+    num = min(NEXT + 1, len(train))
+    distances = torch.full((len(rows), num), torch.inf)
+    indices = torch.zeros(len(rows), num, dtype=torch.int64)
+    for start, part in _parts(train):
+        found = torch.cdist(rows, part, compute_mode="donot_use_mm_for_euclid_dist")
+        both = torch.cat([distances, found], dim=1)
+        places = torch.arange(start, start + len(part)).expand(len(rows), -1)
+        distances, order = both.topk(num, largest=False)
+        indices = torch.cat([indices, places], dim=1).gather(1, order)
+    others = distances[:, 1:].mean(dim=1)
+    return Nearest(indices[:, 0], distances[:, 0] / others.clamp(min=1e-12))
+
+
+def _parts(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(rows), AT_ONCE):
+        yield start, rows[start : start + AT_ONCE]
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """(N, D) float of uint8 images, averaged to at most 32 x 32 pixels."""
+    small = functional.adaptive_avg_pool2d(images.float() / 255, min(SIDE, images.shape[2]))
+    return small.flatten(1)
+
+
+def _copies(closeness: Tensor, unseen: Tensor) -> Copies:
+    from scipy.stats import beta
+
+    bound = float(unseen.quantile(EXPECTED))
+    num, total = int((closeness < bound).sum()), len(closeness)
+    low = float(beta.ppf(0.025, num, total - num + 1)) if num else 0.0
+    high = float(beta.ppf(0.975, num + 1, total - num)) if num < total else 1.0
+    return Copies(num=num, share=num / total, low=low, high=high, bound=bound)

