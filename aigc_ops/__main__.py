@@ -138,6 +138,45 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("model", metavar="MODEL")
     export.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
 
+    score = command("score", "compare two sets of images: folders, zips, Parquet, npy or npz")
+    score.add_argument("real", metavar="REAL")
+    score.add_argument("fake", metavar="FAKE")
+    score.add_argument(
+        "--metrics", default="fid", help="some of fid,kid,isc,prc, with commas (%(default)s)"
+    )
+    score.add_argument(
+        "--extractor",
+        choices=("inception-v3", "efficientnet-lite0"),
+        default="inception-v3",
+        help="network whose features are compared; efficientnet-lite0 needs no download "
+        "(%(default)s)",
+    )
+    score.add_argument("--weights", metavar="PATH", help="inception-v3's weights; else cached")
+    score.add_argument(
+        "--mode",
+        choices=("exact", "fast"),
+        default="exact",
+        help="exact: fp32, the numbers of torch-fidelity; fast: bf16 (%(default)s)",
+    )
+    score.add_argument(
+        "--resize",
+        choices=("tensorflow", "clean", "legacy"),
+        default="tensorflow",
+        help="as torch-fidelity, clean-fid or pytorch-fid resize; part of the number's name "
+        "(%(default)s)",
+    )
+    score.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (%(default)s)")
+    score.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
+    score.add_argument(
+        "--skip-damaged", action="store_true", help="pass damaged images over and name them"
+    )
+
+    cache = command("cache", "list or prune what is kept to be quicker next time")
+    cache.add_argument("action", choices=("list", "prune"))
+    cache.add_argument(
+        "--max-gb", type=float, default=5.0, help="prune the oldest down to so much (%(default)s)"
+    )
+
     command("models", "list versions, aliases and scores")
 
     data = command("data", "look at a dataset, or fetch what DVC pins")

@@ -110,6 +110,7 @@ class Scores(Noun):
     primary: str = Field(description="The metric that decides promotion; lower is better.")
     values: dict[str, Score]
     grid_uri: str | None = None
+    report_uri: str | None = Field(default=None, description="The report, one HTML page.")
 
 
 def contract_differences(a: Score, b: Score) -> list[str]:

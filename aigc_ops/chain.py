@@ -17,6 +17,7 @@ from aigc_ops.artifacts import (
     DatasetRef,
     ModelVersion,
     RunResult,
+    Score,
     Scores,
     ValidationReport,
     Verdict,
@@ -24,9 +25,12 @@ from aigc_ops.artifacts import (
 )
 from aigc_ops.config import RunConfig, dotted
 from aigc_ops.data import open_dataset, read_split, warm
+from aigc_ops.data.collections import Collection
 from aigc_ops.data.validation import require
-from aigc_ops.errors import RegistryError
+from aigc_ops.errors import ConfigError, RegistryError
+from aigc_ops.evaluation import EvaluationConfig
 from aigc_ops.evaluation import evaluate as evaluate_checkpoint
+from aigc_ops.evaluation.sets import METRICS, score_sets
 from aigc_ops.generative import TextData
 from aigc_ops.home import home
 from aigc_ops.records import RunRecord
@@ -135,6 +139,28 @@ def evaluate(config: Config, dataset: DatasetRef, checkpoint: Checkpoint) -> Sco
             folder=_folder("evaluations", config, dataset) / checkpoint.manifest_digest[:8],
             tracker=tracker,
         )
+
+
+def score(
+    real: str, fake: str, metrics: Sequence[str], *, skip_damaged: bool, **settings: Any
+) -> dict[str, Score]:
+    """Scores of one set of images against another; `settings` are the evaluation's."""
+    from pydantic import ValidationError
+
+    if unknown := sorted(set(metrics) - set(METRICS)):
+        raise ConfigError(f"--metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
+    try:
+        config = EvaluationConfig(**settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+    return score_sets(
+        Collection(Path(real), skip_damaged=skip_damaged),
+        Collection(Path(fake), skip_damaged=skip_damaged),
+        [metric for metric in METRICS if metric in metrics],
+        config,
+        cache=home() / "cache" / "reference",
+    )
 
 
 def register(

@@ -216,6 +216,41 @@ def export(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
     return {"out": str(out)}, [f"{arguments.model} as a Hugging Face folder: {out}"]
 
 
+def score(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Scores of two sets of images, by name."""
+    from aigc_ops import chain
+
+    values = chain.score(
+        arguments.real,
+        arguments.fake,
+        arguments.metrics.split(","),
+        skip_damaged=arguments.skip_damaged,
+        extractor=arguments.extractor,
+        inception_weights=arguments.weights,
+        inception_resize=arguments.resize,
+        precision="bf16" if arguments.mode == "fast" else "fp32",
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+    )
+    answer = {name: each.model_dump(mode="json") for name, each in values.items()}
+    return answer, _values_lines(values)
+
+
+def cache(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """What is kept, oldest use first; what was removed."""
+    from aigc_ops import caches
+
+    if arguments.action == "prune":
+        removed = caches.prune(int(arguments.max_gb * 2**30))
+        told = {"removed": [entry.describe() for entry in removed]}
+        return told, [f"removed {len(removed)} entries"]
+    entries = caches.entries()
+    total = sum(entry.num_bytes for entry in entries)
+    lines = [entry.line() for entry in entries]
+    answer = {"entries": [entry.describe() for entry in entries], "bytes": total}
+    return answer, [*lines, f"{len(entries)} entries, {total / 2**20:.1f} MiB"]
+
+
 def models(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, list[str]]:
     """Every registered version."""
     from aigc_ops.registry.versions import models as registered
@@ -258,6 +293,8 @@ COMMANDS = {
     "sample": sample,
     "chat": chat,
     "export": export,
+    "score": score,
+    "cache": cache,
     "models": models,
     "data": data,
 }
@@ -325,23 +362,28 @@ def _dump(noun: Noun, **more: Any) -> Answer:
 
 
 def _score_lines(scores: Any) -> list[str]:
+    return _values_lines(scores.values)
+
+
+def _values_lines(values: Any) -> list[str]:
     return [
         f"{name}: {score.value:.4g} ({score.low:.4g} to {score.high:.4g}, n = "
         f"{score.contract.get('n')})"
-        for name, score in scores.values.items()
+        for name, score in values.items()
     ]
 
 
 def _where_to_look(result: RunResult, *, reused: bool, seconds: float) -> list[str]:
     """What a person wants after a run: the picture, the scores, the champion, how to serve."""
-    champion = result.verdict.champion
+    champion, primary = result.verdict.champion, result.scores.primary
     store = os.environ["MLFLOW_TRACKING_URI"]
     done = "nothing has changed; reused the run of" if reused else "finished"
     lines = [
         f"{done} {result.version.uri} in {seconds:.1f} s",
         f"  samples    {_shown(result.checkpoint.grid_uri)}",
-        f"  report     {_shown(result.report.html_uri)}",
-        *(f"  score      {line}" for line in _score_lines(result.scores)),
+        f"  data docs  {_shown(result.report.html_uri)}",
+        f"  report     {_shown(result.scores.report_uri)}",
+        f"  score      {_values_lines({primary: result.scores.values[primary]})[0]}",
         f"  verdict    {result.version.uri} is {result.verdict.alias}: "
         + "; ".join(result.verdict.reasons),
         f"  champion   {champion.uri} (models:/{champion.name}@champion)",

@@ -44,7 +44,7 @@ def code_digest() -> str:
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for root in (package, package.parent / "flows"):
-        for path in sorted(root.rglob("*.py")):
+        for path in sorted([*root.rglob("*.py"), *root.rglob("*.html")]):
             digest.update(path.relative_to(root.parent).as_posix().encode() + b"\0")
             digest.update(path.read_bytes())
     return digest.hexdigest()

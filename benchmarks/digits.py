@@ -28,6 +28,7 @@ from aigc_ops.data.reading import read_split
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Gaussian, frechet_distance
 from aigc_ops.evaluation.extractors import load_extractor
+from aigc_ops.evaluation.neighbours import neighbour_estimates
 from aigc_ops.evaluation.reference import reference_rows
 from aigc_ops.generative import ImageModel
 from aigc_ops.home import export_environment
@@ -60,7 +61,7 @@ class Judge:
         return {
             "num": self.num,
             **self._classes(images, labels),
-            **neighbour_figures(self._real, features),
+            **{n: e.value for n, e in neighbour_estimates(self._real, features).items()},
             self._extractor.metric: distance,
         }
 
@@ -78,30 +79,6 @@ class Judge:
             "least_deviation_ratio": min(deviations),
             "deviation_ratios": deviations,
         }
-
-
-def neighbour_figures(real: Any, drawn: Any) -> dict[str, float]:
-    """Precision, recall, density and coverage of features (M, D) and (N, D).
-
-    Kynkäänniemi et al. 2019, eqs. 1 to 3, with 3 neighbours; Naeem et al. 2020, eqs. 3 and 4,
-    with 5.
-    """
-    real, drawn = torch.from_numpy(real), torch.from_numpy(drawn)
-    between = torch.cdist(real, drawn)
-    near_real, near_drawn = _neighbours(real), _neighbours(drawn)
-    inside = between <= near_real[5]
-    return {
-        "precision": (between <= near_real[3]).any(dim=0).float().mean().item(),
-        "recall": (between <= near_drawn[3].T).any(dim=1).float().mean().item(),
-        "density": inside.sum(dim=0).float().mean().item() / 5,
-        "coverage": inside.any(dim=1).float().mean().item(),
-    }
-
-
-def _neighbours(rows: Tensor) -> dict[int, Tensor]:
-    """(N, 1) distances to the third and fifth neighbour, itself not counted."""
-    ranked = torch.cdist(rows, rows).topk(6, largest=False).values
-    return {rank: ranked[:, rank, None] for rank in (3, 5)}
 
 
 def _flat(images: Tensor) -> Any:

@@ -153,7 +153,7 @@ def evaluate(config: Config, dataset: DatasetRef, checkpoint: Checkpoint, *, for
         dataset,
         checkpoint,
         force=force,
-        present=lambda s: s.grid_uri is None or Path(s.grid_uri).is_file(),
+        present=lambda s: s.report_uri is not None and Path(s.report_uri).is_file(),
     )
 
 

@@ -112,7 +112,8 @@ def test_a_control_that_the_model_lacks_is_answered_with_those_it_has_and_their_
             requests(model, 1, seed=0, controls={"category_1": value})
 
 
-def test_a_model_without_controls_says_so(gpt: Gpt) -> None:
+def test_a_model_without_controls_says_so(gpt: Gpt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpt, "controls", dict)
     with pytest.raises(ModelError, match="'truncation' is not a control; this model has none"):
         requests(gpt, 1, seed=0, controls={"truncation": 1.0})
 

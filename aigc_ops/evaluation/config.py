@@ -40,8 +40,14 @@ class EvaluationConfig(BaseModel):
     )
     inception_weights: str | None = Field(
         default=None,
-        description="File of the standard FID weights; empty: torch-fidelity's cache, else its "
-        "download.",
+        description="File of the FID weights; empty: torch-fidelity's cache, else its download. "
+        "Values of other than the standard weights bear their digest and are not called `fid`.",
+    )
+    inception_resize: Literal["tensorflow", "clean", "legacy"] = Field(
+        default="tensorflow",
+        description="How inception-v3's images are resized, which is part of the number's name: "
+        "tensorflow as the first FID and torch-fidelity (`fid`), clean as clean-fid, legacy as "
+        "pytorch-fid.",
     )
     num_texts: int = Field(
         default=64,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -25,6 +26,7 @@ from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.tracking import progress_bar
 
 EFFICIENTNET_INPUT_SIZE = 128
+BICUBIC = Image.Resampling.BICUBIC
 INCEPTION_INPUT_SIZE = 299
 
 
@@ -53,6 +55,8 @@ class Extractor:
     network: Callable[[Tensor], Tensor]
     """(B, 3, H, W) uint8 to (B, width)."""
     batch_size: int
+    classifier: Tensor | None = None
+    """(K, width) weights that make class logits of features, for the Inception Score."""
 
     @torch.inference_mode()
     def features(self, images: Tensor, *, what: str) -> NDArray[np.float32]:
@@ -61,16 +65,19 @@ class Extractor:
         `what` names the images in the progress bar.
         """
         rows = np.empty((len(images), self.identity.width), dtype=np.float32)
-        with (
-            _exact(self.device),
-            progress_bar(total=len(images), desc=f"features of {what}", unit="images") as bar,
-        ):
+        with progress_bar(total=len(images), desc=f"features of {what}", unit="images") as bar:
             for start in range(0, len(images), self.batch_size):
-                batch = images[start : start + self.batch_size].to(self.device)
-                with autocast(self.device, self.identity.precision):
-                    features = self.network(batch.expand(-1, 3, -1, -1))
-                rows[start : start + len(batch)] = features.float().cpu().numpy()
+                batch = images[start : start + self.batch_size]
+                rows[start : start + len(batch)] = self.features_of(batch)
                 bar.update(len(batch))
+        return rows
+
+    @torch.inference_mode()
+    def features_of(self, batch: Tensor) -> NDArray[np.float32]:
+        """Features (B, width) of one batch, (B, C, H, W) uint8."""
+        with _exact(self.device), autocast(self.device, self.identity.precision):
+            features = self.network(batch.to(self.device).expand(-1, 3, -1, -1))
+        rows: NDArray[np.float32] = features.float().cpu().numpy()
         return rows
 
 
@@ -150,32 +157,104 @@ def _inception(config: EvaluationConfig, device: torch.device) -> Extractor:
             f"evaluation.input_size is {config.input_size}, but inception-v3 always sees "
             f"{INCEPTION_INPUT_SIZE} pixels; leave it out"
         )
+    digest, content = weights.inception_weights(config.inception_weights)
     with torch.random.fork_rng(devices=[]):
-        network = FeatureExtractorInceptionV3(
-            "inception-v3-compat",
-            ["2048"],
-            feature_extractor_weights_path=weights.inception_weights(config.inception_weights),
-        )
+        try:
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=content
+            )
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise EvaluationError(
+                f"{config.inception_weights}: not weights of torch-fidelity's Inception v3 "
+                f"({reason}); give a file of its layout"
+            ) from error
     for module in network.modules():
         if isinstance(module, BasicConv2d):
             _fold(module, "conv", "bn")
     network.to(device, memory_format=torch.channels_last)
+    trunk = nn.Sequential(*(getattr(network, name) for name in INCEPTION_LAYERS))
+    resized = RESIZERS[config.inception_resize]
 
     def features(images: Tensor) -> Tensor:
-        pooled: Tensor = network(images)[0]
+        with torch.autocast(device.type, enabled=False):
+            inputs = resized(images).contiguous(memory_format=torch.channels_last)
+        pooled: Tensor = trunk(inputs).flatten(1)
         return pooled
 
     # bf16 moves the value that others report, so only asking for it chooses it.
     precision: Precision = "fp32" if config.precision == "auto" else config.precision
     identity = ExtractorIdentity(
         name=config.extractor,
-        weights=weights.INCEPTION_SHA256,
+        weights=digest,
         width=2048,
         input_size=INCEPTION_INPUT_SIZE,
-        resize="bilinear-tensorflow1",
+        resize=RESIZE_NAMES[config.inception_resize],
         precision=precision,
     )
-    return Extractor("fid", identity, device, features, config.batch_size)
+    name = "fid" if digest == weights.INCEPTION_SHA256 else f"fd_inception_v3_{digest[:8]}"
+    if config.inception_resize != "tensorflow":
+        name = f"{name}_{config.inception_resize}"
+    classifier = network.fc.weight.detach().float().cpu()
+    return Extractor(name, identity, device, features, config.batch_size, classifier)
+
+
+INCEPTION_LAYERS = (
+    *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1"),
+    *("Conv2d_4a_3x3", "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b"),
+    *("Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool"),
+)
+RESIZE_NAMES = {
+    "tensorflow": "bilinear-tensorflow1",
+    "clean": "bicubic-antialiased-pil",
+    "legacy": "bilinear-pytorch",
+}
+
+
+def _as_tensorflow(images: Tensor) -> Tensor:
+    """As the reference code of Heusel et al. resizes, and torch-fidelity after it."""
+    from torch_fidelity.interpolate_compat_tensorflow import (
+        interpolate_bilinear_2d_like_tensorflow1x,
+    )
+
+    side = INCEPTION_INPUT_SIZE
+    resized = interpolate_bilinear_2d_like_tensorflow1x(
+        images.float(), size=(side, side), align_corners=False
+    )
+    inputs: Tensor = (resized - 128) / 128
+    return inputs
+
+
+def _as_clean_fid(images: Tensor) -> Tensor:
+    """As clean-fid resizes (Parmar et al. 2022): Pillow's antialiased bicubic on floats."""
+    size = (INCEPTION_INPUT_SIZE, INCEPTION_INPUT_SIZE)
+    planes = images.cpu().numpy().astype(np.float32)
+    resized = np.stack(
+        [
+            [
+                np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC))
+                for plane in i
+            ]
+            for i in planes
+        ]
+    ).clip(0, 255)
+    return ((torch.from_numpy(resized) - 128) / 128).to(images.device)
+
+
+def _as_pytorch_fid(images: Tensor) -> Tensor:
+    """As pytorch-fid resizes: bilinear, without antialiasing, in [0, 1]."""
+    size = (INCEPTION_INPUT_SIZE, INCEPTION_INPUT_SIZE)
+    resized = functional.interpolate(
+        images.float() / 255, size=size, mode="bilinear", align_corners=False
+    )
+    return 2 * resized - 1
+
+
+RESIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tensorflow": _as_tensorflow,
+    "clean": _as_clean_fid,
+    "legacy": _as_pytorch_fid,
+}
 
 
 def _fold(module: Any, convolution: str, norm: str) -> None:

@@ -89,7 +89,7 @@ def score_images(
     samples = _samples(model, extractor, asked)
     contract = _contract(config.num_samples, extractor, terms, seed)
     distance = frechet_estimate(samples.features, reference.gaussian)
-    values = {extractor.metric: _score(distance, contract)}
+    values = {extractor.metric: score_of(distance, contract)}
 
     real = reference.features[:MAX_NEIGHBOURS]
     drawn = samples.features[:MAX_NEIGHBOURS]
@@ -103,9 +103,9 @@ def score_images(
         found |= class_estimates(
             real, labels.numpy()[: len(real)], drawn, numbers, model.shape.num_classes
         )
-    values |= {name: _score(estimate, among) for name, estimate in found.items()}
+    values |= {name: score_of(estimate, among) for name, estimate in found.items()}
     kernel = kernel_estimate(reference.features, samples.features)
-    values[kid_name(extractor)] = _score(kernel, {**contract, "interval": SUBSETS_INTERVAL})
+    values[kid_name(extractor)] = score_of(kernel, {**contract, "interval": SUBSETS_INTERVAL})
 
     memorisation = nearest = None
     if ref.num_heldout >= MIN_HELDOUT:
@@ -157,16 +157,19 @@ class _Splits:
 
     def reference(self, split: Split) -> Reference:
         """Their features and statistics."""
-        return reference_statistics(
-            lambda: self.images(split).images, self.terms(split), self._extractor, self._cache
-        )
+
+        def compute() -> NDArray[np.float32]:
+            return self._extractor.features(self.images(split).images, what="the data")
+
+        return reference_statistics(compute, self.terms(split), self._extractor, self._cache)
 
     def pictured(self, split: Split) -> Pictured:
         """Images and features together."""
         return Pictured(self.images(split).images, self.reference(split).features)
 
 
-def _score(estimate: Estimate, contract: Mapping[str, JsonValue]) -> Score:
+def score_of(estimate: Estimate, contract: Mapping[str, JsonValue]) -> Score:
+    """The estimate under its contract."""
     return Score(
         value=estimate.value, low=estimate.low, high=estimate.high, contract=dict(contract)
     )
@@ -227,14 +230,7 @@ def _contract(
     identity = extractor.identity
     num_reference = terms["num_reference"]
     assert isinstance(num_reference, int), num_reference
-    below_width = min(num, num_reference) < identity.width
-    if below_width:
-        warnings.warn(
-            f"{extractor.metric} of {num} samples against {num_reference} images: fewer than the "
-            f"extractor's {identity.width} features, so the value is far too high and compares "
-            "with others of these numbers alone; raise --evaluation.num-samples",
-            stacklevel=2,
-        )
+    below_width = warn_below_width(extractor, num, num_reference)
     return {
         "n": num,
         "extractor": identity.name,
@@ -244,3 +240,18 @@ def _contract(
         "interval": INTERVAL,
         "below_width": below_width,
     }
+
+
+def warn_below_width(extractor: Extractor, num: int, num_reference: int) -> bool:
+    """Whether too few images fill the feature space, with a warning if so."""
+    width = extractor.identity.width
+    if min(num, num_reference) >= width:
+        return False
+    warnings.warn(
+        f"{extractor.metric} of {num} samples against {num_reference} images: fewer than the "
+        f"extractor's {width} features, so the value is far too high and compares with others of "
+        "these numbers alone; take more (--evaluation.num-samples), or the kernel distance, which "
+        "has no such bias",
+        stacklevel=3,
+    )
+    return True

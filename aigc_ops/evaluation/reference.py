@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 
 from aigc_ops.artifacts import DatasetRef, json_digest
 from aigc_ops.checkpoints import verify_folder, write_folder
@@ -75,15 +74,15 @@ class Reference:
 
 
 def reference_statistics(
-    read_images: Callable[[], Tensor],
+    compute: Callable[[], NDArray[np.float32]],
     terms: dict[str, JsonValue],
     extractor: Extractor,
     cache: Path,
 ) -> Reference:
     """Features of the reference images and their statistics, computed once per cache.
 
-    `read_images` gives the images of `terms`, (N, C, H, W) uint8, and is not called when
-    the cache holds their statistics. Damaged ones are computed again with a warning; a
+    `compute` gives the features (N, D) of what `terms` name, by this extractor, and is not
+    called when the cache holds them. Damaged ones are computed again with a warning; a
     second process waits for the first.
     """
     from filelock import FileLock
@@ -95,7 +94,7 @@ def reference_statistics(
     with FileLock(folder.with_suffix(".lock")):
         if kept := _read(folder):
             return kept
-        features = extractor.features(read_images(), what="the data")
+        features = compute()
         gaussian = Gaussian.of_features(features)
 
         def fill(partial: Path) -> None:

@@ -109,6 +109,7 @@ def evaluate(
         primary=primary,
         values=values,
         grid_uri=str(folder / next(iter(left))),
+        report_uri=str(folder / REPORT),
     )
     if curves := curves_picture(tracker.curves()):
         findings.sections.append(Section("While it trained", "", [("", curves)], is_smooth=True))

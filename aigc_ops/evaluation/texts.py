@@ -67,7 +67,7 @@ def score_texts(
         values["bits_per_byte_before"] = _score(before, contract)
     if config.general_path:
         values |= _forgetting(model, origin, config, seed=seed)
-    drawn, lines = _drawn(model, data, config, seed=seed)
+    drawn, lines = _drawn(model, origin, data, config, seed=seed)
     return "bits_per_byte", values | _variety(drawn, model, terms, seed=seed), lines
 
 
@@ -94,14 +94,26 @@ def _tokenizer_digest(model: TextModel) -> str:
 
 
 def _drawn(
-    model: TextModel, data: TextData, config: EvaluationConfig, *, seed: int
+    model: TextModel,
+    origin: TextModel | None,
+    data: TextData,
+    config: EvaluationConfig,
+    *,
+    seed: int,
 ) -> tuple[list[str], str]:
-    """Texts of the model, answers to held-out prompts where it takes them; some to be read."""
+    """Texts of the model, answers to held-out prompts where it takes them; some to be read.
+
+    Beside these stands what the model said before its training.
+    """
     chosen = sampling.servable(model, data.prompts or (), config.num_texts)
     asked = sampling.requests(model, config.num_texts, seed=seed, prompt=chosen or None)
     texts = sampling.draw(model, asked, progress=True)
-    pairs = list(zip(asked, texts, strict=True))[:NUM_SHOWN]
-    return texts, "".join(f"{request.prompt or ''} => {text}\n" for request, text in pairs)
+    asked = asked[:NUM_SHOWN]
+    before = sampling.draw(origin, asked) if origin is not None else []
+    lines = [f"{each.prompt or ''} => {text}" for each, text in zip(asked, texts, strict=False)]
+    for place, text in reversed(list(enumerate(before, start=1))):
+        lines.insert(place, f"    before: {text}")
+    return texts, "".join(f"{line}\n" for line in lines)
 
 
 def _variety(

@@ -5,8 +5,10 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -30,30 +32,59 @@ def efficientnet_weights() -> dict[str, Tensor]:
     return state
 
 
-def inception_weights(path: str | None) -> io.BytesIO:
-    """The standard FID weights: from `path`, torch-fidelity's cache, or its download.
+def inception_weights(path: str | None) -> tuple[str, io.BytesIO]:
+    """SHA-256 and file of FID weights: `path`, else torch-fidelity's cache or its download.
 
-    The bytes are checked before anything reads them, for torch-fidelity unpickles them.
+    torch-fidelity unpickles what it is given, so it gets the standard file, checked, or
+    tensors read from another file without running anything in it.
     """
     if path is not None:
-        advice = "give the file that torch-fidelity publishes for its inception-v3-compat"
-        return _checked(Path(path), INCEPTION_SHA256, advice)
+        content = _read(Path(path), "give a file in the layout of torch-fidelity's weights")
+        digest = hashlib.sha256(content).hexdigest()
+        if digest == INCEPTION_SHA256:
+            return digest, io.BytesIO(content)
+        return digest, _tensors_alone(path, content)
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     cached = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
     if not cached.is_file():
         _download(URL_INCEPTION_V3, cached)
-    return _checked(cached, INCEPTION_SHA256, "delete it to have it fetched again")
+    advice = "delete it to have it fetched again"
+    return INCEPTION_SHA256, _checked(cached, INCEPTION_SHA256, advice)
 
 
-def _checked(path: Path, expected: str, advice: str) -> io.BytesIO:
-    """A file's bytes when their SHA-256 is the expected one, else EvaluationError."""
+def _tensors_alone(path: str, content: bytes) -> io.BytesIO:
+    """A file of tensors by name, written anew from one that may hold anything."""
     try:
-        content = path.read_bytes()
+        if path.endswith(".safetensors"):
+            state: Any = safetensors.torch.load(content)
+        else:
+            state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except Exception as error:  # pickle, zip and torch raise what they like
+        raise EvaluationError(
+            f"{path}: not a file of plain tensors ({str(error).splitlines()[0]}); save the "
+            "network's state_dict"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise EvaluationError(f"{path}: holds no tensors by name; save the network's state_dict")
+    anew = io.BytesIO()
+    torch.save(state, anew)
+    anew.seek(0)
+    return anew
+
+
+def _read(path: Path, advice: str) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise EvaluationError(
             f"{path}: weights cannot be read ({error.strerror}); {advice}"
         ) from error
+
+
+def _checked(path: Path, expected: str, advice: str) -> io.BytesIO:
+    """A file's bytes when their SHA-256 is the expected one, else EvaluationError."""
+    content = _read(path, advice)
     if (digest := hashlib.sha256(content).hexdigest()) != expected:
         raise EvaluationError(
             f"{path}: SHA-256 is {digest[:12]}, expected {expected[:12]}; {advice}"

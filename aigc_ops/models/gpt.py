@@ -239,7 +239,7 @@ class Gpt(TextModel):
         longest = self.config.context_length - 1
         return {
             "temperature": Control(0, 10, "divides the logits; 0 takes the likeliest token"),
-            "top_k": Control(0, 2**20, "tokens to draw among; 0: all", is_integer=True),
+            "top_k": Control(1, self.network.num_tokens, "tokens to draw among", is_integer=True),
             "top_p": Control(0.001, 1, "probability of the tokens to draw among"),
             "repetition_penalty": Control(0.1, 10, "weakens tokens that were used; 1: not at all"),
             "max_new_tokens": Control(1, longest, "tokens of the longest answer", is_integer=True),

@@ -21,7 +21,9 @@ def links(version: ModelVersion) -> dict[str, str]:
     with faults(f"reading the run of {version.uri}"):
         experiment = client.get_run(version.run_id).info.experiment_id
     base = address().rstrip("/") if is_http(address()) else LOCAL_UI
+    run = f"{base}/#/experiments/{experiment}/runs/{version.run_id}"
     return {
         "model-version": f"{base}/#/models/{version.name}/versions/{version.version}",
-        "training-run": f"{base}/#/experiments/{experiment}/runs/{version.run_id}",
+        "training-run": run,
+        "evaluation": f"{run}/artifacts/evaluation/report.html",
     }

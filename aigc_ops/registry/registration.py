@@ -234,7 +234,7 @@ def _metrics(
 
 def _json(scores: Scores) -> str:
     """The scores as a version's tag; where their grid lies on this machine is left out."""
-    return scores.model_copy(update={"grid_uri": None}).model_dump_json()
+    return scores.model_copy(update={"grid_uri": None, "report_uri": None}).model_dump_json()
 
 
 def _tags(checkpoint: Checkpoint, provenance: Mapping[str, Any], digest: str) -> dict[str, str]:

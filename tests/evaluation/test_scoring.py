@@ -131,6 +131,8 @@ def test_scores_and_grid_are_left_in_the_folder_and_reported(
         "density",
         "coverage",
         "near_duplicates",
+        "label_agreement",
+        "real_label_agreement",
     }
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from aigc_ops.artifacts import ModelVersion
 from aigc_ops.errors import PackagingError
@@ -49,7 +50,7 @@ def test_the_bento_requires_every_package_that_it_imports() -> None:
     distributions = importlib.metadata.packages_distributions()
     for name in {name.split(".")[0] for name in imported_by(code_files(ROOT))}:
         if name not in {*sys.stdlib_module_names, "aigc_ops"}:
-            assert {each.lower() for each in distributions[name]} & set(DIRECT), name
+            assert set(map(canonicalize_name, distributions[name])) & set(DIRECT), name
 
 
 def test_the_bento_installs_what_the_lock_pins_and_nothing_else() -> None:

@@ -1,0 +1,209 @@
+"""`score`: two sets of images from anywhere, with the field's own numbers."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from aigc_ops.data.collections import Collection
+from aigc_ops.errors import DataError, EvaluationError
+from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.sets import METRICS, score_sets
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than the extractor:UserWarning")
+NUM = 20
+
+
+def pictures(seed: int, *, num: int = NUM, size: int = 32) -> np.ndarray:
+    """Coloured blobs (N, H, W, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (num, 4, 4, 3), dtype=np.uint8)
+    big = [np.asarray(Image.fromarray(each).resize((size, size))) for each in small]
+    return np.stack(big)
+
+
+def write(images: np.ndarray, path: Path) -> Path:
+    """The images as a folder, zip, Parquet, npy or npz."""
+    encoded = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="PNG")
+        encoded.append(buffer.getvalue())
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for index, content in enumerate(encoded):
+                archive.writestr(f"inner/{index:04d}.png", content)
+    elif path.suffix == ".parquet":
+        pd.DataFrame({"image": [{"bytes": content} for content in encoded]}).to_parquet(path)
+    elif path.suffix == ".npy":
+        np.save(path, images)
+    elif path.suffix == ".npz":
+        np.savez(path, images)
+    else:
+        path.mkdir()
+        for index, content in enumerate(encoded):
+            (path / f"{index:04d}.png").write_bytes(content)
+    return path
+
+
+def scored(real: Path, fake: Path, cache: Path, *, metrics: Any = ("fid",), **settings: Any) -> Any:
+    skip = settings.pop("skip", False)
+    config = EvaluationConfig(**{"device": "cpu", "precision": "fp32", **settings})
+    return score_sets(
+        Collection(real, skip_damaged=skip), Collection(fake), metrics, config, cache=cache
+    )
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+def test_the_values_are_torch_fidelitys(tmp_path: Path, random_weights: Path) -> None:
+    import torch_fidelity
+
+    real = write(pictures(0), tmp_path / "real")
+    fake = write(pictures(1, size=40), tmp_path / "fake")
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(fake),
+        input2=str(real),
+        cuda=False,
+        isc=True,
+        fid=True,
+        kid=True,
+        prc=True,
+        kid_subset_size=NUM,
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(random_weights),
+        cache=False,
+        verbose=False,
+    )
+    ours = scored(
+        real,
+        fake,
+        tmp_path / "cache",
+        metrics=METRICS,
+        extractor="inception-v3",
+        inception_weights=str(random_weights),
+    )
+    (distance,) = (name for name in ours if name.startswith("fd_inception_v3_"))
+    expected = {
+        distance: "frechet_inception_distance",
+        distance.replace("fd_", "kd_"): "kernel_inception_distance_mean",
+        "inception_score": "inception_score_mean",
+        "precision": "precision",
+        "recall": "recall",
+    }
+    for name, key in expected.items():
+        assert ours[name].value == pytest.approx(theirs[key], rel=1e-4, abs=1e-7), name
+    assert "fid" not in ours
+
+
+@pytest.mark.parametrize("kind", ["set.zip", "set.parquet", "set.npy", "set.npz"])
+def test_the_same_images_are_the_same_wherever_they_lie(tmp_path: Path, kind: str) -> None:
+    images = pictures(0)
+    folder = list(Collection(write(images, tmp_path / "folder")).images())
+    other = list(Collection(write(images, tmp_path / kind)).images())
+    assert len(folder) == len(other) == NUM
+    assert all(np.array_equal(a, b) for a, b in zip(folder, other, strict=True))
+    assert folder[0].shape == (3, 32, 32)
+
+
+def test_a_set_is_at_no_distance_from_itself_and_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, fake = write(pictures(0), tmp_path / "real"), write(pictures(1), tmp_path / "fake.npy")
+    first = scored(real, real, tmp_path / "cache")["fd_efficientnet_lite0"]
+    assert first.value == pytest.approx(0, abs=1e-3)
+    away = scored(real, fake, tmp_path / "cache")["fd_efficientnet_lite0"]
+    back = scored(fake, real, tmp_path / "cache")["fd_efficientnet_lite0"]
+    assert away.value == pytest.approx(back.value, rel=1e-6)
+    opened = []
+    images = Collection.images
+    monkeypatch.setattr(Collection, "images", lambda self: opened.append(self) or images(self))
+    again = scored(real, fake, tmp_path / "cache")["fd_efficientnet_lite0"]
+    assert again == away
+    assert [each.path.name for each in opened] == ["fake.npy"]
+
+
+def test_a_changed_set_is_another_reference(tmp_path: Path) -> None:
+    real, fake = write(pictures(0), tmp_path / "real"), write(pictures(1), tmp_path / "fake")
+    before = scored(real, fake, tmp_path / "cache")["fd_efficientnet_lite0"]
+    Image.fromarray(pictures(5)[0]).save(real / "0000.png")
+    after = scored(real, fake, tmp_path / "cache")["fd_efficientnet_lite0"]
+    assert before.contract["reference"] != after.contract["reference"]
+    assert before.value != after.value
+
+
+def test_damaged_images_are_named_or_passed_over_and_counted(tmp_path: Path) -> None:
+    real, fake = write(pictures(0), tmp_path / "real"), write(pictures(1), tmp_path / "fake")
+    (real / "0003.png").write_bytes((real / "0003.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"0003\.png: .*--skip-damaged"):
+        scored(real, fake, tmp_path / "cache")
+    with pytest.warns(UserWarning, match=r"1 damaged images were passed over: .*0003\.png"):
+        found = scored(real, fake, tmp_path / "cache", skip=True)
+    assert found["fd_efficientnet_lite0"].contract["num_reference"] == NUM - 1
+
+
+def test_sets_of_mixed_sizes_are_scored(tmp_path: Path) -> None:
+    real = write(pictures(0), tmp_path / "real")
+    for index in range(0, NUM, 3):
+        Image.fromarray(pictures(2, num=1, size=50)[0]).save(real / f"{index:04d}.png")
+    assert scored(real, real, tmp_path / "cache")["fd_efficientnet_lite0"].value < 1e-3
+
+
+def test_black_images_have_a_distance(tmp_path: Path) -> None:
+    black = np.zeros((NUM, 32, 32), np.uint8)
+    np.save(tmp_path / "black.npy", black)
+    real = write(pictures(0), tmp_path / "real")
+    found = scored(real, tmp_path / "black.npy", tmp_path / "cache", metrics=("fid", "kid", "prc"))
+    assert found["fd_efficientnet_lite0"].value > 1
+    assert found["near_duplicates"].value == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p / "absent", "does not exist"),
+        (lambda p: write(pictures(0, num=1), p / "one"), "holds 1 images; at least 2"),
+        (lambda p: _written(p / "a.txt", b"x"), "expected a folder, zip"),
+        (lambda p: _written(p / "a.zip", b"PK\3\4 cut"), "not a whole zip"),
+        (lambda p: _written(p / "a.npy", b"junk"), "not a NumPy file of plain numbers"),
+        (lambda p: _saved(p / "f.npy", np.zeros((3, 4, 4), np.float32)), "float32 of shape"),
+        (lambda p: _saved(p / "o.npy", np.array([{}, {}])), "plain numbers"),
+    ],
+)
+def test_what_is_no_set_of_images_is_refused(tmp_path: Path, make: Any, message: str) -> None:
+    real = write(pictures(0), tmp_path / "real")
+    with pytest.raises((DataError, EvaluationError), match=message):
+        scored(real, make(tmp_path), tmp_path / "cache")
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _saved(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array, allow_pickle=True)
+    return path
+
+
+def test_the_inception_score_needs_inception(tmp_path: Path) -> None:
+    real = write(pictures(0), tmp_path / "real")
+    with pytest.raises(EvaluationError, match="take --extractor inception-v3"):
+        scored(real, real, tmp_path / "cache", metrics=("isc",))
+
+
+def test_the_resizers_are_pillows_and_torchs(random_weights: Path) -> None:
+    from aigc_ops.evaluation.extractors import RESIZERS
+
+    images = torch.from_numpy(pictures(0, num=2)).permute(0, 3, 1, 2)
+    clean = RESIZERS["clean"](images)
+    channel = Image.fromarray(images[1, 2].numpy().astype(np.float32)).resize((299, 299), 3)
+    expected = (np.asarray(channel).clip(0, 255) - 128) / 128
+    np.testing.assert_allclose(clean[1, 2].numpy(), expected, atol=1e-6)
+    assert RESIZERS["legacy"](images).abs().max() < 1 + 1e-5
+    assert not torch.allclose(RESIZERS["tensorflow"](images), clean, atol=0.01)
