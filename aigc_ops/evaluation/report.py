@@ -16,7 +16,7 @@ from aigc_ops.artifacts import Checkpoint, DatasetRef, Score, json_digest
 
 MEANINGS = {
     "fid": "Fréchet distance to the data in Inception's features; lower is better",
-    "fd_efficientnet_lite0": "the same distance in EfficientNet-Lite0's features",
+    "fd_efficientnet_lite0": "Fréchet distance to the data in EfficientNet-Lite0's features",
     "kid": "kernel distance in Inception's features, unbiased; lower is better",
     "kd_efficientnet_lite0": "kernel distance in EfficientNet-Lite0's features, unbiased",
     "precision": "share of samples that lie among real images",
@@ -115,8 +115,8 @@ def _row(name: str, score: Score, is_primary: bool) -> dict[str, Any]:
         "meaning": MEANINGS.get(name, ""),
         "primary": is_primary,
         "value": f"{score.value:.4g}",
-        "low": f"{score.low:.4g}",
-        "high": f"{score.high:.4g}",
+        "low": f"{score.low:.3g}",
+        "high": f"{score.high:.3g}",
         "n": score.contract.get("n", ""),
     }
 
@@ -156,11 +156,15 @@ def _encoded(image: Image.Image) -> str:
 
 
 def curves_picture(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Image.Image | None:
-    """Small plots of a run's metrics over its steps; None without any."""
+    """Small plots of a run's metrics over its steps; None when none has changed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = {name: points for name, points in sorted(curves.items()) if len(points) > 1}
+    shown = {
+        name: points
+        for name, points in sorted(curves.items())
+        if len({value for _, value in points}) > 1  # a level line tells nothing
+    }
     if not shown:
         return None
     columns = min(3, len(shown))

@@ -18,9 +18,11 @@ from aigc_ops.errors import ModelError
 from aigc_ops.generative import TextData
 from aigc_ops.models._templates import ChatTemplate
 from aigc_ops.models._tokens import Vocabulary
+from aigc_ops.models._transformer import attention_in_fp32
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PINNED = re.compile(rf"({_HUB_NAME.pattern})@([0-9a-f]{{40}})")
+_ATTENTION = "sdpa_in_fp32_on_cpus"
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
 _UNREADABLE = (OSError, ValueError, ImportError, RuntimeError, LookupError, SafetensorError)
 
@@ -119,7 +121,7 @@ class Pretrained(nn.Module):
                 local_files_only=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation=_attention(),
                 **({"gguf_file": gguf} if gguf else {"use_safetensors": True}),
             )
         except _UNREADABLE as error:
@@ -148,7 +150,7 @@ class Pretrained(nn.Module):
                 config,
                 trust_remote_code=False,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation=_attention(),
             )
         )
 
@@ -181,6 +183,27 @@ class Pretrained(nn.Module):
         from transformers import DynamicCache
 
         return DynamicCache()
+
+
+def _attention() -> str:
+    """The name under which transformers finds its own attention, in fp32 on the CPU."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any
+    ) -> tuple[Tensor, None]:
+        dtype = query.dtype
+        with attention_in_fp32(query):
+            if query.device.type == "cpu":
+                query, key, value = query.float(), key.float(), value.float()
+            mixed, _ = sdpa_attention_forward(module, query, key, value, *rest, **settings)
+        return mixed.to(dtype), None
+
+    AttentionInterface.register(_ATTENTION, attend)
+    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+    return _ATTENTION
 
 
 def _is_linear(module: nn.Module) -> bool:

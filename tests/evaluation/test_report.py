@@ -52,7 +52,7 @@ def test_scores_stand_with_intervals_and_contracts_once_each() -> None:
         fd=score(3.14159, n=10, seed=1), recall=score(0.5, n=10, seed=1), kd=score(2.0, n=9)
     )
     assert "3.142" in html
-    assert "2.142 – 4.142" in html
+    assert "2.14 – 4.14" in html
     assert "Contract of fd, recall" in html
     assert "Contract of kd" in html
     assert html.count("(decides)") == 1

@@ -156,7 +156,7 @@ def test_32_examples_are_learnt_in_bf16(case, tmp_path):
     model = case.model()
     judge = Judge(case.data, lambda: case.data)
     before = judge.look(model)
-    settings = {"steps": 200, "batch_size": 32, "ema_decay": 0.9, "precision": "bf16"}
+    settings = {"steps": 100, "batch_size": 32, "ema_decay": 0.9, "precision": "bf16"}
     checkpoint = trained(case, tmp_path, **settings)
     after = judge.look(load_model(Path(checkpoint.uri)))
     if "heldout/loss" in before:
