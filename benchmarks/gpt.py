@@ -40,6 +40,7 @@ from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sample_request import SampleRequest
 from aigc_ops.tracking import SilentTracker
 from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.training.order import DataOrder
 
 DIALOGUE = DataConfig(path="data/dialogue")
 HELDOUT_SHARE = 0.1
@@ -143,22 +144,27 @@ def characters(corpus: Path, *, rounds: int, steps: int) -> None:
 # LoRA
 
 
-def lora_rows(pretrained: str) -> tuple[TextData, torch.Tensor]:
-    """Dialogue as one text whose rows are full, and those rows (N, 128) as ids."""
+def lora_rows(pretrained: str, steps: int) -> tuple[TextData, torch.Tensor]:
+    """Dialogue as one text, and its rows (N, 128) as ids in the order of our training."""
     whole = read_split(open_dataset(DIALOGUE), DIALOGUE, "train")
     assert isinstance(whole, TextData)
     pairs = zip(whole.prompts or (), whole.texts, strict=True)
     data = TextData(["\n".join(f"{prompt}\n{text}" for prompt, text in pairs)])
     model = Gpt.from_data(GptConfig(pretrained=pretrained, context_length=LORA_LENGTH), data)
-    examples = model.examples(data)
-    full = (examples["targets"] >= 0).all(1)
-    return data, examples["inputs"][full].long()
+    rows = model.examples(data)["inputs"].long()
+    order = DataOrder(num_examples=len(rows), batch_size=LORA_BATCH, seed=0)
+    return data, rows[torch.cat([order.batch(step) for step in range(steps)])]
 
 
 def trainer(pretrained: str, rows: torch.Tensor, steps: int) -> tuple[float, list[float]]:
     """Tokens a second and losses of transformers' Trainer with peft's adapters."""
     from peft import LoraConfig, get_peft_model
+    from torch.utils.data import SequentialSampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+            return SequentialSampler(self.train_dataset)
 
     torch.manual_seed(0)
     config = GptConfig(pretrained=pretrained, context_length=LORA_LENGTH)
@@ -172,7 +178,7 @@ def trainer(pretrained: str, rows: torch.Tensor, steps: int) -> tuple[float, lis
             times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        run = Trainer(
+        run = InOrder(
             model=model,
             args=TrainingArguments(
                 output_dir=folder, max_steps=steps, per_device_train_batch_size=LORA_BATCH,
@@ -191,7 +197,7 @@ def trainer(pretrained: str, rows: torch.Tensor, steps: int) -> tuple[float, lis
 
 
 def lora(pretrained: str, *, rounds: int, steps: int) -> None:
-    data, rows = lora_rows(pretrained)
+    data, rows = lora_rows(pretrained, steps)
     config = GptConfig(
         pretrained=pretrained, context_length=LORA_LENGTH, lora={"rank": 8, "alpha": 16},
         optimizer={"learning_rate": LORA_RATE, "beta2": 0.999},
@@ -204,6 +210,8 @@ def lora(pretrained: str, *, rounds: int, steps: int) -> None:
         our_losses = [tracker.by_step[step] for step in sorted(tracker.by_step)]
         mean_ours, mean_theirs = map(statistics.mean, (our_losses, their_losses))
         ratios.append(rate / theirs)
+        apart = max(abs(a / b - 1) for a, b in zip(our_losses, their_losses, strict=True))
+        print(f"losses apart by at most {apart:.2%} at a step")
         print(
             f"Trainer {theirs:6.1f} tokens/s, mean loss {mean_theirs:.4f}   "
             f"ours {rate:6.1f} tokens/s, mean loss {mean_ours:.4f}   ratio {ratios[-1]:.2f}",

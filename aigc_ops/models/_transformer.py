@@ -4,6 +4,8 @@ Radford et al. 2019 (GPT-2), with rotary positions (Su et al. 2021) in place of 
 ones and no attention dropout.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -149,6 +151,10 @@ class Transformer(nn.Module):
                 x = block(x, rotation, mask, cache)
         x = self.norm(x[:, -1:] if last_only else x)
         return functional.linear(x, self.embedding.weight)
+
+    def drawing(self, num_rows: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        """What surrounds the drawing of so many texts: nothing."""
+        return nullcontext()
 
     def new_cache(self) -> KeyValues:
         return KeyValues()

@@ -323,10 +323,11 @@ class Gpt(TextModel):
             [request.generator() for request in requests],
             num_tokens=self.network.num_tokens,
         )
-        for drawn in self._continue(openings, choice):
-            yield [w.add(token) for w, token in zip(wordings, drawn, strict=True)], wordings
-            if all(wording.ended for wording in wordings):
-                return
+        with self.network.drawing(len(requests)):
+            for drawn in self._continue(openings, choice):
+                yield [w.add(token) for w, token in zip(wordings, drawn, strict=True)], wordings
+                if all(wording.ended for wording in wordings):
+                    return
 
     def _continue(self, openings: list[list[int]], choice: Choice) -> Iterator[list[int]]:
         """The ids (N,) that follow the openings, one step after another, without end.
