@@ -62,13 +62,14 @@ class Block(nn.Module):
     ) -> Tensor:
         num, length, width = x.shape
         heads = self.query_key_value(x).view(num, length, 3, self.num_heads, -1)
-        queries, keys, values = heads.permute(2, 0, 3, 1, 4)
-        queries, keys = _rotate(queries, *rotation), _rotate(keys, *rotation)
-        if cache is not None:
-            keys, values = cache.update(keys, values, self.layer)
-        with attention_in_fp32(queries):
-            if queries.device.type == "cpu":
-                queries, keys, values = queries.float(), keys.float(), values.float()
+        heads = heads.permute(2, 0, 3, 1, 4)
+        with attention_in_fp32(heads):
+            if heads.device.type == "cpu":
+                heads = heads.float()
+            queries, keys = _rotate(heads[:2], *rotation)
+            values = heads[2]
+            if cache is not None:
+                keys, values = cache.update(keys, values, self.layer)
             mixed = functional.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, is_causal=mask is None
             )
@@ -88,7 +89,7 @@ def attention_in_fp32(queries: Tensor) -> torch.autocast:
 
 
 def _rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Heads (B, H, T, D) turned by their positions' angles, halves paired as in GPT-NeoX."""
+    """Heads (2, B, H, T, D) turned by their positions' angles, halves paired as in GPT-NeoX."""
     first, second = x.chunk(2, dim=-1)
     cosines, sines = cosines.to(x.dtype), sines.to(x.dtype)
     return torch.cat([first * cosines - second * sines, second * cosines + first * sines], -1)
