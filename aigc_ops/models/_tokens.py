@@ -285,15 +285,14 @@ class _Rows:
         return self._blocks[row // ROWS_AT_ONCE]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All rows by kind, (N, length) int32 each."""
+        """All rows by kind, (N, length) int32 each; nothing is kept here."""
         names = ("inputs", "targets", "positions")[: 3 if self._is_shared else 2]
-        empty = [np.zeros((3, 0, self._length), np.int32)]
-        return {
-            name: torch.from_numpy(
-                np.concatenate([block[kind] for block in self._blocks or empty])[: self._num]
-            )
-            for kind, name in enumerate(names)
-        }
+        blocks, self._blocks = self._blocks, []
+        rows = np.empty((len(names), self._num, self._length), np.int32)
+        for first in reversed(range(0, self._num, ROWS_AT_ONCE)):  # each is let go once copied
+            block, num = blocks.pop(), min(ROWS_AT_ONCE, self._num - first)
+            rows[:, first : first + num] = block[: len(names), :num]
+        return {name: torch.from_numpy(rows[kind]) for kind, name in enumerate(names)}
 
 
 def scoring_batches(
