@@ -188,9 +188,9 @@ class Pretrained(nn.Module):
         A product with so few rows spends most of its time on bringing the weights into
         that layout (SmolLM2-135M, 8 rows: half of each step).
         """
-        reorder = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+        reorder: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
         linears = [m for m in self.modules() if isinstance(m, nn.Linear) and _is_plain(m.weight)]
-        if reorder is None or not torch.backends.mkldnn.is_available():
+        if reorder is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             linears = []
         for module in linears:
             module.forward = partial(  # type: ignore[method-assign]
