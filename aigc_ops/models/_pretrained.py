@@ -3,21 +3,20 @@
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from aigc_ops.errors import ModelError
 from aigc_ops.generative import TextData
+from aigc_ops.models._adapters import LoraConfig, adapted, add_adapters
 from aigc_ops.models._templates import ChatTemplate
 from aigc_ops.models._tokens import Vocabulary
 from aigc_ops.models._transformer import attention_in_fp32
@@ -27,38 +26,6 @@ _PINNED = re.compile(rf"({_HUB_NAME.pattern})@([0-9a-f]{{40}})")
 _ATTENTION = "sdpa_in_fp32_on_cpus"
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
 _UNREADABLE = (OSError, ValueError, ImportError, RuntimeError, LookupError, SafetensorError)
-
-
-class LoraConfig(BaseModel):
-    """Low-rank adapters of a pretrained network (Hu et al. 2022)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rank: int = Field(default=8, ge=1, le=4096, description="Rank of each adapter.")
-    alpha: float = Field(default=16.0, gt=0, description="Adapters count for alpha / rank.")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of their inputs dropped.")
-    targets: Sequence[str] = Field(
-        default=("q_proj", "v_proj"), min_length=1, description="Layers that get an adapter."
-    )
-    merge: bool = Field(
-        default=True,
-        description="Add the adapters to the weights when the model is registered; false: keep "
-        "them beside the weights.",
-    )
-
-
-class FrozenLinear(nn.Linear):
-    """A layer that is not trained: autocast would cast its weight anew in every step."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        device = self.weight.device.type
-        if not torch.is_autocast_enabled(device):
-            return super().forward(inputs)
-        dtype = torch.get_autocast_dtype(device)
-        made_of = (self.weight.data_ptr(), self.weight._version, dtype)
-        if getattr(self, "_made_of", None) != made_of:
-            self._cast, self._made_of = self.weight.detach().to(dtype), made_of
-        return functional.linear(inputs, self._cast, self.bias)
 
 
 class Pretrained(nn.Module):
@@ -80,30 +47,8 @@ class Pretrained(nn.Module):
             again = {"use_reentrant": False}
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
         if lora:
-            self._adapt(lora)
-            self.register_load_state_dict_pre_hook(_add_adapters)  # type: ignore[no-untyped-call]
-
-    def _adapt(self, lora: LoraConfig) -> None:
-        from peft import LoraConfig as Adapters
-        from peft import get_peft_model
-
-        layers = {n.rsplit(".", 1)[-1] for n, m in self.model.named_modules() if _is_linear(m)}
-        if unknown := sorted(set(lora.targets) - layers):
-            raise ModelError(
-                f"model.lora.targets: the network has no layer {unknown[0]!r}; "
-                f"choose among {', '.join(sorted(layers))}"
-            )
-        adapters = Adapters(
-            r=lora.rank,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=lora.dropout,
-            target_modules=list(lora.targets),
-            task_type="CAUSAL_LM",
-        )
-        self.model = get_peft_model(self.model, adapters)
-        for module in self.model.modules():
-            if type(module) is nn.Linear and not module.weight.requires_grad:
-                module.__class__ = FrozenLinear
+            self.model = adapted(self.model, lora)
+            self.register_load_state_dict_pre_hook(add_adapters)  # type: ignore[no-untyped-call]
 
     def merged(self) -> "Pretrained":
         """The network with its adapters added to the weights; this one is used up."""
@@ -236,26 +181,6 @@ def _attention() -> str:
     AttentionInterface.register(_ATTENTION, attend)
     AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     return _ATTENTION
-
-
-def _is_linear(module: nn.Module) -> bool:
-    # GPT-2's layers are a class of transformers' own.
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _add_adapters(network: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Fit weights without adapters to a network with new ones: training goes on from them."""
-    if any(".lora_" in name for name in state):
-        return
-    wanted, found = network.state_dict(), dict[int, Tensor]()
-    for name, own in wanted.items():
-        plain = name.replace("model.base_model.model.", "model.", 1).replace(".base_layer.", ".")
-        kept = own if ".lora_" in name else state.pop(prefix + plain, None)
-        if kept is not None:
-            state[prefix + name] = found[own.data_ptr()] = kept
-    for name, own in wanted.items():  # weights of two names are stored under one
-        if own.data_ptr() in found:
-            state.setdefault(prefix + name, found[own.data_ptr()])
 
 
 def load_pretrained(

@@ -265,16 +265,21 @@ class _Rows:
         """(row, places taken) of the newest rows, oldest first."""
         self._num = 0
         self._is_shared = False
+        self._open_until = length - max(1, length // 32)
+        """Places taken beyond which a row is full: few texts would fit, and all look at it."""
 
     def place(self, length: int) -> "np.ndarray[Any, np.dtype[np.int32]]":
         """Room for a piece, (3, length), in the first open row that has as much."""
         for index, (row, taken) in enumerate(self._open):
             if taken + length <= self._length:
                 self._open[index] = (row, taken + length)
+                if taken + length > self._open_until:
+                    del self._open[index]
                 self._is_shared = True
                 return self._block(row)[:, row % ROWS_AT_ONCE, taken : taken + length]
         row, self._num = self._num, self._num + 1
-        self._open = [*self._open[-(OPEN_ROWS - 1) :], (row, length)]
+        if length <= self._open_until:
+            self._open = [*self._open[-(OPEN_ROWS - 1) :], (row, length)]
         return self._block(row)[:, row % ROWS_AT_ONCE, :length]
 
     def _block(self, row: int) -> "np.ndarray[Any, np.dtype[np.int32]]":

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, JsonValue, model_validator
@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from aigc_ops.errors import ModelError
 from aigc_ops.generative import AdamConfig, Alarm, FamilyConfig, Loss, TextData, TextModel
+from aigc_ops.models._adapters import LoraConfig
 from aigc_ops.models._decoding import Choice, Decoding, Wording
 from aigc_ops.models._export import export
-from aigc_ops.models._pretrained import LoraConfig, Pretrained, load_pretrained
+from aigc_ops.models._pretrained import Pretrained, load_pretrained
 from aigc_ops.models._tokens import (
     IGNORED,
     NUM_FIXED,
@@ -108,7 +109,7 @@ class GptConfig(FamilyConfig):
     max_new_tokens: int = Field(
         default=96, ge=1, le=2**17, description="Longest sample, as far as the context allows."
     )
-    stop: Sequence[str] = Field(
+    stop: Sequence[Annotated[str, Field(min_length=1)]] = Field(
         default=(), description="A sample ends before the first of these that it would hold."
     )
 
@@ -184,7 +185,14 @@ class Gpt(TextModel):
         if self.config.pretrained is None:
             return None
         config = self.config.model_copy(update={"lora": None, "recompute": False})
-        return Gpt.from_data(config, data).eval()
+        try:
+            return Gpt.from_data(config, data).eval()
+        except ModelError as error:
+            what = (
+                f"the model is not set beside what it started from, which cannot be read: {error}"
+            )
+            warnings.warn(what, stacklevel=2)
+            return None
 
     def released(self) -> "Gpt":
         if not (self.config.lora and self.config.lora.merge):

@@ -36,6 +36,13 @@ class PromotionConfig(BaseModel):
         lt=1,
         description="Fraction of the champion's primary score by which a version must be lower.",
     )
+    max_copies: float = Field(
+        default=0.04,
+        ge=0,
+        le=1,
+        description="Share of near copies of training images that a version's samples must not "
+        "surely exceed; of held-out images 0.01 count as such.",
+    )
 
 
 def promote(version: ModelVersion, *, config: PromotionConfig) -> Verdict:
@@ -67,7 +74,7 @@ def _decide(
 ) -> tuple[bool, list[str]]:
     """Whether the version takes the champion's place, and the reasons."""
     scores = read_scores(entity.tags)
-    doubt = _doubt(scores)
+    doubt = _doubt(scores) or _copying(scores, config)
     if champion is None:
         if doubt:
             raise RegistryError(f"{to_noun(entity).uri} cannot become champion: {doubt}")
@@ -99,6 +106,18 @@ def _doubt(scores: Scores | None) -> str | None:
             return f"its {key} is {score.value}, not a finite number"
     if scores.primary not in scores.values:
         return f"its primary metric {scores.primary} was not measured"
+    return None
+
+
+def _copying(scores: Scores | None, config: PromotionConfig) -> str | None:
+    """How surely the samples are copies of training images, None when they are not."""
+    for key, score in scores.values.items() if scores else ():
+        if key.startswith("copies_in_") and score.low > config.max_copies:
+            return (
+                f"its {key} is {score.value:.1%} ({score.low:.1%} to {score.high:.1%}), surely "
+                f"above promotion.max_copies of {config.max_copies:.1%}: it copies training "
+                "images; the report shows the pairs"
+            )
     return None
 
 

@@ -86,6 +86,19 @@ def test_a_pretrained_model_knows_the_logits_that_transformers_computes(tmp_path
     assert torch.allclose(next_log_probabilities(model, ids), expected, atol=1e-5)
 
 
+def test_what_training_started_from_is_there_while_its_folder_is(tmp_path: Path) -> None:
+    source = save_pretrained(tmp_path / "hf", llama=True)
+    model = Gpt.from_data(GptConfig(pretrained=str(source), context_length=64), DIALOGUE).eval()
+    before = model.log_likelihood(DIALOGUE)[0]
+    train(model, DIALOGUE, steps=5)
+    origin = model.origin(DIALOGUE)
+    assert origin is not None
+    assert torch.equal(origin.log_likelihood(DIALOGUE)[0], before)
+    source.rename(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="cannot be read: .* is not a folder"):
+        assert model.origin(DIALOGUE) is None
+
+
 def test_settings_that_a_pretrained_model_ignores_are_named(tmp_path: Path) -> None:
     source = str(save_pretrained(tmp_path))
     with pytest.warns(UserWarning, match=r"model\.vocab_size, model\.width: ignored"):

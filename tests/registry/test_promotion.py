@@ -7,7 +7,7 @@ from typing import Protocol
 import pytest
 from pydantic import ValidationError
 
-from aigc_ops.artifacts import ModelVersion
+from aigc_ops.artifacts import ModelVersion, Score
 from aigc_ops.errors import CheckpointError, RegistryError
 from aigc_ops.registry import promotion
 from aigc_ops.registry.client import connect
@@ -46,6 +46,29 @@ def test_the_first_valid_version_becomes_champion(add: Add) -> None:
     verdict = promote(version, config=CONFIG)
     assert (verdict.promoted, verdict.alias) == (True, "champion")
     assert verdict.champion == verdict.model == version == champion("digits")
+
+
+def copying(make_checkpoint: MakeCheckpoint, seed: int, *, low: float) -> ModelVersion:
+    """A version with a good score, of whose samples at least a share `low` are copies."""
+    checkpoint = make_checkpoint(seed)
+    scores = scores_of(checkpoint, 1)
+    copies = Score(value=low + 0.02, low=low, high=low + 0.04, contract={"n": 500})
+    values = {**scores.values, "copies_in_pixels": copies}
+    return register(checkpoint, scores.model_copy(update={"values": values}), name="digits")
+
+
+def test_a_version_that_copies_training_images_is_not_promoted(
+    add: Add, make_checkpoint: MakeCheckpoint
+) -> None:
+    copycat = copying(make_checkpoint, 50, low=0.05)
+    with pytest.raises(RegistryError, match=r"cannot become champion: .* copies training images"):
+        promote(copycat, config=CONFIG)
+    first = add(9)
+    promote(first, config=CONFIG)
+    verdict = promote(copycat, config=CONFIG)
+    assert (verdict.promoted, verdict.champion) == (False, first)
+    assert "copies_in_pixels is 7.0% (5.0% to 9.0%), surely above" in verdict.reasons[0]
+    assert promote(copycat, config=PromotionConfig(max_copies=0.05)).promoted
 
 
 def test_a_better_version_takes_the_place_and_a_worse_one_challenges(add: Add) -> None:
