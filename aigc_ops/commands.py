@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from aigc_ops import records
 from aigc_ops.artifacts import Checkpoint, DatasetRef, Noun, RunResult
 from aigc_ops.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from aigc_ops.generative import Generative
 
 Answer = dict[str, Any]
 RATE = {"image": "images_per_second", "text": "tokens_per_second"}
@@ -155,13 +158,11 @@ def serve(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list
 
 def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
     """Samples drawn into a folder."""
-    from aigc_ops import chain, sampling
-    from aigc_ops.checkpoints import load_model
+    from aigc_ops import sampling
     from aigc_ops.flags import control_values
 
     controls = control_values(arguments.controls)
-    checkpoint = chain.resolve(arguments.model)
-    model = load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
+    model = _load_model(arguments.model)
     asked = sampling.requests(
         model,
         arguments.num,
@@ -180,16 +181,13 @@ def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
 
 def chat(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
     """The conversation, which was written as it went."""
-    from aigc_ops import chain
     from aigc_ops.chat import chat as converse
     from aigc_ops.chat import typed_lines
-    from aigc_ops.checkpoints import load_model
     from aigc_ops.flags import control_values
 
     controls = control_values(arguments.controls)
-    checkpoint = chain.resolve(arguments.model)
     messages = converse(
-        load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest),
+        _load_model(arguments.model),
         typed_lines(),
         sys.stderr if arguments.json else arguments.output,
         seed=arguments.seed,
@@ -203,14 +201,10 @@ def chat(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[
 
 def export(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
     """The folder that was written."""
-    from aigc_ops import chain
-    from aigc_ops.checkpoints import load_model
-
     out = Path(arguments.out)
     if out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty; give a new folder")
-    checkpoint = chain.resolve(arguments.model)
-    model = load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
+    model = _load_model(arguments.model)
     out.mkdir(parents=True, exist_ok=True)
     model.export(out)
     return {"out": str(out)}, [f"{arguments.model} as a Hugging Face folder: {out}"]
@@ -309,6 +303,15 @@ def _open_data(config: Any) -> DatasetRef:
     if hint := pin_hint(dataset):
         print(hint, file=sys.stderr)
     return dataset
+
+
+def _load_model(name: str) -> "Generative":
+    """The model of a version or checkpoint folder, its files checked."""
+    from aigc_ops import chain
+    from aigc_ops.checkpoints import load_model
+
+    checkpoint = chain.resolve(name)
+    return load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
 
 
 def _load_config(arguments: argparse.Namespace, flags: Sequence[str]) -> Any:

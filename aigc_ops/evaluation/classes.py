@@ -16,6 +16,11 @@ TESTED = 5
 MIN_OF_A_CLASS = 10
 
 
+def num_tested(num_real: int) -> int:
+    """Real images of so many on which the classifier is tested."""
+    return -(-num_real // TESTED)
+
+
 class Probe:
     """A linear classifier of real features: ridge regression on one column a class."""
 

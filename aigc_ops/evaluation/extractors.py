@@ -230,13 +230,7 @@ def _as_clean_fid(images: Tensor) -> Tensor:
     size = (INCEPTION_INPUT_SIZE, INCEPTION_INPUT_SIZE)
     planes = images.cpu().numpy().astype(np.float32)
     resized = np.stack(
-        [
-            [
-                np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC))
-                for plane in i
-            ]
-            for i in planes
-        ]
+        [[np.asarray(Image.fromarray(plane).resize(size, BICUBIC)) for plane in i] for i in planes]
     ).clip(0, 255)
     return ((torch.from_numpy(resized) - 128) / 128).to(images.device)
 

@@ -16,7 +16,7 @@ from aigc_ops.artifacts import DatasetRef, Score
 from aigc_ops.data import DataConfig
 from aigc_ops.data.config import Split
 from aigc_ops.errors import EvaluationError
-from aigc_ops.evaluation.classes import class_estimates
+from aigc_ops.evaluation.classes import class_estimates, num_tested
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.extractors import Extractor
 from aigc_ops.evaluation.kernels import kernel_estimate, kid_name
@@ -104,6 +104,9 @@ def score_images(
             real, labels.numpy()[: len(real)], drawn, numbers, model.shape.num_classes
         )
     values |= {name: score_of(estimate, among) for name, estimate in found.items()}
+    if bound := found.get("real_label_agreement"):
+        terms_of_real = {**among, "n": num_tested(len(real))}
+        values["real_label_agreement"] = score_of(bound, terms_of_real)
     kernel = kernel_estimate(reference.features, samples.features)
     values[kid_name(extractor)] = score_of(kernel, {**contract, "interval": SUBSETS_INTERVAL})
 

@@ -71,6 +71,8 @@ class Memorisation(BaseModel):
         )
         if self.flagged:
             return f"{found}. Training images are being copied."
+        if self.exact:
+            return f"{found}. Few as they are, equal images are copies, or the data repeats itself."
         return f"{found}. No copying was found; copies that were altered more are not ruled out."
 
 

@@ -29,7 +29,7 @@ def neighbour_estimates(real: Features, drawn: Features) -> dict[str, Estimate]:
     """Precision, recall, density, coverage and near duplicates of (M, D) and (N, D) features.
 
     The intervals are of draws of N other samples, the real images held fixed. Every
-    distance is kept, so memory grows with (M + N) squared: 0.8 GB at 5,000 each.
+    distance is kept, so memory grows with (M + N) squared.
     """
     spread = _Spread.of(real, drawn)
     figures: dict[str, Callable[[Mask], float]] = {

@@ -7,7 +7,7 @@ from typing import cast
 
 from PIL import Image
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, Scores
+from aigc_ops.artifacts import Checkpoint, DatasetRef, Score, Scores
 from aigc_ops.checkpoints import load_model
 from aigc_ops.data import DataConfig, read_split
 from aigc_ops.devices import choose_device
@@ -64,39 +64,19 @@ def evaluate(
         )
     model = load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
     model.to(choose_device(config.device))
-    left: Left
     findings = Findings()
     if isinstance(model, ImageModel):
-        extractor = load_extractor(config)
-        judged = score_images(
+        primary, values, left = _judge_images(
             model,
+            checkpoint,
             ref,
-            lambda split: cast(Images, read_split(ref, data_config, split)),
             data_config,
             config,
-            extractor=extractor,
+            findings,
             seed=seed,
             cache=cache,
+            tracker=tracker,
         )
-        primary, values = judged.primary, judged.values
-        grid = class_grid(judged.samples.images, model.shape.num_classes)
-        tracker.log_image("evaluation", grid, step=checkpoint.step)
-        shown = _controls(
-            model, extractor, config, seed=seed, step=checkpoint.step, tracker=tracker
-        )
-        left = {GRID: grid, **shown}
-        _tell_of_images(findings, judged, grid, model.shape.num_classes)
-        if TRAVERSALS in shown:
-            picture = cast(Image.Image, shown[TRAVERSALS])
-            findings.sections.append(Section("Controls", CONTROLS_TOLD, [("", picture)]))
-        if isinstance(model, ImageLikelihoodModel) and ref.num_heldout:
-            images = cast(Images, read_split(ref, data_config, "heldout"))
-            told, pictures = score_heldout(model, ref, images, data_config, config)
-            values |= told
-            for name, picture in pictures.items():
-                tracker.log_image(name, picture, step=checkpoint.step)
-                left[f"{name}.png"] = picture
-            findings.sections.append(Section("Held-out images", "", list(pictures.items())))
     else:
         assert isinstance(model, TextModel), type(model)
         heldout = cast(TextData, read_split(ref, data_config, "heldout"))
@@ -121,6 +101,52 @@ def evaluate(
         if isinstance(content, str):
             tracker.log_file(folder / name, "evaluation")
     return scores
+
+
+def _judge_images(
+    model: ImageModel,
+    checkpoint: Checkpoint,
+    ref: DatasetRef,
+    data_config: DataConfig,
+    config: EvaluationConfig,
+    findings: Findings,
+    *,
+    seed: int,
+    cache: Path,
+    tracker: Tracker,
+) -> tuple[str, dict[str, Score], Left]:
+    """The primary metric's name, the scores and the files of an image model, also reported.
+
+    `findings` gets what the report shows.
+    """
+    extractor = load_extractor(config)
+    judged = score_images(
+        model,
+        ref,
+        lambda split: cast(Images, read_split(ref, data_config, split)),
+        data_config,
+        config,
+        extractor=extractor,
+        seed=seed,
+        cache=cache,
+    )
+    grid = class_grid(judged.samples.images, model.shape.num_classes)
+    tracker.log_image("evaluation", grid, step=checkpoint.step)
+    shown = _controls(model, extractor, config, seed=seed, step=checkpoint.step, tracker=tracker)
+    values, left = judged.values, {GRID: grid, **shown}
+    _tell_of_images(findings, judged, grid, model.shape.num_classes)
+    if TRAVERSALS in shown:
+        picture = cast(Image.Image, shown[TRAVERSALS])
+        findings.sections.append(Section("Controls", CONTROLS_TOLD, [("", picture)]))
+    if isinstance(model, ImageLikelihoodModel) and ref.num_heldout:
+        images = cast(Images, read_split(ref, data_config, "heldout"))
+        told, pictures = score_heldout(model, ref, images, data_config, config)
+        values |= told
+        for name, picture in pictures.items():
+            tracker.log_image(name, picture, step=checkpoint.step)
+            left[f"{name}.png"] = picture
+        findings.sections.append(Section("Held-out images", "", list(pictures.items())))
+    return judged.primary, values, left
 
 
 def _tell_of_images(

@@ -254,7 +254,7 @@ class Gpt(TextModel):
         }
 
     def _decoding(self, request: SampleRequest) -> Decoding:
-        given = {**request.controls}
+        given = request.controls
         return Decoding(
             temperature=given.get("temperature", self.config.temperature),
             top_k=int(given.get("top_k", self.config.top_k or 0)),

@@ -80,7 +80,10 @@ def test_a_copycat_is_flagged(splits: dict[str, torch.Tensor], share: float) -> 
 def test_exact_copies_are_counted(splits: dict[str, torch.Tensor]) -> None:
     samples = splits["clean"].clone()
     samples[:7] = splits["train"][100:107]
-    assert looked_at(splits, samples).exact == 7
+    found = looked_at(splits, samples)
+    assert found.exact == 7
+    assert "7 exact copies" in found.told
+    assert "No copying was found" not in found.told
 
 
 def test_blurred_digits_are_no_copies(splits: dict[str, torch.Tensor]) -> None:

@@ -134,6 +134,9 @@ def test_scores_and_grid_are_left_in_the_folder_and_reported(
         "label_agreement",
         "real_label_agreement",
     }
+    assert scores.values["label_agreement"].contract["n"] == 20
+    num_train = open_dataset(DataConfig(path=str(image_folder))).num_train
+    assert scores.values["real_label_agreement"].contract["n"] == math.ceil(num_train / 5)
 
 
 @pytest.mark.filterwarnings(FEW)
