@@ -73,18 +73,26 @@ class TemporaryServer:
             self.process.wait()
 
 
+_own: TemporaryServer | None = None
+
+
 def temporary_server() -> TemporaryServer | None:
     """A server that this process alone talks to, until it exits; None if one is configured.
 
-    Call it before Prefect is imported: it is stopped after Prefect has sent its last logs,
-    since Python runs exit handlers in reverse order.
+    Asked again, it returns the same one, which may still be starting. Call it before Prefect
+    is imported: it is stopped after Prefect has sent its last logs, since Python runs exit
+    handlers in reverse order.
     """
-    if os.environ.get("PREFECT_API_URL"):
+    global _own
+    configured = os.environ.get("PREFECT_API_URL")
+    if _own and configured == _own.url:
+        return _own
+    if configured:
         return None
-    server = TemporaryServer()
-    atexit.register(server.stop)
-    os.environ["PREFECT_API_URL"] = server.url
-    return server
+    _own = TemporaryServer()
+    atexit.register(_own.stop)
+    os.environ["PREFECT_API_URL"] = _own.url
+    return _own
 
 
 def _die_with_parent() -> None:

@@ -76,7 +76,7 @@ class Workplace:
 
 
 CONSOLE = """\
-import json, os, sys
+import json, os, sys, traceback
 from aigc_ops.__main__ import main
 told = os.fdopen(os.dup(1), "w", buffering=1)
 for line in sys.stdin:
@@ -89,6 +89,9 @@ for line in sys.stdin:
         code = main(call["argv"])
     except SystemExit as exit:
         code = exit.code
+    except BaseException:  # one command's crash is not the next one's
+        traceback.print_exc()
+        code = "crashed"
     told.write(f"{code}\\n")
 """
 
