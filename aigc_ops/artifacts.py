@@ -142,8 +142,14 @@ class Verdict(Noun):
     model: ModelVersion
     promoted: bool
     alias: Literal["champion", "challenger"]
-    champion: ModelVersion = Field(description="The champion after the decision.")
+    champion: ModelVersion | None = Field(
+        description="The champion after the decision; None while the first waits for a person."
+    )
     reasons: tuple[str, ...]
+    gate: Literal["promote", "keep", "undecided"] = "promote"
+    waiting: bool = Field(default=False, description="Whether a person must decide.")
+    packet_digest: str | None = None
+    packet_uri: str | None = Field(default=None, description="The review packet, one HTML page.")
 
 
 class BentoTag(Noun):

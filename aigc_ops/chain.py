@@ -27,14 +27,17 @@ from aigc_ops.config import RunConfig, dotted
 from aigc_ops.data import open_dataset, read_split, warm
 from aigc_ops.data.collections import Collection
 from aigc_ops.data.validation import require
+from aigc_ops.devices import describe_machine
 from aigc_ops.errors import ConfigError, RegistryError
 from aigc_ops.evaluation import EvaluationConfig
 from aigc_ops.evaluation import evaluate as evaluate_checkpoint
 from aigc_ops.evaluation.sets import METRICS, score_sets
 from aigc_ops.generative import TextData
 from aigc_ops.home import home
+from aigc_ops.promotion.stage import Setting
+from aigc_ops.promotion.stage import promote as promote_version
 from aigc_ops.records import RunRecord
-from aigc_ops.registry import promotion, registration, resolution
+from aigc_ops.registry import registration, resolution
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.runs import source_tags
 from aigc_ops.registry.tracker import MlflowTracker, reporting_to
@@ -102,6 +105,7 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
             record={
                 "config": config.model_dump(mode="json"),
                 "revision": source and source.model_dump(mode="json"),
+                "machine": describe_machine(),
             },
         )
 
@@ -185,9 +189,12 @@ def _prompts(config: Config, dataset: DatasetRef) -> Sequence[str]:
     return (heldout.prompts or ())[:NUM_GOLDEN_PROMPTS]
 
 
-def promote(config: Config, version: ModelVersion) -> Verdict:
-    """The decision on a version; the champion alias moves here only."""
-    return promotion.promote(version, config=config.promotion)
+def promote(
+    config: Config, dataset: DatasetRef, version: ModelVersion, *, flow_run: str | None = None
+) -> Verdict:
+    """The decision on a version, or that a person must take it."""
+    setting = Setting(dataset, config.data, config.evaluation, config.promotion, config.seed)
+    return promote_version(version, setting, flow_run=flow_run)
 
 
 def package(config: Config, version: ModelVersion) -> BentoTag:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from aigc_ops import records
-from aigc_ops.artifacts import Checkpoint, DatasetRef, Noun, RunResult
+from aigc_ops import records, reviewing
+from aigc_ops.artifacts import Checkpoint, DatasetRef, Noun, RunResult, Verdict
 from aigc_ops.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def execute(arguments: argparse.Namespace, flags: Sequence[str], output: TextIO)
         print(json.dumps(answer, ensure_ascii=False), file=output)
     elif lines:
         print("\n".join(lines), file=output)
-    return 0
+    return 1 if answer.get("failed") else 0
 
 
 def run(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
@@ -134,8 +134,8 @@ def promote(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer
     from aigc_ops import chain
 
     config = _stored_config(chain.resolve(arguments.model), flags)
-    verdict = chain.promote(config, chain.version_of(arguments.model))
-    lines = [f"{verdict.model.uri} is {verdict.alias}", *verdict.reasons]
+    verdict = chain.promote(config, _open_data(config), chain.version_of(arguments.model))
+    lines = [f"{verdict.model.uri} {_standing(verdict)}", *verdict.reasons]
     return verdict.model_dump(mode="json"), lines
 
 
@@ -291,6 +291,7 @@ COMMANDS = {
     "cache": cache,
     "models": models,
     "data": data,
+    **reviewing.COMMANDS,
 }
 WITH_CONFIG = ("run", "validate", "train", "evaluate", "register", "promote", "package")
 
@@ -387,18 +388,27 @@ def _where_to_look(result: RunResult, *, reused: bool, seconds: float) -> list[s
         f"  data docs  {_shown(result.report.html_uri)}",
         f"  report     {_shown(result.scores.report_uri)}",
         f"  score      {_values_lines({primary: result.scores.values[primary]})[0]}",
-        f"  verdict    {result.version.uri} is {result.verdict.alias}: "
+        f"  verdict    {result.version.uri} {_standing(result.verdict)}: "
         + "; ".join(result.verdict.reasons),
-        f"  champion   {champion.uri} (models:/{champion.name}@champion)",
+        f"  review     aigc-ops review {result.version.name} {result.version.version}",
     ]
+    if champion:
+        lines.append(f"  champion   {champion.uri} (models:/{champion.name}@champion)")
     if result.bento:
         lines += [
             f"  Bento      {result.bento.tag}",
-            f"  serve it   aigc-ops serve models:/{champion.name}@champion",
+            f"  serve it   aigc-ops serve models:/{result.name}@champion",
         ]
     local = store.replace(f"{Path.cwd()}{os.sep}", "")
     mlflow = store if store.startswith("http") else f"mlflow ui --backend-store-uri {local}"
     return [*lines, f"  MLflow     {mlflow}"]
+
+
+def _standing(verdict: Verdict) -> str:
+    if verdict.waiting:
+        name, number = verdict.model.name, verdict.model.version
+        return f"waits for a decision (aigc-ops approve {name} {number})"
+    return f"is {verdict.alias}"
 
 
 def _shown(path: str | None) -> str:

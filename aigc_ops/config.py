@@ -15,7 +15,7 @@ from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.generative import FamilyConfig
 from aigc_ops.models import family_names, family_type
 from aigc_ops.noise import MAX_SEED
-from aigc_ops.registry.promotion import PromotionConfig
+from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.serving.config import PackagingConfig
 from aigc_ops.training.config import TrainingConfig
 

@@ -1,6 +1,7 @@
 """Which device computes, and in which precision."""
 
 import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -25,6 +26,16 @@ def choose_device(name: DeviceName) -> torch.device:
     if not available[name]:
         raise ConfigError(f"device {name!r} is not available here; use auto or cpu")
     return torch.device(name)
+
+
+def describe_machine() -> dict[str, str | int]:
+    """The processor, its cores and the GPUs of this machine, as people name them."""
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.machine())),
+        "cores": os.cpu_count() or 1,
+        "gpus": ", ".join(names) or "none",
+    }
 
 
 def choose_precision(name: PrecisionName, device: torch.device) -> Precision:

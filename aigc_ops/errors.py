@@ -39,3 +39,7 @@ class RegistryError(AigcOpsError):
 
 class PackagingError(AigcOpsError):
     """A Bento could not be built, booted or confirmed against its golden samples."""
+
+
+class DecisionError(AigcOpsError):
+    """A decision that cannot be taken: on stale evidence, or on what was decided already."""

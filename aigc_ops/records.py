@@ -35,9 +35,10 @@ class RunRecord(Noun):
         from aigc_ops.registry.versions import champion
         from aigc_ops.serving.bentos import find_bento
 
-        if champion(self.result.name) != self.result.verdict.champion:
+        held = self.result.verdict.champion
+        if champion(self.result.name) != held:
             return False
-        return not self.packaged or find_bento(self.result.verdict.champion) == self.result.bento
+        return held is None or not self.packaged or find_bento(held) == self.result.bento
 
 
 def command_digest(config: Path, flags: Sequence[str]) -> str | None:

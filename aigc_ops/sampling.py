@@ -20,6 +20,7 @@ from torch import Tensor
 from aigc_ops.errors import CheckpointError, ModelError
 from aigc_ops.generative import Generative, ImageModel, TextData, TextModel
 from aigc_ops.noise import MAX_SEED, sample_seeds
+from aigc_ops.plain import printable
 from aigc_ops.sample_request import Message, SampleRequest
 from aigc_ops.tracking import progress_bar
 
@@ -291,10 +292,7 @@ def _record(samples: Samples, asked: Sequence[SampleRequest]) -> str:
 
 def _one_line(text: str) -> str:
     """The text with backslashes and whatever may end a line escaped as in Python."""
-    escaped = text.replace("\\", "\\\\").replace("\n", "\\n")
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in escaped
-    )
+    return printable(text.replace("\\", "\\\\"))
 
 
 def read_samples(folder: Path) -> tuple[list[SampleRequest], Samples]:

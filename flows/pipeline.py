@@ -25,7 +25,7 @@ def run_chain(config: Config, *, force: bool = False) -> RunResult:
     checkpoint = stages.train(config, dataset, force=force)
     scores = stages.evaluate(config, dataset, checkpoint, force=force)
     version = stages.register(config, dataset, checkpoint, scores)
-    verdict = stages.promote(config, version)
+    verdict = stages.promote(config, dataset, version)
     bento = stages.package(config, verdict)
     return RunResult(
         name=config.name,

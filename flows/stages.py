@@ -19,6 +19,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
+from prefect.runtime import flow_run
 
 from aigc_ops import chain
 from aigc_ops.artifacts import (
@@ -36,6 +37,7 @@ from aigc_ops.checkpoints import verify_folder
 from aigc_ops.config import RunConfig
 from aigc_ops.errors import CheckpointError, RegistryError
 from aigc_ops.home import home
+from aigc_ops.plain import markdown
 from aigc_ops.registry import pages
 from aigc_ops.revision import code_digest
 
@@ -188,17 +190,19 @@ def _register(
     return version
 
 
-def promote(config: Config, version: ModelVersion) -> Verdict:
-    """The decision on the version; the champion alias moves here only."""
-    return _promote(config, version)
+def promote(config: Config, dataset: DatasetRef, version: ModelVersion) -> Verdict:
+    """The decision on the version, or that a person must take it."""
+    return _promote(config, dataset, version)
 
 
 @_storing(retries=2)
-def _promote(config: Config, version: ModelVersion) -> Verdict:
-    verdict = chain.promote(config, version)
-    reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
+def _promote(config: Config, dataset: DatasetRef, version: ModelVersion) -> Verdict:
+    verdict = chain.promote(config, dataset, version, flow_run=flow_run.id)
+    reasons = "\n".join(f"- {markdown(reason)}" for reason in verdict.reasons)
+    what = "waits for a person's decision" if verdict.waiting else f"is **{verdict.alias}**"
     create_markdown_artifact(
-        f"**{version.uri}** takes the alias **{verdict.alias}**.\n\n{reasons}",
+        f"**{version.uri}** {what}.\n\n{reasons}\n\n"
+        f"`aigc-ops review {version.name} {version.version}` opens the evidence.",
         key=_key(config, "verdict"),
     )
     return verdict
@@ -212,7 +216,7 @@ def package(config: Config, verdict: Verdict) -> BentoTag | None:
     if not config.packaging.enabled:
         return None
     if not verdict.promoted:
-        return chain.bento_of(verdict.champion)
+        return chain.bento_of(verdict.champion) if verdict.champion else None
     return _package(config, verdict.model)
 
 

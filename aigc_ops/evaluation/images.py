@@ -81,12 +81,12 @@ def score_images(
 
     `read` gives a split.
     """
-    _check_shape(model, ref)
-    splits = _Splits(ref, read, data_config, config, extractor, cache)
+    check_shape(model, ref)
+    splits = Splits(ref, read, data_config, config, extractor, cache)
     terms = splits.terms(config.reference)
     reference = splits.reference(config.reference)
     asked = sampling.requests(model, config.num_samples, seed=seed)
-    samples = _samples(model, extractor, asked)
+    samples = samples_of(model, extractor, asked)
     contract = _contract(config.num_samples, extractor, terms, seed)
     distance = frechet_estimate(samples.features, reference.gaussian)
     values = {extractor.metric: score_of(distance, contract)}
@@ -129,7 +129,7 @@ def score_images(
     )
 
 
-class _Splits:
+class Splits:
     """The data's images and their features, each read and computed once."""
 
     def __init__(
@@ -198,7 +198,8 @@ def _copy_scores(
     }
 
 
-def _check_shape(model: ImageModel, ref: DatasetRef) -> None:
+def check_shape(model: ImageModel, ref: DatasetRef) -> None:
+    """Raise EvaluationError unless the model draws images of the data's own shape."""
     ours, theirs = model.shape, ref.image_shape
     if theirs is None or (ours.channels, ours.height, ours.width) != (
         theirs.channels,
@@ -212,7 +213,7 @@ def _check_shape(model: ImageModel, ref: DatasetRef) -> None:
         )
 
 
-def _samples(model: ImageModel, extractor: Extractor, asked: Sequence[SampleRequest]) -> Pictured:
+def samples_of(model: ImageModel, extractor: Extractor, asked: Sequence[SampleRequest]) -> Pictured:
     """The model's samples, and features of each; of many, images of the first alone."""
     shape = model.shape
     at_once = max(1, MAX_BYTES_AT_ONCE // (shape.channels * shape.height * shape.width))

@@ -99,7 +99,7 @@ def render(
                 "text": section.text,
                 "lines": section.lines,
                 "pictures": [
-                    {"caption": caption, "content": _encoded(image), "smooth": section.is_smooth}
+                    {"caption": caption, "content": encoded(image), "smooth": section.is_smooth}
                     for caption, image in section.pictures
                 ],
             }
@@ -149,7 +149,8 @@ def _facts(checkpoint: Checkpoint, ref: DatasetRef) -> list[tuple[str, str]]:
     ]
 
 
-def _encoded(image: Image.Image) -> str:
+def encoded(image: Image.Image) -> str:
+    """A picture as PNG in base64, for a page that needs nothing beside it."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -18,6 +18,7 @@ from aigc_ops.evaluation.extractors import Extractor, load_extractor
 from aigc_ops.evaluation.heldout import score_heldout
 from aigc_ops.evaluation.images import Judged, score_images
 from aigc_ops.evaluation.memorisation import MIN_HELDOUT
+from aigc_ops.evaluation.paired import keep_samples
 from aigc_ops.evaluation.pictures import class_grid, pairs_grid, ranked_grids, real_grid
 from aigc_ops.evaluation.report import Findings, Note, Section, curves_picture, render
 from aigc_ops.evaluation.texts import score_texts
@@ -130,6 +131,7 @@ def _judge_images(
         seed=seed,
         cache=cache,
     )
+    keep_samples(judged.samples, checkpoint, extractor, seed=seed, cache=cache)
     grid = class_grid(judged.samples.images, model.shape.num_classes)
     tracker.log_image("evaluation", grid, step=checkpoint.step)
     shown = _controls(model, extractor, config, seed=seed, step=checkpoint.step, tracker=tracker)

@@ -84,7 +84,7 @@ def _predicted(
     num_bytes = torch.tensor([len(t.encode()) for t in data.texts]).double().numpy()
     if not num_bytes.sum():
         raise EvaluationError(f"{what} are empty; nothing can be predicted")
-    nats, num_tokens = _surprise(model, data)
+    nats, num_tokens = surprise(model, data)
     bits = ratio_estimate(nats / math.log(2), num_bytes, seed=seed)
     return bits, ratio_estimate(nats, num_tokens, seed=seed)
 
@@ -178,7 +178,7 @@ def _exp(nats: float) -> float:
 
 
 @torch.inference_mode()
-def _surprise(model: TextModel, data: TextData) -> tuple[Array, Array]:
+def surprise(model: TextModel, data: TextData) -> tuple[Array, Array]:
     """Negative log likelihood (nats) and tokens of each text, both (N,) float64."""
     nats, num_tokens = [], []
     with progress_bar(total=len(data), desc="held-out texts", unit="texts") as bar:
@@ -188,11 +188,11 @@ def _surprise(model: TextModel, data: TextData) -> tuple[Array, Array]:
             nats.append(-likelihoods.double())
             num_tokens.append(counts.double())
             bar.update(len(part))
-    surprise = torch.cat(nats)
-    if not surprise.isfinite().all():
-        index = int((~surprise.isfinite()).nonzero()[0])
+    total = torch.cat(nats)
+    if not total.isfinite().all():
+        index = int((~total.isfinite()).nonzero()[0])
         raise EvaluationError(
-            f"the log likelihood of held-out text {index} is {-surprise[index].item()}; a finite "
+            f"the log likelihood of held-out text {index} is {-total[index].item()}; a finite "
             "one was expected, so the model's weights are damaged or it diverged in training"
         )
-    return surprise.numpy(), torch.cat(num_tokens).numpy()
+    return total.numpy(), torch.cat(num_tokens).numpy()

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, Scores, Verdict
+from aigc_ops.artifacts import Checkpoint, DatasetRef, Scores
+from aigc_ops.plain import markdown
+from aigc_ops.registry.audit import Entry
 from aigc_ops.sample_request import Control, joined
 
 SCORES_HEADING = "\n\n## Scores\n\n"
 USE_HEADING = "\n\n## Use\n\n"
-VERDICT_HEADING = "\n\n## Promotion\n\n"
+DECISION_HEADING = "\n\n## Promotion\n\n"
 REASONS_LENGTH = 900
 CARD_LENGTH = 4000
-"""Characters of a description; MLflow's column holds 5,000, and a verdict follows."""
+"""Characters of a description; MLflow's column holds 5,000, and a decision follows."""
 
 
 def model_card(
@@ -39,10 +41,11 @@ def rescored(text: str, scores: Scores) -> str:
     return description(f"{before}{scored}{_scores(scores)}{used}{after}")
 
 
-def with_verdict(text: str, verdict: Verdict) -> str:
-    """A description that ends with the latest verdict."""
-    reasons = "; ".join(_cell(reason) for reason in verdict.reasons)[:REASONS_LENGTH]
-    return f"{text.partition(VERDICT_HEADING)[0]}{VERDICT_HEADING}{verdict.alias}: {reasons}"
+def with_decision(text: str, entry: Entry) -> str:
+    """A description that ends with the latest decision on the version."""
+    said = f"{markdown(entry.who)}: {markdown(entry.reason)}"[:REASONS_LENGTH]
+    before = text.partition(DECISION_HEADING)[0]
+    return f"{before}{DECISION_HEADING}{entry.action}, {entry.time[:19]} UTC, {said}"
 
 
 def description(card: str) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from filelock import FileLock
 
 from aigc_ops.errors import RegistryError
-from aigc_ops.home import export_environment, home
+from aigc_ops.home import export_environment
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -42,7 +42,7 @@ def connect() -> "MlflowClient":
 
     uri = get_tracking_uri()
     with faults("connecting"):
-        if database := _sqlite_file(uri):
+        if database := sqlite_file(uri):
             _create_sqlite(database)
         else:
             _require_answer(uri)
@@ -63,7 +63,7 @@ def experiment_id(client: "MlflowClient") -> str:
     with faults(f"opening experiment {name!r}"):
         found = client.get_experiment_by_name(name)
         if found is None:
-            database = _sqlite_file(client.tracking_uri)
+            database = sqlite_file(client.tracking_uri)
             location = str(database.parent / "artifacts") if database else None
             try:
                 return str(client.create_experiment(name, artifact_location=location))
@@ -96,14 +96,6 @@ def faults(action: str) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def store_lock() -> Iterator[None]:
-    """Hold this home's lock over changes to the registry; it ends with its process."""
-    home().mkdir(parents=True, exist_ok=True)
-    with FileLock(home() / "registry.lock"):
-        yield
-
-
 def address(uri: str | None = None) -> str:
     """The store's address without user name and password."""
     parts = urlsplit(uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
@@ -115,7 +107,8 @@ def is_http(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The database file that an SQLite address names; None for other stores."""
     scheme, _, path = uri.partition(":///")
     return Path(path).absolute() if scheme.split("+")[0] == "sqlite" and path else None
 

@@ -1,161 +1,299 @@
-"""The promote stage: the champion alias moves here and nowhere else."""
+"""The promote stage's hand: aliases move here and nowhere else, each by an entry of the log.
 
-import math
-from typing import TYPE_CHECKING
+An entry is written first and carried out after it, so a kill in between leaves the old
+aliases and a log that says what was meant; the next change completes it.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from aigc_ops.artifacts import ModelVersion, Scores, Verdict, contract_differences
-from aigc_ops.errors import RegistryError
-from aigc_ops.registry.card import with_verdict
-from aigc_ops.registry.client import connect, faults, store_lock
+from pydantic import StringConstraints, field_validator
+
+from aigc_ops.artifacts import ModelVersion, Noun
+from aigc_ops.errors import DecisionError, RegistryError
+from aigc_ops.plain import printable
+from aigc_ops.registry import audit
+from aigc_ops.registry.audit import Action, Aliases, Entry
+from aigc_ops.registry.card import with_decision
+from aigc_ops.registry.client import connect, faults
+from aigc_ops.registry.locks import store_lock
 from aigc_ops.registry.resolution import verify_stored
 from aigc_ops.registry.versions import (
+    ALIASES,
+    AUDIT_TAG,
     CHALLENGER,
     CHAMPION,
-    VERDICT_TAG,
-    aliased,
+    DECISION_TAG,
+    FLOW_RUN_TAG,
+    GATE_TAG,
+    PACKET_TAG,
+    PREVIOUS,
+    REASON_TAG,
+    REVIEWER_TAG,
     find,
-    read_scores,
     to_noun,
 )
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as Entity
+    from mlflow.entities.model_registry import RegisteredModel
     from mlflow.tracking import MlflowClient
 
-
-class PromotionConfig(BaseModel):
-    """When a version takes the champion's place."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_improvement: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Fraction of the champion's primary score by which a version must be lower.",
-    )
-    max_copies: float = Field(
-        default=0.04,
-        ge=0,
-        le=1,
-        description="Share of near copies of training images that a version's samples must not "
-        "surely exceed; of held-out images 0.01 count as such.",
-    )
+AUTOMATIC = "aigc-ops, as the config says"
+"""Who decided when nobody was asked."""
 
 
-def promote(version: ModelVersion, *, config: PromotionConfig) -> Verdict:
-    """Whether the version is champion now, and why; it becomes challenger otherwise.
+class Decision(Noun):
+    """Who decided, why, and on what evidence."""
 
-    A version that is valid and better than the champion on the primary metric, or the
-    first valid one, takes the alias. The reasons are stored on the version. Raises
-    RegistryError or CheckpointError for one that is not ready, damaged, or not scored
-    where there is no champion yet.
+    who: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    gate: str | None = None
+    packet_digest: str | None = None
+    flow_run: str | None = None
+
+    @field_validator("who", "reason")
+    @classmethod
+    def _harmless(cls, text: str) -> str:
+        """Control and direction characters written out, so that no terminal obeys them."""
+        return printable(text)
+
+
+def promote(version: ModelVersion, decision: Decision, *, champion: int | None) -> Entry | None:
+    """Make the version champion in the place of the one that the decision knew of.
+
+    None when it is champion already. Raises DecisionError when another one has become champion
+    since or the version was rejected on this evidence, and CheckpointError when its stored
+    files were changed.
+    """
+    with _changing(version) as (client, model, aliases):
+        if aliases.get(CHAMPION) == version.version:
+            return None
+        _require_champion(version, aliases, champion)
+        _require_not_rejected(model, version, decision)
+        verify_stored(version)
+        after = {**aliases, CHAMPION: version.version}
+        if champion is not None:
+            after[PREVIOUS] = champion
+        if aliases.get(CHALLENGER) == version.version:
+            del after[CHALLENGER]
+        return _decide(client, model, "promote", version, aliases, after, decision)
+
+
+def challenge(version: ModelVersion, decision: Decision) -> Entry | None:
+    """Make the version challenger: it may be reviewed, or was not better; None when it is so."""
+    with _changing(version) as (client, model, aliases):
+        if aliases.get(CHALLENGER) == version.version and _is_said(client, version, decision):
+            return None
+        after = {**aliases, CHALLENGER: version.version}
+        return _decide(client, model, "challenge", version, aliases, after, decision)
+
+
+def approve(version: ModelVersion, decision: Decision, *, champion: int | None) -> Entry:
+    """Record the first of two approvals; no alias moves."""
+    with _changing(version) as (client, model, aliases):
+        _require_champion(version, aliases, champion)
+        _require_not_rejected(model, version, decision)
+        return _decide(client, model, "approve", version, aliases, dict(aliases), decision)
+
+
+def reject(version: ModelVersion, decision: Decision) -> Entry:
+    """Record that the version was rejected; it is challenger no more."""
+    with _changing(version) as (client, model, aliases):
+        if aliases.get(CHAMPION) == version.version:
+            raise DecisionError(
+                f"{version.uri} is the champion; `aigc-ops rollback {version.name}` replaces it"
+            )
+        _require_not_rejected(model, version, decision)
+        after = {a: n for a, n in aliases.items() if (a, n) != (CHALLENGER, version.version)}
+        return _decide(client, model, "reject", version, aliases, after, decision)
+
+
+def rollback(name: str, to: int | None, decision: Decision) -> Entry:
+    """Make an earlier champion champion again: the one before this, or version `to`.
+
+    Raises DecisionError for a version that never was champion, or that is champion now.
     """
     client = connect()
     with store_lock():
-        entity = find(client, version.name, version=version.version)
-        if entity is None or entity.status != "READY":
-            state = "does not exist" if entity is None else f"is {entity.status}"
-            raise RegistryError(f"{version.uri} {state}; `aigc-ops models` lists what there is")
-        version = to_noun(entity)
-        verify_stored(version)
-        champion = aliased(client, version.name, CHAMPION)
-        if champion == version:
-            return _verdict(version, champion, True, ["it is the champion already"])
-        verdict = _verdict(version, champion, *_decide(client, entity, champion, config))
-        _carry_out(client, entity, verdict)
-    return verdict
+        model = _completed(client, audit.registered(client, name))
+        aliases = audit.aliases_of(model)
+        earlier = {e.after.get(CHAMPION) for e in audit.read_log(model)}
+        target = aliases.get(PREVIOUS) if to is None else to
+        if target is None or target not in earlier or target == aliases.get(CHAMPION):
+            known = sorted(v for v in earlier if v and v != aliases.get(CHAMPION))
+            raise DecisionError(
+                f"{name} has no earlier champion {'' if to is None else to}".rstrip()
+                + f"; earlier champions are {', '.join(map(str, known)) or 'none'}"
+            )
+        entity = _ready(client, name, target)
+        verify_stored(to_noun(entity))
+        after = {**aliases, CHAMPION: target}
+        if current := aliases.get(CHAMPION):
+            after[PREVIOUS] = current
+        if after.get(CHALLENGER) == target:
+            del after[CHALLENGER]
+        return _decide(client, model, "rollback", to_noun(entity), aliases, after, decision)
+
+
+def reconcile(name: str, mode: Literal["flag", "revert"]) -> list[str]:
+    """Aliases that were moved outside aigc-ops; put back where `mode` says so.
+
+    A decision that a kill cut short is completed first.
+    """
+    client = connect()
+    with store_lock():
+        model = _completed(client, audit.registered(client, name))
+        entries, aliases = audit.read_log(model), audit.aliases_of(model)
+        found = audit.moved_by_hand(entries[-1], aliases) if entries else []
+        if found and mode == "revert":
+            said = entries[-1].after
+            decision = Decision(who=AUTOMATIC, reason="; ".join(found)[:500])
+            version = said.get(CHAMPION) or entries[-1].version
+            entity = _ready(client, name, version)
+            _decide(client, model, "revert", to_noun(entity), aliases, said, decision)
+        return found
+
+
+def tags_of(version: ModelVersion) -> dict[str, str]:
+    """The version's tags as they stand."""
+    return dict(_ready(connect(), version.name, version.version).tags)
+
+
+@contextmanager
+def _changing(
+    version: ModelVersion,
+) -> "Iterator[tuple[MlflowClient, RegisteredModel, Aliases]]":
+    """The store held, its log whole, and the version ready."""
+    client = connect()
+    with store_lock():
+        _ready(client, version.name, version.version)
+        model = _completed(client, audit.registered(client, version.name))
+        yield client, model, audit.aliases_of(model)
+
+
+def _ready(client: "MlflowClient", name: str, number: int) -> "Entity":
+    entity = find(client, name, version=number)
+    state = "does not exist" if entity is None else f"is {entity.status}"
+    if entity is not None and entity.status == "READY":
+        if entity.current_stage != "Archived":
+            return entity
+        state = "is archived"
+    raise RegistryError(f"models:/{name}/{number} {state}; `aigc-ops models` lists what there is")
+
+
+def _require_champion(version: ModelVersion, aliases: Mapping[str, int], known: int | None) -> None:
+    now = aliases.get(CHAMPION)
+    if now != known:
+        then = "while there was no champion" if known is None else f"against version {known}"
+        raise DecisionError(
+            f"{version.uri} was weighed {then}, but "
+            f"{'there is none' if now is None else f'version {now} is champion'} now; `aigc-ops "
+            f"promote {version.uri}` weighs it anew"
+        )
+
+
+def _require_not_rejected(
+    model: "RegisteredModel", version: ModelVersion, decision: Decision
+) -> None:
+    mine = [entry for entry in audit.read_log(model) if entry.version == version.version]
+    if mine and mine[-1].action == "reject" and mine[-1].packet_digest == decision.packet_digest:
+        raise DecisionError(
+            f"{version.uri} was rejected by {mine[-1].who} on this evidence: {mine[-1].reason}"
+        )
+
+
+def _is_said(client: "MlflowClient", version: ModelVersion, decision: Decision) -> bool:
+    tags = _ready(client, version.name, version.version).tags
+    return {REASON_TAG: decision.reason, GATE_TAG: decision.gate}.items() <= tags.items()
 
 
 def _decide(
-    client: "MlflowClient", entity: "Entity", champion: ModelVersion | None, config: PromotionConfig
-) -> tuple[bool, list[str]]:
-    """Whether the version takes the champion's place, and the reasons."""
-    scores = read_scores(entity.tags)
-    doubt = _doubt(scores) or _copying(scores, config)
-    if champion is None:
-        if doubt:
-            raise RegistryError(f"{to_noun(entity).uri} cannot become champion: {doubt}")
-        return True, [f"the first valid version while {entity.name} has no champion"]
-    if scores is None or doubt:
-        return False, [f"not valid: {doubt}"]
-    rival = find(client, champion.name, version=champion.version)
-    return _compare(scores, read_scores(rival.tags) if rival else None, champion, config)
-
-
-def _verdict(
-    version: ModelVersion, champion: ModelVersion | None, promoted: bool, reasons: list[str]
-) -> Verdict:
-    return Verdict(
-        model=version,
-        promoted=promoted,
-        alias=CHAMPION if promoted else CHALLENGER,
-        champion=version if promoted or champion is None else champion,
-        reasons=tuple(reasons),
+    client: "MlflowClient",
+    model: "RegisteredModel",
+    action: Action,
+    version: ModelVersion,
+    before: Aliases,
+    after: Aliases,
+    decision: Decision,
+) -> Entry:
+    entries = audit.read_log(model)
+    entry = Entry(
+        number=len(entries) + 1,
+        time=audit.now(),
+        model=version.name,
+        action=action,
+        version=version.version,
+        before=before,
+        after=after,
+        previous=entries[-1].digest if entries else audit.FIRST,
+        **decision.model_dump(),
     )
+    audit.append(client, entry)
+    _carry_out(client, entry)
+    return entry
 
 
-def _doubt(scores: Scores | None) -> str | None:
-    """Why these scores cannot carry a promotion, None when they can."""
-    if scores is None:
-        return "it has no scores; evaluate it and register its checkpoint again"
-    for key, score in scores.values.items():
-        if not math.isfinite(score.value):
-            return f"its {key} is {score.value}, not a finite number"
-    if scores.primary not in scores.values:
-        return f"its primary metric {scores.primary} was not measured"
-    return None
+def _completed(client: "MlflowClient", model: "RegisteredModel") -> "RegisteredModel":
+    """The model after a decision that was cut short has been carried out."""
+    entries = audit.read_log(model)
+    if len(entries) <= audit.done_number(model):
+        return model
+    _carry_out(client, entries[-1])
+    return audit.registered(client, model.name)
 
 
-def _copying(scores: Scores | None, config: PromotionConfig) -> str | None:
-    """How surely the samples are copies of training images, None when they are not."""
-    for key, score in scores.values.items() if scores else ():
-        if key.startswith("copies_in_") and score.low > config.max_copies:
-            return (
-                f"its {key} is {score.value:.1%} ({score.low:.1%} to {score.high:.1%}), surely "
-                f"above promotion.max_copies of {config.max_copies:.1%}: it copies training "
-                "images; the report shows the pairs"
-            )
-    return None
+def _carry_out(client: "MlflowClient", entry: Entry) -> None:
+    """Tell the version, then move the aliases; doing it again changes nothing."""
+    name, number = entry.model, str(entry.version)
+    with faults(f"carrying out entry {entry.number} of {name!r}"):
+        # A version that was deleted after the entry was written takes no alias any more.
+        if entity := find(client, name, version=entry.version):
+            text = with_decision(entity.description or "", entry)
+            client.update_model_version(name, number, text)
+            for tag, value in _tags(entry).items():
+                client.set_model_version_tag(name, number, tag, value)
+            _set_aliases(client, name, entry.after)
+        client.set_registered_model_tag(name, audit.DONE_TAG, str(entry.number))
 
 
-def _compare(
-    scores: Scores, standing: Scores | None, champion: ModelVersion, config: PromotionConfig
-) -> tuple[bool, list[str]]:
-    """Whether the scores beat the champion's, and the reasons."""
-    against = f"version {champion.version}"
-    doubt = _doubt(standing)
-    if standing is None or doubt:
-        return False, [
-            f"the champion, {against}, cannot be compared with: {doubt}; or delete its alias"
-        ]
-    key = scores.primary
-    if standing.primary != key:
-        return False, [f"judged by {key}, the champion, {against}, by {standing.primary}"]
-    mine, theirs = scores.values[key], standing.values[key]
-    if terms := contract_differences(mine, theirs):
-        return False, [
-            f"{key} is not comparable with {against}: {term} is {mine.contract.get(term)!r}, "
-            f"there {theirs.contract.get(term)!r}"
-            for term in terms
-        ]
-    bar = theirs.value - config.min_improvement * abs(theirs.value)
-    better = mine.value < bar
-    reason = f"{key} {mine.value:.5g} {'<' if better else '>='} {bar:.5g} of {against}"
-    if config.min_improvement:
-        reason += f" ({theirs.value:.5g} less {config.min_improvement:.1%})"
-    return better, [reason]
+def _set_aliases(client: "MlflowClient", name: str, wanted: Aliases) -> None:
+    current = client.get_registered_model(name).aliases
+    for alias in ALIASES:
+        target = wanted.get(alias)
+        if target is None and alias in current:
+            client.delete_registered_model_alias(name, alias)
+        elif target is not None and current.get(alias) != str(target):
+            client.set_registered_model_alias(name, alias, str(target))
 
 
-def _carry_out(client: "MlflowClient", entity: "Entity", verdict: Verdict) -> None:
-    """Store the reasons, then move the alias; a kill in between leaves the old champion."""
-    name, number = entity.name, entity.version
-    record = verdict.model_dump_json(include={"promoted", "alias", "reasons"})
-    with faults(f"promoting {verdict.model.uri}"):
-        client.update_model_version(name, number, with_verdict(entity.description or "", verdict))
-        client.set_model_version_tag(name, number, VERDICT_TAG, record)
-        client.set_registered_model_alias(name, verdict.alias, number)
-        if verdict.promoted and CHALLENGER in entity.aliases:
-            client.delete_registered_model_alias(name, CHALLENGER)
+def _tags(entry: Entry) -> dict[str, str]:
+    tags = {
+        DECISION_TAG: entry.action,
+        REVIEWER_TAG: entry.who,
+        REASON_TAG: entry.reason,
+        AUDIT_TAG: entry.digest,
+        GATE_TAG: entry.gate,
+        PACKET_TAG: entry.packet_digest,
+        FLOW_RUN_TAG: entry.flow_run,
+    }
+    return {tag: value for tag, value in tags.items() if value}
+
+
+def approvals(version: ModelVersion, packet_digest: str | None) -> list[str]:
+    """Who has approved the version on this evidence, while two must."""
+    model = audit.registered(connect(), version.name)
+    return [
+        entry.who
+        for entry in audit.read_log(model)
+        if (entry.action, entry.version, entry.packet_digest)
+        == ("approve", version.version, packet_digest)
+    ]
+
+
+def last_decision(version: ModelVersion) -> Entry | None:
+    """The last entry on a version."""
+    model = audit.registered(connect(), version.name)
+    mine = [entry for entry in audit.read_log(model) if entry.version == version.version]
+    return mine[-1] if mine else None

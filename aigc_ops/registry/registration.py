@@ -11,7 +11,8 @@ from aigc_ops.artifacts import Checkpoint, DatasetRef, ModelVersion, Scores
 from aigc_ops.checkpoints import load_model, read_model_json, read_provenance
 from aigc_ops.errors import RegistryError
 from aigc_ops.registry.card import description, model_card, rescored
-from aigc_ops.registry.client import connect, faults, store_lock
+from aigc_ops.registry.client import connect, faults
+from aigc_ops.registry.locks import store_lock
 from aigc_ops.registry.runs import dataset_input, describe_run, open_run, source_tags
 from aigc_ops.registry.stored import store_locally, upload_folder
 from aigc_ops.registry.versions import (

@@ -16,15 +16,23 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as Entity
     from mlflow.tracking import MlflowClient
 
-Alias = Literal["champion", "challenger"]
+Alias = Literal["champion", "challenger", "previous"]
 CHAMPION: Alias = "champion"
 CHALLENGER: Alias = "challenger"
+PREVIOUS: Alias = "previous"
+ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 
 CHECKPOINT_TAG = "aigc_ops.checkpoint_digest"
 MANIFEST_TAG = "aigc_ops.manifest_digest"
 FAMILY_TAG = "aigc_ops.family"
 SCORES_TAG = "aigc_ops.scores"
-VERDICT_TAG = "aigc_ops.verdict"
+DECISION_TAG = "aigc_ops.decision"
+REVIEWER_TAG = "aigc_ops.reviewer"
+REASON_TAG = "aigc_ops.reason"
+GATE_TAG = "aigc_ops.gate"
+PACKET_TAG = "aigc_ops.packet_digest"
+FLOW_RUN_TAG = "aigc_ops.flow_run"
+AUDIT_TAG = "aigc_ops.audit_digest"
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -80,6 +80,29 @@ def test_a_candidate_that_is_not_promoted_reports_the_champions_bento(served, fi
     assert answer["bento"]["tag"] == first["bento"]["tag"]
 
 
+def test_a_person_decides_where_the_config_asks_for_a_review(workplace, console, first):
+    answer, _ = console.run("run", workplace.config, "--seed", 3, "--promotion.approval", "review")
+    version = answer["version"]["version"]
+    assert not answer["verdict"]["promoted"]
+    packet, _ = console.run("review", "pets", version)
+    assert packet["packet_digest"] == answer["verdict"]["packet_digest"]
+    assert Path(packet["page"]).stat().st_size < 10e6
+    decide = ("approve", "pets", version, "--reviewer", "Ann", "--reason")
+    _, said = console.run(*decide, " ", code=1)
+    assert "the reason is empty" in said
+    _, said = console.run(*decide, "better", "--packet", "0" * 64, code=1)
+    assert "is stale" in said
+    approved, _ = console.run(*decide, "better")
+    assert approved["champion"]["version"] == version
+    _, said = console.run(*decide, "again", code=1)
+    assert "is the champion already" in said
+    back, _ = console.run("rollback", "pets", "--reviewer", "Ann", "--reason", "blurred")
+    assert back["after"]["champion"] == first["version"]["version"]
+    assert back["bento"]["tag"] == first["bento"]["tag"]
+    listed, _ = console.run("models")
+    assert {row["version"]: row["aliases"] for row in listed["models"]}[version] == ["previous"]
+
+
 def test_samples_are_numbered_pngs_with_a_line_each_and_repeat_by_seed(console, first, tmp_path):
     model = "models:/pets@champion"
     console.run("sample", model, "--num", 5, "--seed", 7, "--out", tmp_path / "five")

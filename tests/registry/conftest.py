@@ -11,11 +11,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, ImageShape, Score, Scores
+from aigc_ops.artifacts import Checkpoint, DatasetRef, ImageShape, ModelVersion, Score, Scores
 from aigc_ops.checkpoints import PROVENANCE, read_checkpoint, write_folder, write_model
 from aigc_ops.generative import Generative, TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.registry import promotion
+from aigc_ops.registry.versions import champion
 
 SHAPE = ImageShape(channels=1, height=8, width=8, class_names=("zero", "one", "two"))
 DATASET = DatasetRef(
@@ -118,6 +120,13 @@ def scores_of(
         values={metric: score},
         grid_uri="/somewhere/grid.png",
     )
+
+
+def crown(version: ModelVersion) -> None:
+    """Make a version champion."""
+    standing = champion(version.name)
+    decision = promotion.Decision(who="Ann", reason="a test")
+    promotion.promote(version, decision, champion=standing.version if standing else None)
 
 
 def stored_models(store: Path) -> list[Path]:

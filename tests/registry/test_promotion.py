@@ -1,37 +1,44 @@
-"""Who becomes champion, why, and what is refused."""
+"""How aliases move: by an entry each, against what was known, whole or not at all."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from pydantic import ValidationError
 
-from aigc_ops.artifacts import ModelVersion, Score
-from aigc_ops.errors import CheckpointError, RegistryError
+from aigc_ops.artifacts import ModelVersion
+from aigc_ops.errors import CheckpointError, DecisionError, RegistryError
 from aigc_ops.registry import promotion
+from aigc_ops.registry.audit import DONE_TAG, ENTRY_TAG, audit
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.promotion import PromotionConfig, promote
+from aigc_ops.registry.promotion import Decision
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER
-from aigc_ops.registry.versions import SCORES_TAG, VERDICT_TAG, champion, models
+from aigc_ops.registry.versions import champion, models
+from tests.conftest import ROOT
 from tests.registry.conftest import MakeCheckpoint, scores_of, stored_models
 
-CONFIG = PromotionConfig()
+ANN = Decision(who="Ann", reason="sharper digits", gate="promote", packet_digest="p" * 64)
 
 
 class Add(Protocol):
-    def __call__(self, value: float, **contract: object) -> ModelVersion: ...
+    def __call__(self, value: float = ...) -> ModelVersion: ...
 
 
 @pytest.fixture
 def add(make_checkpoint: MakeCheckpoint) -> Add:
-    """Registers one more version of `digits` with a score."""
+    """Registers one more version of `digits`."""
     seeds = iter(range(100))
 
-    def add(value: float, **contract: object) -> ModelVersion:
+    def add(value: float = 9) -> ModelVersion:
         checkpoint = make_checkpoint(next(seeds))
-        return register(checkpoint, scores_of(checkpoint, value, **contract), name="digits")
+        return register(checkpoint, scores_of(checkpoint, value), name="digits")
 
     return add
 
@@ -40,191 +47,255 @@ def aliases() -> dict[int, tuple[str, ...]]:
     return {row.version: row.aliases for row in models()}
 
 
-def test_the_first_valid_version_becomes_champion(add: Add) -> None:
-    version = add(9)
-    assert champion("digits") is None
-    verdict = promote(version, config=CONFIG)
-    assert (verdict.promoted, verdict.alias) == (True, "champion")
-    assert verdict.champion == verdict.model == version == champion("digits")
-
-
-def copying(make_checkpoint: MakeCheckpoint, seed: int, *, low: float) -> ModelVersion:
-    """A version with a good score, of whose samples at least a share `low` are copies."""
-    checkpoint = make_checkpoint(seed)
-    scores = scores_of(checkpoint, 1)
-    copies = Score(value=low + 0.02, low=low, high=low + 0.04, contract={"n": 500})
-    values = {**scores.values, "copies_in_pixels": copies}
-    return register(checkpoint, scores.model_copy(update={"values": values}), name="digits")
-
-
-def test_a_version_that_copies_training_images_is_not_promoted(
-    add: Add, make_checkpoint: MakeCheckpoint
-) -> None:
-    copycat = copying(make_checkpoint, 50, low=0.05)
-    with pytest.raises(RegistryError, match=r"cannot become champion: .* copies training images"):
-        promote(copycat, config=CONFIG)
-    first = add(9)
-    promote(first, config=CONFIG)
-    verdict = promote(copycat, config=CONFIG)
-    assert (verdict.promoted, verdict.champion) == (False, first)
-    assert "copies_in_pixels is 7.0% (5.0% to 9.0%), surely above" in verdict.reasons[0]
-    assert promote(copycat, config=PromotionConfig(max_copies=0.05)).promoted
-
-
-def test_a_better_version_takes_the_place_and_a_worse_one_challenges(add: Add) -> None:
-    first, worse, better = add(9), add(10), add(8)
-    promote(first, config=CONFIG)
-    refused = promote(worse, config=CONFIG)
-    assert (refused.promoted, refused.alias, refused.champion) == (False, "challenger", first)
-    assert refused.reasons == ("fd 10 >= 9 of version 1",)
-    assert aliases() == {1: ("champion",), 2: ("challenger",), 3: ()}
-    won = promote(better, config=CONFIG)
-    assert (won.promoted, won.champion) == (True, better)
-    assert won.reasons == ("fd 8 < 9 of version 1",)
-    assert aliases() == {1: (), 2: ("challenger",), 3: ("champion",)}
-
-
-def test_an_equal_score_does_not_take_the_place(add: Add) -> None:
-    promote(add(9), config=CONFIG)
-    assert not promote(add(9), config=CONFIG).promoted
-
-
-def test_a_challenger_that_wins_is_no_challenger_any_more(add: Add) -> None:
-    promote(add(9), config=CONFIG)
-    version = add(8.5)
-    assert not promote(version, config=PromotionConfig(min_improvement=0.1)).promoted
-    assert aliases()[2] == ("challenger",)
-    assert promote(version, config=CONFIG).promoted
-    assert aliases() == {1: (), 2: ("champion",)}
-
-
-def test_the_least_improvement_is_a_fraction_of_the_champions_score(add: Add) -> None:
-    promote(add(10), config=CONFIG)
-    config = PromotionConfig(min_improvement=0.05)
-    verdict = promote(add(9.6), config=config)
-    assert verdict.reasons == ("fd 9.6 >= 9.5 of version 1 (10 less 5.0%)",)
-    assert promote(add(9.4), config=config).promoted
-
-
-@pytest.mark.parametrize("bad", [-0.1, 1.0])
-def test_a_least_improvement_out_of_bounds_is_refused(bad: float) -> None:
-    with pytest.raises(ValidationError):
-        PromotionConfig(min_improvement=bad)
+def test_a_promotion_moves_three_aliases_and_is_told_on_the_version(add: Add) -> None:
+    first, second = add(), add()
+    promotion.promote(first, ANN, champion=None)
+    promotion.challenge(second, ANN)
+    assert aliases() == {1: ("champion",), 2: ("challenger",)}
+    entry = promotion.promote(second, ANN, champion=1)
+    assert aliases() == {1: ("previous",), 2: ("champion",)}
+    assert (entry.before, entry.after) == (
+        {"champion": 1, "challenger": 2},
+        {"champion": 2, "previous": 1},
+    )
+    entity = connect().get_model_version("digits", "2")
+    assert entity.tags["aigc_ops.decision"] == "promote"
+    assert entity.tags["aigc_ops.reviewer"] == "Ann"
+    assert entity.tags["aigc_ops.reason"] == "sharper digits"
+    assert entity.tags["aigc_ops.packet_digest"] == "p" * 64
+    assert entity.tags["aigc_ops.audit_digest"] == entry.digest
+    assert entity.description.count("## Promotion") == 1
+    assert "Ann: sharper digits" in entity.description
+    assert audit("digits").problems == ()
 
 
 def test_promoting_the_champion_again_changes_nothing(add: Add) -> None:
-    version = add(9)
-    promote(version, config=CONFIG)
-    before = connect().get_model_version("digits", "1")
-    verdict = promote(version, config=CONFIG)
-    assert (verdict.promoted, verdict.reasons) == (True, ("it is the champion already",))
-    assert dict(connect().get_model_version("digits", "1")) == dict(before)
+    version = add()
+    promotion.promote(version, ANN, champion=None)
+    before = dict(connect().get_registered_model("digits").tags)
+    assert promotion.promote(version, ANN, champion=None) is None
+    assert dict(connect().get_registered_model("digits").tags) == before
 
 
-def test_a_champion_whose_alias_was_deleted_by_hand_is_made_again(add: Add) -> None:
-    first, worse = add(9), add(10)
-    promote(first, config=CONFIG)
-    connect().delete_registered_model_alias("digits", "champion")
-    assert champion("digits") is None
-    assert promote(first, config=CONFIG).champion == first
-    connect().delete_registered_model_alias("digits", "champion")
-    assert promote(worse, config=CONFIG).champion == worse
+def test_a_decision_that_knew_of_another_champion_is_refused(add: Add) -> None:
+    first, second, third = add(), add(), add()
+    promotion.promote(first, ANN, champion=None)
+    promotion.promote(second, ANN, champion=1)
+    with pytest.raises(DecisionError, match="weighed against version 1, but version 2 is champion"):
+        promotion.promote(third, ANN, champion=1)
+    with pytest.raises(DecisionError, match="weighed while there was no champion"):
+        promotion.promote(third, ANN, champion=None)
+    assert champion("digits") == second
 
 
-def test_scores_under_another_contract_are_not_compared_and_the_terms_are_named(add: Add) -> None:
-    promote(add(9), config=CONFIG)
-    verdict = promote(add(1, n=50, seed=7), config=CONFIG)
-    assert not verdict.promoted
-    assert verdict.reasons == ("fd is not comparable with version 1: n is 50, there 100",)
-    assert promote(add(8, seed=7), config=CONFIG).promoted
+def test_a_rejected_version_cannot_be_approved_on_the_same_evidence(add: Add) -> None:
+    promotion.promote(add(), ANN, champion=None)
+    version = add()
+    promotion.challenge(version, ANN)
+    promotion.reject(version, ANN)
+    assert aliases()[2] == ()
+    for decide in (promotion.promote, promotion.approve):
+        with pytest.raises(DecisionError, match="rejected by Ann on this evidence"):
+            decide(version, ANN, champion=1)
+    with pytest.raises(DecisionError, match="rejected by Ann"):
+        promotion.reject(version, ANN)
+    newer = ANN.model_copy(update={"packet_digest": "q" * 64})
+    assert promotion.promote(version, newer, champion=1)
 
 
-def test_another_primary_metric_is_not_compared(add: Add) -> None:
-    promote(add(9), config=CONFIG)
-    verdict = promote(add(1, metric="kid"), config=CONFIG)
-    assert verdict.reasons == ("judged by kid, the champion, version 1, by fd",)
+def test_the_champion_is_not_rejected(add: Add) -> None:
+    version = add()
+    promotion.promote(version, ANN, champion=None)
+    with pytest.raises(DecisionError, match="aigc-ops rollback digits"):
+        promotion.reject(version, ANN)
 
 
-def test_a_version_without_scores_is_no_first_champion_and_only_challenges_later(
-    add: Add, make_checkpoint: MakeCheckpoint
-) -> None:
-    bare = register(make_checkpoint(77), None, name="digits")
-    with pytest.raises(RegistryError, match="cannot become champion: it has no scores; evaluate"):
-        promote(bare, config=CONFIG)
-    assert aliases() == {1: ()}
-    promote(add(9), config=CONFIG)
-    verdict = promote(bare, config=CONFIG)
-    assert (verdict.promoted, verdict.alias) == (False, "challenger")
+def test_a_rollback_goes_to_the_champion_before_or_any_earlier_one(add: Add) -> None:
+    versions = [add() for _ in range(4)]
+    for known, version in zip((None, 1, 2), versions, strict=False):
+        promotion.promote(version, ANN, champion=known)
+    promotion.rollback("digits", None, ANN)
+    assert champion("digits") == versions[1]
+    promotion.rollback("digits", None, ANN)
+    assert champion("digits") == versions[2]
+    promotion.rollback("digits", 1, ANN)
+    assert champion("digits") == versions[0]
+    assert aliases() == {1: ("champion",), 2: (), 3: ("previous",), 4: ()}
+    for never in (4, 1, 99):
+        with pytest.raises(DecisionError, match="earlier champions are 2, 3"):
+            promotion.rollback("digits", never, ANN)
+    assert [entry.action for entry in audit("digits").entries] == ["promote"] * 3 + ["rollback"] * 3
 
 
-def test_a_champion_without_scores_is_not_replaced_without_a_person(
-    add: Add, make_checkpoint: MakeCheckpoint
-) -> None:
-    register(make_checkpoint(77), None, name="digits")
-    connect().set_registered_model_alias("digits", "champion", "1")
-    verdict = promote(add(1), config=CONFIG)
-    assert not verdict.promoted
-    assert "cannot be compared with: it has no scores" in verdict.reasons[0]
-
-
-@pytest.mark.parametrize("value", ["NaN", "-Infinity"])
-def test_a_score_that_someone_made_not_finite_never_wins(add: Add, value: str) -> None:
-    promote(add(9), config=CONFIG)
-    version = add(8.125)
-    client = connect()
-    tag = client.get_model_version("digits", "2").tags[SCORES_TAG]
-    client.set_model_version_tag("digits", "2", SCORES_TAG, tag.replace("8.125", value))
-    verdict = promote(version, config=CONFIG)
-    assert not verdict.promoted
-    assert "not a finite number" in verdict.reasons[0]
-
-
-def test_the_reasons_are_kept_on_the_version_and_only_the_latest_in_its_card(add: Add) -> None:
-    version = add(9)
-    promote(version, config=CONFIG)
-    promote(add(8), config=CONFIG)
-    promote(version, config=CONFIG)
-    entity = connect().get_model_version("digits", "1")
-    assert json.loads(entity.tags[VERDICT_TAG]) == {
-        "promoted": False,
-        "alias": "challenger",
-        "reasons": ["fd 9 >= 8 of version 2"],
-    }
-    assert entity.description.count("## Promotion") == 1
-    assert entity.description.endswith("challenger: fd 9 >= 8 of version 2")
+def test_unknown_deleted_and_archived_versions_are_refused(add: Add) -> None:
+    version = add()
+    with pytest.raises(RegistryError, match="models:/digits/9 does not exist"):
+        promotion.promote(version.model_copy(update={"version": 9}), ANN, champion=None)
+    with pytest.warns(FutureWarning):  # MLflow's older way to retire a version
+        connect().transition_model_version_stage("digits", "1", "Archived")
+    with pytest.raises(RegistryError, match="is archived"):
+        promotion.promote(version, ANN, champion=None)
+    connect().delete_model_version("digits", "1")
+    with pytest.raises(RegistryError, match="does not exist"):
+        promotion.promote(version, ANN, champion=None)
+    with pytest.raises(RegistryError, match="did you mean digits"):
+        promotion.rollback("digit", None, ANN)
 
 
 def test_a_version_damaged_in_the_store_is_refused(add: Add, store: Path) -> None:
-    promote(add(9), config=CONFIG)
-    version = add(8)
+    promotion.promote(add(), ANN, champion=None)
+    version = add()
     for folder in stored_models(store):
         weights = folder / STORED_FOLDER / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
     with pytest.raises(CheckpointError, match="models:/digits/2 is damaged in MLflow's store"):
-        promote(version, config=CONFIG)
+        promotion.promote(version, ANN, champion=1)
     assert aliases() == {1: ("champion",), 2: ()}
 
 
-def test_a_version_that_does_not_exist_is_refused(add: Add) -> None:
-    version = add(9).model_copy(update={"version": 7})
-    with pytest.raises(RegistryError, match="models:/digits/7 does not exist"):
-        promote(version, config=CONFIG)
+@pytest.mark.parametrize(("who", "reason"), [("", "why"), ("Ann", " "), ("a" * 81, "why")])
+def test_a_decision_names_who_and_why(who: str, reason: str) -> None:
+    with pytest.raises(ValidationError):
+        Decision(who=who, reason=reason)
 
 
-def test_a_promotion_killed_before_the_alias_moves_leaves_the_old_champion(
-    add: Add, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, better = add(9), add(8)
-    promote(first, config=CONFIG)
-    client = connect()
+def test_markup_and_control_characters_are_harmless_where_they_are_kept(add: Add) -> None:
+    version = add()
+    evil = Decision(who="A\x1b[31mnn", reason="![x](http://e) <script>\u202e *b*")
+    promotion.promote(version, evil, champion=None)
+    entity = connect().get_model_version("digits", "1")
+    assert entity.tags["aigc_ops.reviewer"] == "A\\x1b[31mnn"
+    assert "\\u202e" in entity.tags["aigc_ops.reason"]
+    told = entity.description.partition("## Promotion")[2]
+    assert "\\!\\[x\\]\\(http://e\\) \\<script\\>" in told
+    assert "\x1b" not in told
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", killed)
-        patch.setattr(promotion, "connect", lambda: client)
-        with pytest.raises(KeyboardInterrupt):
-            promote(better, config=CONFIG)
+def test_an_alias_moved_by_hand_is_flagged_or_put_back(add: Add) -> None:
+    first, second = add(), add()
+    promotion.promote(first, ANN, champion=None)
+    connect().set_registered_model_alias("digits", "champion", "2")
+    (problem,) = audit("digits").problems
+    assert (
+        "champion was moved outside aigc-ops: it names version 2, the log says version 1" in problem
+    )
+    assert promotion.reconcile("digits", "flag") == [problem]
+    assert champion("digits") == second
+    assert promotion.reconcile("digits", "revert") == [problem]
     assert champion("digits") == first
-    assert promote(better, config=CONFIG).champion == better == champion("digits")
+    log = audit("digits")
+    assert log.entries[-1].action == "revert"
+    assert "from {'champion': 1} to {'champion': 2}" in log.problems[0]  # history is not rewritten
+    assert promotion.reconcile("digits", "revert") == []
+
+
+@pytest.mark.parametrize("change", ["edit", "delete", "cut"])
+def test_a_log_that_was_changed_is_found_and_nothing_moves_on_it(add: Add, change: str) -> None:
+    first, second, third = add(), add(), add()
+    promotion.promote(first, ANN, champion=None)
+    promotion.promote(second, ANN, champion=1)
+    client, keys = connect(), [f"{ENTRY_TAG}{number:06d}" for number in (1, 2)]
+    if change == "edit":
+        text = client.get_registered_model("digits").tags[keys[0]]
+        client.set_registered_model_tag("digits", keys[0], text.replace("Ann", "Bob"))
+    else:
+        client.delete_registered_model_tag("digits", keys[0 if change == "delete" else 1])
+    assert audit("digits").problems
+    with pytest.raises(RegistryError, match="audit log of 'digits' is damaged"):
+        promotion.promote(third, ANN, champion=2)
+    assert champion("digits") == second
+
+
+KILLED = """\
+import sys
+from aigc_ops.registry import promotion
+from aigc_ops.registry.versions import champion
+from aigc_ops.artifacts import ModelVersion
+version = ModelVersion.model_validate_json(sys.argv[1])
+decision = promotion.Decision.model_validate_json(sys.argv[2])
+known = champion("digits")
+print("ready", flush=True)
+sys.stdin.readline()
+promotion.promote(version, decision, champion=known.version if known else None)
+print("done", flush=True)
+"""
+
+
+def start(version: ModelVersion) -> "subprocess.Popen[str]":
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, version.model_dump_json(), ANN.model_dump_json()],
+        cwd=ROOT,
+        env=dict(os.environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def test_killed_promotions_leave_the_old_or_the_new_champion_and_are_completed(add: Add) -> None:
+    first, second = add(), add()
+    promotion.promote(first, ANN, champion=None)
+    current, other = first, second
+    for delay in (0.0, 0.005, 0.01, 0.02, 0.04):
+        child = start(other)
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        assert champion("digits") in (current, other)
+        promotion.reconcile("digits", "flag")  # completes what was cut short
+        log = audit("digits")
+        assert log.problems == ()
+        assert champion("digits").version == log.entries[-1].after["champion"]
+        if champion("digits") == other:
+            current, other = other, current
+
+
+def test_an_entry_cut_short_before_any_alias_moved_is_told_and_completed(add: Add) -> None:
+    first, second, third = add(), add(), add()
+    promotion.promote(first, ANN, champion=None)
+    promotion.promote(second, ANN, champion=1)
+    client = connect()  # as a kill right after writing the entry leaves it
+    client.set_registered_model_alias("digits", "champion", "1")
+    client.delete_registered_model_alias("digits", "previous")
+    client.set_registered_model_tag("digits", DONE_TAG, "1")
+    assert "entry 2 (promote version 2) was cut short" in audit("digits").problems[0]
+    with pytest.raises(DecisionError, match="version 2 is champion now"):
+        promotion.promote(third, ANN, champion=1)
+    assert champion("digits") == second
+    assert audit("digits").problems == ()
+
+
+def test_of_racing_processes_one_wins_and_the_others_are_told(add: Add) -> None:
+    promotion.promote(add(), ANN, champion=None)
+    children = [start(add()) for _ in range(3)]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+    said = [child.communicate(timeout=60) for child in children]
+    won = [index for index, (output, _) in enumerate(said) if output == "done\n"]
+    assert len(won) == 1, said
+    assert champion("digits").version == won[0] + 2
+    assert sum("is champion now" in error for _, error in said) == 2
+    log = audit("digits")
+    assert (len(log.entries), log.problems) == (2, ())
+
+
+def test_the_log_is_json_that_others_can_check(add: Add) -> None:
+    import hashlib
+
+    promotion.promote(add(), ANN, champion=None)
+    promotion.promote(add(), ANN, champion=1)
+    tags = connect().get_registered_model("digits").tags
+    entries = [json.loads(tags[f"{ENTRY_TAG}{number:06d}"]) for number in (1, 2)]
+    canonical = json.dumps(
+        entries[0], sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+    assert entries[1]["previous"] == hashlib.sha256(canonical).hexdigest()

@@ -17,13 +17,12 @@ from aigc_ops.artifacts import Checkpoint
 from aigc_ops.checkpoints import load_model
 from aigc_ops.errors import CheckpointError, ModelError
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.promotion import PromotionConfig, promote
 from aigc_ops.registry.pyfunc import SamplingFunction
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, resolve
 from aigc_ops.sample_request import SampleRequest
 from aigc_ops.sampling import draw, png_bytes
-from tests.registry.conftest import MakeCheckpoint, scores_of, stored_models
+from tests.registry.conftest import MakeCheckpoint, crown, scores_of, stored_models
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
 
@@ -40,7 +39,7 @@ def test_a_plain_mlflow_client_samples_the_champion_without_a_word_of_complaint(
     make_checkpoint: MakeCheckpoint, store: Path, tmp_path: Path
 ) -> None:
     checkpoint = make_checkpoint()
-    promote(register(checkpoint, scores_of(checkpoint, 9), name="digits"), config=PromotionConfig())
+    crown(register(checkpoint, scores_of(checkpoint, 9), name="digits"))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIGC_OPS_", "MLFLOW_"))}
     done = subprocess.run(
         [sys.executable, "-c", PLAIN_CLIENT],

@@ -8,16 +8,15 @@ import pytest
 from aigc_ops.checkpoints import verify_folder
 from aigc_ops.errors import CheckpointError, RegistryError
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.promotion import PromotionConfig, promote
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, cached, resolve, resolve_version
-from tests.registry.conftest import MakeCheckpoint, scores_of, stored_models
+from tests.registry.conftest import MakeCheckpoint, crown, scores_of, stored_models
 
 
 def test_a_version_is_found_by_number_and_by_alias(make_checkpoint: MakeCheckpoint) -> None:
     checkpoint = make_checkpoint()
     version = register(checkpoint, scores_of(checkpoint, 9), name="digits")
-    promote(version, config=PromotionConfig())
+    crown(version)
     assert resolve_version("models:/digits@champion") == resolve_version(version.uri) == version
     resolved = resolve("models:/digits@champion")
     assert resolved.manifest_digest == version.manifest_digest

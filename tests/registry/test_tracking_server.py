@@ -14,15 +14,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from aigc_ops.errors import RegistryError
+from aigc_ops.artifacts import ModelVersion
+from aigc_ops.errors import DecisionError, RegistryError
+from aigc_ops.registry.audit import audit
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.pages import links
-from aigc_ops.registry.promotion import PromotionConfig, promote
+from aigc_ops.registry.promotion import Decision, promote
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import cached, resolve
 from aigc_ops.registry.tracker import MlflowTracker
 from aigc_ops.registry.versions import champion, models
-from tests.registry.conftest import DATASET, MakeCheckpoint, scores_of, stored_models
+from tests.registry.conftest import DATASET, MakeCheckpoint, crown, scores_of, stored_models
 
 pytestmark = [
     pytest.mark.slow,
@@ -91,7 +93,7 @@ def test_a_version_goes_from_run_to_champion_to_samples_over_http(
     checkpoint = make_checkpoint(run_id=tracker.run_id)
     version = register(checkpoint, scores_of(checkpoint, 9), name="digits", dataset=DATASET)
     assert register(checkpoint, scores_of(checkpoint, 9), name="digits") == version
-    assert promote(version, config=PromotionConfig()).promoted
+    crown(version)
     assert champion("digits") == version
     assert [(row.name, row.score, row.aliases) for row in models()] == [
         ("digits", 9, ("champion",))
@@ -151,27 +153,29 @@ def test_two_processes_that_register_the_same_checkpoints_lose_and_double_none(
     assert len(models()) == 20
 
 
-def test_eight_racing_promotions_leave_the_best_as_champion(
+def test_of_eight_racing_promotions_one_wins_and_the_losers_are_told(
     make_checkpoint: MakeCheckpoint,
 ) -> None:
-    versions = []
-    for seed in range(8):
-        checkpoint = make_checkpoint(seed)
-        versions.append(register(checkpoint, scores_of(checkpoint, 20 - seed), name="digits"))
-    verdicts = []
-    threads = [
-        threading.Thread(
-            target=lambda v=version: verdicts.append(promote(v, config=PromotionConfig()))
-        )
-        for version in versions
-    ]
+    versions = [register(make_checkpoint(seed), None, name="digits") for seed in range(8)]
+    decision = Decision(who="Ann", reason="a race")
+    won, lost = [], []
+
+    def race(version: ModelVersion) -> None:
+        try:
+            won.append(promote(version, decision, champion=None))
+        except DecisionError as error:
+            lost.append(str(error))
+
+    threads = [threading.Thread(target=race, args=(version,)) for version in versions]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(verdicts) == 8
-    assert champion("digits") == versions[-1]
-    assert all(verdict.reasons for verdict in verdicts)
+    assert (len(won), len(lost)) == (1, 7)
+    assert champion("digits").version == won[0].version
+    assert all("is champion now" in text for text in lost)
+    log = audit("digits")
+    assert (len(log.entries), log.problems) == (1, ())
 
 
 KILLED = """

@@ -4,16 +4,15 @@ import pytest
 
 from aigc_ops.errors import RegistryError
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.promotion import PromotionConfig, promote
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.versions import SCORES_TAG, champion, models
-from tests.registry.conftest import MakeCheckpoint, scores_of
+from tests.registry.conftest import MakeCheckpoint, crown, scores_of
 
 
 def test_versions_are_listed_by_name_and_newest_first(make_checkpoint: MakeCheckpoint) -> None:
     assert models() == []
     first = make_checkpoint(0)
-    promote(register(first, scores_of(first, 9.5), name="b"), config=PromotionConfig())
+    crown(register(first, scores_of(first, 9.5), name="b"))
     register(make_checkpoint(1), None, name="b")
     register(make_checkpoint(2), None, name="a")
     rows = models()

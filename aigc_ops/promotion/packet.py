@@ -1,0 +1,164 @@
+"""The review packet: all that a decision needs, as one HTML page and one JSON file."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from aigc_ops.artifacts import Score, contract_differences
+from aigc_ops.evaluation.report import MEANINGS, curves_picture, encoded
+from aigc_ops.evaluation.shown import Shown
+from aigc_ops.promotion.config import PromotionConfig
+from aigc_ops.promotion.gate import Ruling
+from aigc_ops.registry.evidence import CONTENT, PAGE, Evidence
+
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+OUTCOMES = {
+    "promote": "The gate would promote this version",
+    "keep": "The gate keeps the champion",
+    "undecided": "The gate could not decide",
+}
+SHOWN_OF_DATA = (
+    "content_digest",
+    "dvc_digest",
+    "num_train",
+    "num_heldout",
+    "licences",
+    "sources",
+)
+
+
+def write_packet(
+    folder: Path,
+    candidate: Evidence,
+    champion: Evidence | None,
+    ruling: Ruling,
+    shown: Shown,
+    curves: Sequence[tuple[str, Curves]],
+    config: PromotionConfig,
+) -> None:
+    """Write `packet.html` and `packet.json`, which holds the page's SHA-256, into a folder."""
+    content = _content(candidate, champion, ruling, config)
+    page = _page(content, shown, curves)
+    content["page_sha256"] = hashlib.sha256(page.encode()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / CONTENT).write_text(text, encoding="utf-8")
+
+
+def _content(
+    candidate: Evidence, champion: Evidence | None, ruling: Ruling, config: PromotionConfig
+) -> dict[str, Any]:
+    sides = {"candidate": candidate, "champion": champion}
+    return {
+        "model": candidate.version.name,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ruling": ruling.model_dump(mode="json"),
+        "promotion": config.model_dump(mode="json"),
+        "scores": _scores(candidate, champion),
+        **{name: _side(each, config) for name, each in sides.items() if each},
+        "changed": {
+            "config": _changed(_config(champion), _config(candidate)) if champion else [],
+            "data": _changed(_data(champion), _data(candidate)) if champion else [],
+        },
+    }
+
+
+def _side(evidence: Evidence, config: PromotionConfig) -> dict[str, Any]:
+    revision = evidence.provenance.get("revision") or {}
+    hours = evidence.seconds / 3600 if evidence.seconds is not None else None
+    has_price = hours is not None and config.cost_per_hour is not None
+    return {
+        "version": evidence.version.version,
+        "uri": evidence.version.uri,
+        "run_id": evidence.version.run_id,
+        "manifest_digest": evidence.version.manifest_digest,
+        "steps": evidence.provenance.get("step"),
+        "seed": evidence.provenance.get("seed"),
+        "commit": revision.get("commit"),
+        "uncommitted_changes": revision.get("diff_digest"),
+        "trained": _time(evidence.started),
+        "hours": hours,
+        "machine": evidence.provenance.get("machine"),
+        "rate": evidence.provenance.get("rate"),
+        "cost": hours * config.cost_per_hour if has_price else None,  # type: ignore[operator]
+        "num_bytes": evidence.num_bytes,
+        "data": _data(evidence),
+    }
+
+
+def _scores(candidate: Evidence, champion: Evidence | None) -> list[dict[str, Any]]:
+    mine = candidate.scores.values if candidate.scores else {}
+    theirs = champion.scores.values if champion and champion.scores else {}
+    primary = candidate.scores.primary if candidate.scores else None
+    return [
+        {
+            "name": name,
+            "meaning": MEANINGS.get(name, ""),
+            "decides": name == primary,
+            "candidate": _score(mine.get(name)),
+            "champion": _score(theirs.get(name)),
+            "unequal": contract_differences(mine[name], theirs[name])
+            if name in mine and name in theirs
+            else [],
+        }
+        for name in {**mine, **theirs}
+    ]
+
+
+def _score(score: Score | None) -> dict[str, Any] | None:
+    return score.model_dump(mode="json") if score else None
+
+
+def _data(evidence: Evidence) -> dict[str, Any]:
+    return {key: evidence.dataset.get(key) for key in SHOWN_OF_DATA if key in evidence.dataset}
+
+
+def _config(evidence: Evidence) -> dict[str, Any]:
+    return _dotted(evidence.provenance.get("config") or {})
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "champion": before.get(name), "candidate": after.get(name)}
+        for name in sorted({**before, **after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _time(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
+
+
+def _page(content: Mapping[str, Any], shown: Shown, curves: Sequence[tuple[str, Curves]]) -> str:
+    """The page; every text in it is escaped, and it loads nothing."""
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True, trim_blocks=True).from_string(
+        files("aigc_ops.promotion").joinpath("packet.html").read_text(encoding="utf-8")
+    )
+    plots = [(name, picture) for name, each in curves if (picture := curves_picture(each))]
+    return template.render(
+        packet=content,
+        headline=OUTCOMES[content["ruling"]["outcome"]],
+        pictures=[(name, encoded(image)) for name, image in shown.pictures],
+        pairs=[(name, encoded(image)) for name, image in shown.pairs],
+        curves=[(name, encoded(image)) for name, image in plots],
+        texts=shown.texts,
+    )

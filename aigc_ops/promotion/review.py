@@ -1,0 +1,111 @@
+"""A person's decision on a version: on the evidence as it stands, once, by who is named."""
+
+from aigc_ops.artifacts import ModelVersion, Verdict
+from aigc_ops.errors import DecisionError
+from aigc_ops.promotion.config import PromotionConfig
+from aigc_ops.registry import promotion as registry
+from aigc_ops.registry.audit import Entry
+from aigc_ops.registry.evidence import PAGE, StoredPacket, read_packet
+from aigc_ops.registry.promotion import Decision
+from aigc_ops.registry.versions import champion
+
+
+def approve(
+    version: ModelVersion,
+    *,
+    who: str,
+    reason: str,
+    seen: str | None = None,
+    flow_run: str | None = None,
+) -> Verdict:
+    """Make the version champion on a person's word; of two who must agree, record the first.
+
+    `seen` is the digest of the packet that the person looked at; None: the latest. Raises
+    DecisionError for an empty reason, a stale packet, or what was decided already.
+    """
+    packet = _packet(version, seen)
+    decision = _decision(packet, who, reason, flow_run)
+    policy = PromotionConfig.model_validate(packet.content["promotion"])
+    earlier = registry.approvals(version, packet.packet_digest)
+    if any(each.casefold() == decision.who.casefold() for each in earlier):
+        raise DecisionError(
+            f"{decision.who} has approved {version.uri} already; somebody else must too"
+        )
+    if len(earlier) + 1 < policy.reviewers:
+        registry.approve(version, decision, champion=packet.champion)
+        return _verdict(version, packet, decision, promoted=False, waiting=True)
+    if registry.promote(version, decision, champion=packet.champion) is None:
+        raise DecisionError(f"{version.uri} is the champion already")
+    return _verdict(version, packet, decision, promoted=True)
+
+
+def reject(
+    version: ModelVersion,
+    *,
+    who: str,
+    reason: str,
+    seen: str | None = None,
+    flow_run: str | None = None,
+) -> Verdict:
+    """Record that a person rejected the version; as `approve`."""
+    packet = _packet(version, seen)
+    decision = _decision(packet, who, reason, flow_run)
+    registry.reject(version, decision)
+    return _verdict(version, packet, decision, promoted=False)
+
+
+def rollback(name: str, to: int | None, *, who: str, reason: str) -> Entry:
+    """Make the champion before this one, or version `to`, champion again."""
+    return registry.rollback(name, to, _checked(who, reason))
+
+
+def _packet(version: ModelVersion, seen: str | None) -> StoredPacket:
+    packet = read_packet(version)
+    if seen is not None and not packet.packet_digest.startswith(seen):
+        raise DecisionError(
+            f"the packet {seen[:12]} is stale: {version.uri} was weighed anew since, see "
+            f"`aigc-ops review {version.name} {version.version}`"
+        )
+    return packet
+
+
+def _decision(packet: StoredPacket, who: str, reason: str, flow_run: str | None) -> Decision:
+    return _checked(who, reason).model_copy(
+        update={
+            "gate": packet.content["ruling"]["outcome"],
+            "packet_digest": packet.packet_digest,
+            "flow_run": flow_run,
+        }
+    )
+
+
+def _checked(who: str, reason: str) -> Decision:
+    for what, text, most in (("reviewer", who, 80), ("reason", reason, 500)):
+        if not text.strip():
+            raise DecisionError(f"the {what} is empty; a decision names who took it and why")
+        if len(text) > most:
+            raise DecisionError(f"the {what} has {len(text)} characters; {most} at most")
+    return Decision(who=who, reason=reason)
+
+
+def _verdict(
+    version: ModelVersion,
+    packet: StoredPacket,
+    decision: Decision,
+    *,
+    promoted: bool,
+    waiting: bool = False,
+) -> Verdict:
+    said = "approved" if promoted or waiting else "rejected"
+    more = "; another reviewer must approve too" if waiting else ""
+    return Verdict(
+        model=version,
+        promoted=promoted,
+        alias="champion" if promoted else "challenger",
+        champion=champion(version.name),
+        reasons=(f"{said} by {decision.who}: {decision.reason}{more}",),
+        gate=packet.content["ruling"]["outcome"],
+        waiting=waiting,
+        packet_digest=packet.packet_digest,
+        packet_uri=f"{packet.folder}/{PAGE}",
+    )

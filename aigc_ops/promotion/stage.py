@@ -1,0 +1,250 @@
+"""The promote stage: evidence is weighed, a packet made, and done what gate and config say."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aigc_ops.artifacts import (
+    Checkpoint,
+    DatasetRef,
+    ModelVersion,
+    Scores,
+    Verdict,
+    contract_differences,
+    json_digest,
+)
+from aigc_ops.data import DataConfig
+from aigc_ops.errors import (
+    AigcOpsError,
+    CheckpointError,
+    EvaluationError,
+    ModelError,
+    RegistryError,
+)
+from aigc_ops.evaluation import EvaluationConfig, evaluate
+from aigc_ops.evaluation.paired import compare, drawing_times
+from aigc_ops.evaluation.shown import Shown, side_by_side
+from aigc_ops.home import home
+from aigc_ops.promotion.config import PromotionConfig
+from aigc_ops.promotion.doubts import copying, doubt
+from aigc_ops.promotion.gate import Costs, Ruling, guards_of, judge, num_looks
+from aigc_ops.promotion.packet import write_packet
+from aigc_ops.registry import evidence as store
+from aigc_ops.registry import promotion as registry
+from aigc_ops.registry.evidence import Evidence
+from aigc_ops.registry.promotion import AUTOMATIC, Decision
+from aigc_ops.registry.resolution import fetch
+from aigc_ops.registry.versions import champion as champion_of
+from aigc_ops.tracking import SilentTracker
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a comparison is made under: the run's own data, evaluation and promotion."""
+
+    dataset: DatasetRef
+    data: DataConfig
+    evaluation: EvaluationConfig
+    promotion: PromotionConfig
+    seed: int
+
+    @property
+    def cache(self) -> Path:
+        return home() / "cache" / "reference"
+
+
+def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = None) -> Verdict:
+    """Weigh the version against the champion and do what gate and config say.
+
+    A version that the gate would promote becomes champion at once where the config says
+    `automatic`; else it waits for a person, as an undecided one always does. One that the gate
+    keeps back becomes challenger. Asked again on the same evidence, it says the same. Raises
+    RegistryError or CheckpointError for a version that is not ready, damaged, or not scored
+    where there is no champion yet.
+    """
+    registry.reconcile(version.name, setting.promotion.guard)
+    champion = champion_of(version.name)
+    if champion == version:
+        return Verdict(
+            model=version,
+            promoted=True,
+            alias="champion",
+            champion=version,
+            reasons=("it is the champion already",),
+        )
+    mine = store.evidence_of(version)
+    ruling, digest, folder = _weighed(mine, champion, setting)
+    decision = Decision(
+        who=AUTOMATIC,
+        reason="; ".join(ruling.reasons)[:500],
+        gate=ruling.outcome,
+        packet_digest=digest,
+        flow_run=flow_run,
+    )
+    last = registry.last_decision(version)
+    is_rejected = last is not None and (last.action, last.packet_digest) == ("reject", digest)
+    is_automatic = setting.promotion.approval == "automatic"
+    promoted = ruling.outcome == "promote" and is_automatic and not is_rejected
+    if promoted:
+        registry.promote(version, decision, champion=champion.version if champion else None)
+    elif not is_rejected:
+        registry.challenge(version, decision)
+    reasons = ruling.reasons
+    if is_rejected and last:
+        reasons = (f"rejected by {last.who}: {last.reason}", *reasons)
+    return Verdict(
+        model=version,
+        promoted=promoted,
+        alias="champion" if promoted else "challenger",
+        champion=version if promoted else champion,
+        reasons=reasons,
+        gate=ruling.outcome,
+        waiting=not (promoted or is_rejected or ruling.outcome == "keep"),
+        packet_digest=digest,
+        packet_uri=str(folder / store.PAGE),
+    )
+
+
+def _weighed(
+    mine: Evidence, champion: ModelVersion | None, setting: Setting
+) -> tuple[Ruling, str, Path]:
+    """The ruling, the packet's digest and its folder: those of before on the same evidence."""
+    settings = {
+        "promotion": setting.promotion.model_dump(mode="json"),
+        "evaluation": setting.evaluation.model_dump(mode="json"),
+        "dataset": setting.dataset.content_digest,
+        "scores": mine.scores.digest if mine.scores else None,
+    }
+    basis = {
+        "champion": champion.version if champion else None,
+        "settings": json_digest(settings),
+    }
+    known = store.basis_of(mine.version)
+    if known.items() >= basis.items():
+        try:
+            packet = store.read_packet(mine.version)
+            ruling = Ruling.model_validate(packet.content["ruling"])
+            return ruling, packet.packet_digest, Path(packet.folder)
+        except RegistryError:
+            pass  # it is made anew
+    ruling, theirs = _rule(mine, champion, setting)
+    with tempfile.TemporaryDirectory(prefix=".packet-", dir=home()) as name:
+        folder = Path(name) / "packet"
+        sides = [each for each in (mine, theirs) if each]
+        names = [f"version {each.version.version}" for each in sides]
+        write_packet(
+            folder,
+            mine,
+            theirs,
+            ruling,
+            _shown(sides, names, setting),
+            [(n, store.curves_of(each.version)) for n, each in zip(names, sides, strict=True)],
+            setting.promotion,
+        )
+        digest = store.store_packet(mine.version, folder, basis)
+        kept = home() / "packets" / digest
+        kept.parent.mkdir(exist_ok=True)
+        if not kept.exists():
+            folder.rename(kept)
+    return ruling, digest, kept
+
+
+def _shown(sides: Sequence[Evidence], names: Sequence[str], setting: Setting) -> Shown:
+    """Samples of both; of what cannot be drawn any more, none."""
+    named = [(name, fetch(each.version)) for name, each in zip(names, sides, strict=True)]
+    for num in (len(named), 1):
+        try:
+            return side_by_side(
+                named[:num],
+                setting.dataset,
+                setting.data,
+                setting.evaluation,
+                seed=setting.seed,
+                cache=setting.cache,
+            )
+        except AigcOpsError:
+            continue  # a champion that no longer draws, or does not fit the data
+    return Shown()
+
+
+def _rule(
+    mine: Evidence, champion: ModelVersion | None, setting: Setting
+) -> tuple[Ruling, Evidence | None]:
+    """What the gate says, and the champion's record with scores under the same contract."""
+    unfit = doubt(mine.scores) or copying(mine.scores, setting.promotion)
+    if champion is None:
+        if unfit:
+            raise RegistryError(f"{mine.version.uri} cannot become champion: {unfit}")
+        reason = f"the first valid version while {mine.version.name} has no champion"
+        return Ruling(outcome="promote", reasons=(reason,)), None
+    theirs = None
+    try:
+        theirs = store.evidence_of(champion)
+        if mine.scores is None or unfit:
+            return Ruling(outcome="keep", reasons=(f"not valid: {unfit}",)), theirs
+        return _compare(mine, mine.scores, theirs, setting)
+    except (CheckpointError, EvaluationError, ModelError) as error:
+        reason = f"the champion, version {champion.version}, cannot be judged here: {error}"
+        return Ruling(outcome="undecided", reasons=(reason,)), theirs
+
+
+def _compare(
+    mine: Evidence, scores: Scores, theirs: Evidence, setting: Setting
+) -> tuple[Ruling, Evidence]:
+    """Look at both, with twice the samples each time, until the gate is sure or may not."""
+    ours, rival = fetch(mine.version), fetch(theirs.version)
+    standing = theirs.scores
+    first = scores.values[scores.primary].contract.get("n")
+    is_image = setting.dataset.modality == "image"
+    looks = num_looks(int(str(first)), setting.promotion) if is_image else 1
+    costs = Costs(
+        slowdown=drawing_times(ours, rival, setting.evaluation),
+        growth=mine.num_bytes / max(1, theirs.num_bytes),
+    )
+    for look in range(1, looks + 1):
+        evaluation = setting.evaluation
+        if is_image:
+            num = int(str(first)) * 2 ** (look - 1)
+            evaluation = evaluation.model_copy(update={"num_samples": num})
+        if look > 1:
+            scores = _evaluated(ours, evaluation, setting)
+        if not _is_comparable(scores, standing):
+            standing = _evaluated(rival, evaluation, setting)
+        assert standing is not None, theirs.version
+        paired = compare(
+            ours,
+            rival,
+            setting.dataset,
+            setting.data,
+            evaluation,
+            seed=setting.seed,
+            cache=setting.cache,
+        )
+        guards = guards_of(scores, standing, costs, setting.promotion)
+        ruling = judge(paired, guards, setting.promotion, look=look, looks=looks)
+        if ruling.outcome != "undecided":
+            break
+    return ruling, theirs.model_copy(update={"scores": standing})
+
+
+def _is_comparable(mine: Scores, theirs: Scores | None) -> bool:
+    if theirs is None or doubt(theirs) or theirs.primary != mine.primary:
+        return False
+    key = mine.primary
+    return not contract_differences(mine.values[key], theirs.values[key])
+
+
+def _evaluated(checkpoint: Checkpoint, evaluation: EvaluationConfig, setting: Setting) -> Scores:
+    """Scores under this run's contract, reported to nobody."""
+    digest = json_digest([checkpoint.manifest_digest, evaluation.model_dump(mode="json")])
+    return evaluate(
+        checkpoint,
+        setting.dataset,
+        setting.data,
+        evaluation,
+        seed=setting.seed,
+        cache=setting.cache,
+        folder=home() / "evaluations" / "compared" / digest[:16],
+        tracker=SilentTracker(),
+    )

@@ -1,0 +1,117 @@
+"""The commands by which people decide: review, approve, reject, rollback, audit."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aigc_ops.artifacts import ModelVersion, Verdict
+
+Answer = dict[str, Any]
+
+
+def review(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The version's review packet, opened in a browser by a person at a terminal."""
+    from aigc_ops.registry.evidence import PAGE, read_packet
+
+    packet = read_packet(_version(arguments))
+    page = Path(packet.folder) / PAGE
+    if sys.stdin.isatty() and not arguments.json:
+        import webbrowser
+
+        webbrowser.open(page.as_uri())
+    ruling = packet.content["ruling"]
+    lines = [f"gate: {ruling['outcome']}", *(f"  {reason}" for reason in ruling["reasons"])]
+    name = f"{packet.version.name} {packet.version.version}"
+    lines += [
+        f"packet {packet.packet_digest}",
+        f"page   {page}",
+        f"decide aigc-ops approve {name} --reviewer NAME --reason WHY   (or reject)",
+    ]
+    return {**packet.model_dump(mode="json"), "page": str(page)}, lines
+
+
+def approve(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The verdict after an approval."""
+    from aigc_ops.promotion.review import approve as decide
+
+    verdict = decide(
+        _version(arguments), who=arguments.reviewer, reason=arguments.reason, seen=arguments.packet
+    )
+    lines = list(verdict.reasons)
+    if verdict.promoted:
+        uri = verdict.model.uri
+        lines += [f"{uri} is champion", f"its Bento: aigc-ops package {uri}"]
+    return _dumped(verdict), lines
+
+
+def reject(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The verdict after a rejection."""
+    from aigc_ops.promotion.review import reject as decide
+
+    verdict = decide(
+        _version(arguments), who=arguments.reviewer, reason=arguments.reason, seen=arguments.packet
+    )
+    return _dumped(verdict), list(verdict.reasons)
+
+
+def rollback(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The entry of the log, and the earlier champion's Bento."""
+    from aigc_ops.promotion.review import rollback as decide
+    from aigc_ops.registry.versions import champion
+    from aigc_ops.serving.bentos import find_bento
+
+    entry = decide(arguments.name, arguments.to, who=arguments.reviewer, reason=arguments.reason)
+    version = champion(arguments.name)
+    bento = find_bento(version) if version else None
+    lines = [f"models:/{entry.model}/{entry.version} is champion again"]
+    lines.append(
+        f"its Bento: {bento.tag}"
+        if bento
+        else f"it has no Bento here: aigc-ops package models:/{entry.model}/{entry.version}"
+    )
+    answer = {**entry.model_dump(mode="json"), "bento": bento and bento.model_dump(mode="json")}
+    return answer, lines
+
+
+def audit(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Each model's log, verified; `failed` when something is wrong with one."""
+    from aigc_ops.registry.audit import audit as verify
+    from aigc_ops.registry.versions import models
+
+    names = [arguments.name] if arguments.name else sorted({row.name for row in models()})
+    logs = [verify(name) for name in names]
+    lines = []
+    for log in logs:
+        lines.append(f"{log.model}: {len(log.entries)} entries, {len(log.problems)} problems")
+        for e in log.entries:
+            did = f"{e.action} version {e.version}"
+            lines.append(f"  {e.number:>3}  {e.time[:19]}  {did}  by {e.who}: {e.reason}")
+        lines += [f"  PROBLEM: {problem}" for problem in log.problems]
+    answer = {"logs": [log.model_dump(mode="json") for log in logs]}
+    return {**answer, "failed": any(log.problems for log in logs)}, lines
+
+
+COMMANDS = {
+    "review": review,
+    "approve": approve,
+    "reject": reject,
+    "rollback": rollback,
+    "audit": audit,
+}
+
+
+def _version(arguments: argparse.Namespace) -> ModelVersion:
+    from aigc_ops import chain
+
+    model = arguments.model
+    if arguments.version is not None:
+        model = f"models:/{model}/{arguments.version}"
+    elif not model.startswith("models:/"):
+        model = f"models:/{model}@challenger"
+    return chain.version_of(model)
+
+
+def _dumped(verdict: Verdict) -> Answer:
+    return verdict.model_dump(mode="json")

@@ -1,0 +1,127 @@
+"""What the gate says of real features, and how its bounds and guards decide."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from aigc_ops.artifacts import Score, Scores
+from aigc_ops.evaluation.distances import Gaussian
+from aigc_ops.evaluation.paired import Paired
+from aigc_ops.evaluation.statistics import paired_error, paired_ratio_error
+from aigc_ops.promotion.config import PromotionConfig
+from aigc_ops.promotion.gate import Costs, guards_of, judge, num_looks
+
+CONFIG = PromotionConfig(min_improvement=0.1, false_promotion_rate=0.02)
+FREE = Costs(slowdown=1.0, growth=1.0)
+
+
+def paired(difference: float, error: float) -> Paired:
+    return Paired("fd", 10 + difference, 10.0, error, 10_000, 100)
+
+
+@pytest.mark.parametrize(
+    ("difference", "error", "outcome"),
+    [
+        (-2.0, 0.1, "promote"),
+        (-1.0, 0.3, "promote"),  # better for sure, by how much is open
+        (-0.5, 0.1, "keep"),  # better for sure, but by less than is worth a change
+        (0.0, 0.1, "keep"),
+        (3.0, 1.0, "keep"),
+        (0.0, 1.0, "undecided"),
+        (-2.0, 2.0, "undecided"),
+    ],
+)
+def test_what_is_sure_is_done_and_the_rest_is_undecided(
+    difference: float, error: float, outcome: str
+) -> None:
+    ruling = judge(paired(difference, error), [], CONFIG)
+    assert ruling.outcome == outcome
+    assert "10" in ruling.reasons[0]
+
+
+def test_more_looks_ask_for_more_certainty_each() -> None:
+    once = judge(paired(-1.05, 0.5), [], CONFIG, looks=1)
+    thrice = judge(paired(-1.05, 0.5), [], CONFIG, looks=3)
+    assert (once.outcome, thrice.outcome) == ("promote", "undecided")
+    assert num_looks(2000, PromotionConfig(max_samples=8000)) == 3
+    assert num_looks(2000, PromotionConfig(max_samples=7999)) == 2
+    assert num_looks(9000, PromotionConfig(max_samples=8000)) == 1
+
+
+def scores(**values: tuple[float, float, float]) -> Scores:
+    kept = {
+        name: Score(value=value, low=low, high=high, contract={"n": 100})
+        for name, (value, low, high) in values.items()
+    }
+    return Scores(checkpoint_digest="c", modality="image", primary="fd", values=kept)
+
+
+@pytest.mark.parametrize(
+    ("mine", "state", "outcome"),
+    [
+        ((0.80, 0.79, 0.81), "holds", "promote"),
+        ((0.60, 0.59, 0.61), "fails", "keep"),
+        ((0.76, 0.70, 0.82), "unsure", "undecided"),
+    ],
+)
+def test_a_guard_keeps_a_better_distance_back(
+    mine: tuple[float, float, float], state: str, outcome: str
+) -> None:
+    theirs = scores(coverage=(0.81, 0.80, 0.82))
+    guards = guards_of(scores(coverage=mine), theirs, FREE, CONFIG)
+    assert guards[0].state == state
+    ruling = judge(paired(-2, 0.1), guards, CONFIG)
+    assert ruling.outcome == outcome
+    assert ("coverage" in " ".join(ruling.reasons)) == (state != "holds")
+
+
+def test_where_lower_is_better_more_is_worse() -> None:
+    mine, theirs = scores(near_duplicates=(0.3, 0.29, 0.31)), scores(near_duplicates=(0, 0, 0.01))
+    assert guards_of(mine, theirs, FREE, CONFIG)[0].state == "fails"
+    assert guards_of(theirs, mine, FREE, CONFIG)[0].state == "holds"
+
+
+@pytest.mark.parametrize("costs", [Costs(slowdown=9, growth=1), Costs(slowdown=1, growth=9)])
+def test_a_slower_or_larger_model_is_kept_back(costs: Costs) -> None:
+    guards = guards_of(scores(), scores(), costs, CONFIG)
+    assert judge(paired(-2, 0.1), guards, CONFIG).outcome == "keep"
+
+
+def draws(generator: np.random.Generator, num: int, shift: float) -> NDArray[np.float64]:
+    return generator.standard_normal((num, 8)) + shift
+
+
+def test_the_paired_error_is_that_of_repeated_draws() -> None:
+    generator = np.random.default_rng(0)
+    reference = Gaussian.of_features(draws(generator, 4000, 0.0))
+    gaps, errors = [], []
+    for _ in range(60):
+        mine, theirs = draws(generator, 200, 0.5), draws(generator, 200, 0.4)
+        a, b, error, freedom = paired_error(mine, theirs, reference)
+        gaps.append(a - b)
+        errors.append(error)
+    assert freedom == 19
+    assert np.mean(errors) == pytest.approx(np.std(gaps), rel=0.3)
+
+
+def test_what_two_models_share_is_no_noise() -> None:
+    generator = np.random.default_rng(0)
+    reference = Gaussian.of_features(draws(generator, 4000, 0.0))
+    mine = draws(generator, 200, 0.5)
+    a, b, error, _ = paired_error(mine, mine.copy(), reference)
+    assert (a - b, error) == (0.0, 0.0)
+    _, _, alone, _ = paired_error(mine, draws(generator, 200, 0.5), reference)
+    _, _, shared, _ = paired_error(mine, mine + 0.01, reference)
+    assert shared < alone / 5
+
+
+def test_the_ratio_error_is_that_of_repeated_draws() -> None:
+    generator = np.random.default_rng(0)
+    gaps, errors = [], []
+    for _ in range(200):
+        lengths = generator.integers(5, 50, size=100).astype(float)
+        mine = lengths * generator.uniform(1, 3, size=100)
+        theirs = mine + lengths * generator.normal(0.1, 0.5, size=100)
+        gaps.append((mine.sum() - theirs.sum()) / lengths.sum())
+        errors.append(paired_ratio_error(mine, theirs, lengths))
+    assert np.mean(errors) == pytest.approx(np.std(gaps), rel=0.2)
