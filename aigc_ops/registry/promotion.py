@@ -206,7 +206,8 @@ def _require_not_rejected(
 
 def _is_said(client: "MlflowClient", version: ModelVersion, decision: Decision) -> bool:
     tags = _ready(client, version.name, version.version).tags
-    return {REASON_TAG: decision.reason, GATE_TAG: decision.gate}.items() <= tags.items()
+    said: bool = {REASON_TAG: decision.reason, GATE_TAG: decision.gate}.items() <= tags.items()
+    return said
 
 
 def _decide(
