@@ -5,7 +5,7 @@ The flow and the command line both call these, so a stage is wired once.
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,13 @@ from aigc_ops.artifacts import (
     Verdict,
     json_digest,
 )
-from aigc_ops.config import RunConfig, dotted
+from aigc_ops.checkpoints import read_provenance
+from aigc_ops.config import RunConfig, dotted, merged, parse_config
 from aigc_ops.data import open_dataset, read_split, warm
 from aigc_ops.data.collections import Collection
 from aigc_ops.data.validation import require
 from aigc_ops.devices import describe_machine
-from aigc_ops.errors import ConfigError, RegistryError
+from aigc_ops.errors import ConfigError, ModelError, RegistryError
 from aigc_ops.evaluation import EvaluationConfig
 from aigc_ops.evaluation import evaluate as evaluate_checkpoint
 from aigc_ops.evaluation.sets import METRICS, score_sets
@@ -219,6 +220,14 @@ def resolve(model: str) -> Checkpoint:
 def version_of(model: str) -> ModelVersion:
     """The registered version that `models:/NAME@champion` or `models:/NAME/3` names."""
     return resolution.resolve_version(model)
+
+
+def config_of(checkpoint: Checkpoint, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The config that a checkpoint was trained with, with overrides (nested) on top."""
+    stored = read_provenance(Path(checkpoint.uri)).get("config")
+    if not isinstance(stored, dict):
+        raise ModelError(f"{checkpoint.uri}: holds no run config, so its data is unknown")
+    return parse_config(merged(stored, overrides or {}), source=f"the config of {checkpoint.uri}")
 
 
 def bento_of(version: ModelVersion) -> BentoTag | None:

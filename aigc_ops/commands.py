@@ -327,15 +327,12 @@ def _load_config(arguments: argparse.Namespace, flags: Sequence[str]) -> Any:
 
 def _stored_config(checkpoint: Checkpoint, flags: Sequence[str]) -> Any:
     """The config that a checkpoint was trained with, with flags on top."""
-    from aigc_ops.checkpoints import read_provenance
-    from aigc_ops.config import merged, parse_config, run_config_type
+    from aigc_ops import chain
+    from aigc_ops.config import run_config_type
     from aigc_ops.flags import parse_flags
 
-    stored = read_provenance(Path(checkpoint.uri)).get("config")
-    if not isinstance(stored, dict):
-        raise ModelError(f"{checkpoint.uri}: holds no run config, so its data is unknown")
     overrides = parse_flags(run_config_type(checkpoint.family), flags)
-    return parse_config(merged(stored, overrides), source=f"the config of {checkpoint.uri}")
+    return chain.config_of(checkpoint, overrides)
 
 
 def _print_help(arguments: argparse.Namespace, output: TextIO) -> int:

@@ -42,4 +42,8 @@ class PackagingError(AigcOpsError):
 
 
 class DecisionError(AigcOpsError):
-    """A decision that cannot be taken: on stale evidence, or on what was decided already."""
+    """A decision that cannot be taken: without a reason, or on what was decided already."""
+
+
+class StaleDecision(DecisionError):
+    """A decision on evidence that no longer speaks of what is: look again."""

@@ -12,6 +12,7 @@ from aigc_ops.data.fingerprint import quick_digest
 from aigc_ops.home import exclusive, export_environment
 from flows import stages
 from flows.logs import show_messages_alone
+from flows.promotion import ask_for_review
 
 Config = RunConfig[Any]
 
@@ -26,6 +27,7 @@ def run_chain(config: Config, *, force: bool = False) -> RunResult:
     scores = stages.evaluate(config, dataset, checkpoint, force=force)
     version = stages.register(config, dataset, checkpoint, scores)
     verdict = stages.promote(config, dataset, version)
+    ask_for_review(verdict)
     bento = stages.package(config, verdict)
     return RunResult(
         name=config.name,

@@ -1,7 +1,7 @@
 """A person's decision on a version: on the evidence as it stands, once, by who is named."""
 
 from aigc_ops.artifacts import ModelVersion, Verdict
-from aigc_ops.errors import DecisionError
+from aigc_ops.errors import DecisionError, StaleDecision
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.registry import promotion as registry
 from aigc_ops.registry.audit import Entry
@@ -54,15 +54,31 @@ def reject(
     return _verdict(version, packet, decision, promoted=False)
 
 
-def rollback(name: str, to: int | None, *, who: str, reason: str) -> Entry:
+def rollback(
+    name: str, to: int | None, *, who: str, reason: str, flow_run: str | None = None
+) -> Entry:
     """Make the champion before this one, or version `to`, champion again."""
-    return registry.rollback(name, to, _checked(who, reason))
+    decision = _checked(who, reason).model_copy(update={"flow_run": flow_run})
+    return registry.rollback(name, to, decision)
+
+
+def verdict_of(version: ModelVersion, entry: Entry) -> Verdict:
+    """The verdict that an entry of the log was told as."""
+    packet = read_packet(version)
+    decision = Decision(who=entry.who, reason=entry.reason)
+    return _verdict(
+        version,
+        packet,
+        decision,
+        promoted=entry.action == "promote",
+        waiting=entry.action == "approve",
+    )
 
 
 def _packet(version: ModelVersion, seen: str | None) -> StoredPacket:
     packet = read_packet(version)
     if seen is not None and not packet.packet_digest.startswith(seen):
-        raise DecisionError(
+        raise StaleDecision(
             f"the packet {seen[:12]} is stale: {version.uri} was weighed anew since, see "
             f"`aigc-ops review {version.name} {version.version}`"
         )

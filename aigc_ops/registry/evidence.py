@@ -79,7 +79,7 @@ def store_packet(version: ModelVersion, folder: Path, basis: Mapping[str, Any]) 
     client = connect()
     with faults(f"storing the review packet of {version.uri}"):
         for name in (PAGE, CONTENT):
-            client.log_artifact(version.run_id, str(folder / name), _place(digest))
+            client.log_artifact(version.run_id, str(folder / name), packet_place(digest))
         number = str(version.version)
         client.set_model_version_tag(version.name, number, PACKET_TAG, digest)
         record = json.dumps({**basis, "digest": digest}, sort_keys=True)
@@ -114,10 +114,10 @@ def read_packet(version: ModelVersion) -> StoredPacket:
             for name in (PAGE, CONTENT):
                 download_artifacts(
                     run_id=version.run_id,
-                    artifact_path=f"{_place(digest)}/{name}",
+                    artifact_path=f"{packet_place(digest)}/{name}",
                     dst_path=str(folder),
                 )
-                stray = folder / _place(digest) / name  # some stores keep the folders above
+                stray = folder / packet_place(digest) / name  # some stores keep the folders above
                 if stray.exists():
                     stray.replace(folder / name)
     if not _is_whole(folder, digest):
@@ -145,7 +145,8 @@ def _is_whole(folder: Path, digest: str) -> bool:
         return False
 
 
-def _place(digest: str) -> str:
+def packet_place(digest: str) -> str:
+    """The folder of a packet among its run's artifacts."""
     return f"review/{digest[:12]}"
 
 

@@ -2,6 +2,7 @@
 
 from aigc_ops.artifacts import ModelVersion
 from aigc_ops.registry.client import address, connect, faults, is_http
+from aigc_ops.registry.evidence import PAGE, StoredPacket, packet_place
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens over a store that has no server of its own."""
@@ -20,10 +21,19 @@ def links(version: ModelVersion) -> dict[str, str]:
     client = connect()
     with faults(f"reading the run of {version.uri}"):
         experiment = client.get_run(version.run_id).info.experiment_id
-    base = address().rstrip("/") if is_http(address()) else LOCAL_UI
-    run = f"{base}/#/experiments/{experiment}/runs/{version.run_id}"
+    run = f"{_base()}/#/experiments/{experiment}/runs/{version.run_id}"
     return {
-        "model-version": f"{base}/#/models/{version.name}/versions/{version.version}",
+        "model-version": f"{_base()}/#/models/{version.name}/versions/{version.version}",
         "training-run": run,
         "evaluation": f"{run}/artifacts/evaluation/report.html",
     }
+
+
+def packet_link(packet: StoredPacket) -> str:
+    """Web address of a version's review packet among its run's artifacts."""
+    run = links(packet.version)["training-run"]
+    return f"{run}/artifacts/{packet_place(packet.packet_digest)}/{PAGE}"
+
+
+def _base() -> str:
+    return address().rstrip("/") if is_http(address()) else LOCAL_UI

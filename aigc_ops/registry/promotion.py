@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import StringConstraints, field_validator
 
 from aigc_ops.artifacts import ModelVersion, Noun
-from aigc_ops.errors import DecisionError, RegistryError
+from aigc_ops.errors import DecisionError, RegistryError, StaleDecision
 from aigc_ops.plain import printable
 from aigc_ops.registry import audit
 from aigc_ops.registry.audit import Action, Aliases, Entry
@@ -187,7 +187,7 @@ def _require_champion(version: ModelVersion, aliases: Mapping[str, int], known: 
     now = aliases.get(CHAMPION)
     if now != known:
         then = "while there was no champion" if known is None else f"against version {known}"
-        raise DecisionError(
+        raise StaleDecision(
             f"{version.uri} was weighed {then}, but "
             f"{'there is none' if now is None else f'version {now} is champion'} now; `aigc-ops "
             f"promote {version.uri}` weighs it anew"

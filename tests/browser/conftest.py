@@ -3,12 +3,18 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from tests.conftest import answers, eventually, free_port, process
+
+SECONDS = 1000  # playwright counts in milliseconds
 QUIET = (
     "--no-sandbox",
     "--disable-background-networking",
@@ -32,7 +38,63 @@ def page() -> Iterator[Page]:
 
 
 def call(url: str, body: Any = None) -> Any:
-    """JSON answer of an API."""
+    """JSON answer of an API; a server that is busy (503) is asked again."""
     data = None if body is None else json.dumps(body).encode()
-    with urlopen(Request(url, data, {"content-type": "application/json"}), timeout=10) as answer:
-        return json.load(answer)
+    request = Request(url, data, {"content-type": "application/json"})
+
+    def answered() -> Any:
+        try:
+            with urlopen(request, timeout=30) as answer:
+                return [json.load(answer)]
+        except HTTPError as error:
+            if error.code != 503:
+                raise
+        return None
+
+    return eventually(answered)[0]
+
+
+class Servers:
+    """Prefect with every deployment served, and MLflow, on one home."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.prefect = f"http://127.0.0.1:{free_port()}"
+        self.mlflow = f"http://127.0.0.1:{free_port()}"
+        self.variables = {
+            "AIGC_OPS_HOME": str(self.home),
+            "PREFECT_HOME": str(self.home / "prefect"),
+            "PREFECT_API_URL": f"{self.prefect}/api",
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Servers]:
+    """Both servers, with every deployment offered, for a while."""
+    servers = Servers(folder)
+    servers.home.mkdir()
+    prefect = ("-m", "prefect", "server", "start", "--port", servers.prefect.rsplit(":", 1)[1])
+    store = f"sqlite:///{servers.home / 'mlflow.db'}"
+    mlflow = (
+        *("-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"),
+        *("--artifacts-destination", str(servers.home / "artifacts")),
+        *("--port", servers.mlflow.rsplit(":", 1)[1]),
+    )
+    with (
+        process(folder / "prefect.log", *prefect, **servers.variables),
+        process(folder / "mlflow.log", *mlflow, **servers.variables),
+    ):
+        eventually(lambda: answers(f"{servers.prefect}/api/health"))
+        eventually(lambda: answers(f"{servers.mlflow}/health"))
+        with process(folder / "serve.log", "-m", "flows", **servers.variables):
+            eventually(lambda: len(deployments(servers)) == 6)
+            yield servers
+
+
+def deployments(servers: Servers) -> dict[str, Any]:
+    """What the Prefect server offers, by the flow's own tag."""
+    found = call(f"{servers.prefect}/api/deployments/filter", {})
+    return {each["tags"][-1]: each for each in found}

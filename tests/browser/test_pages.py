@@ -1,62 +1,21 @@
 """A run triggered from the Prefect form, and its pages in Prefect and MLflow."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import call
-from tests.conftest import answers, eventually, free_port, process
+from tests.browser.conftest import SECONDS, Servers, call, deployments, serving
+from tests.conftest import eventually
 
 pytestmark = pytest.mark.browser
-SECONDS = 1000  # playwright counts in milliseconds
-
-
-class Servers:
-    """Prefect with every deployment served, and MLflow, on one home."""
-
-    def __init__(self, folder: Path) -> None:
-        self.home = folder / "home"
-        self.prefect = f"http://127.0.0.1:{free_port()}"
-        self.mlflow = f"http://127.0.0.1:{free_port()}"
-        self.variables = {
-            "AIGC_OPS_HOME": str(self.home),
-            "PREFECT_HOME": str(self.home / "prefect"),
-            "PREFECT_API_URL": f"{self.prefect}/api",
-            "MLFLOW_TRACKING_URI": self.mlflow,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        }
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    folder = tmp_path_factory.mktemp("servers")
-    servers = Servers(folder)
-    servers.home.mkdir()
-    prefect = ("-m", "prefect", "server", "start", "--port", servers.prefect.rsplit(":", 1)[1])
-    store = f"sqlite:///{servers.home / 'mlflow.db'}"
-    mlflow = (
-        *("-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"),
-        *("--artifacts-destination", str(servers.home / "artifacts")),
-        *("--port", servers.mlflow.rsplit(":", 1)[1]),
-    )
-    with (
-        process(folder / "prefect.log", *prefect, **servers.variables),
-        process(folder / "mlflow.log", *mlflow, **servers.variables),
-    ):
-        eventually(lambda: answers(f"{servers.prefect}/api/health"))
-        eventually(lambda: answers(f"{servers.mlflow}/health"))
-        with process(folder / "serve.log", "-m", "flows", **servers.variables):
-            eventually(lambda: len(deployments(servers)) == 3)
-            yield servers
-
-
-def deployments(servers: Servers) -> dict[str, Any]:
-    found = call(f"{servers.prefect}/api/deployments/filter", {})
-    return {each["tags"][-1]: each for each in found}
+    with serving(tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
 
 
 def fill(page: Page, title: str, value: str, *, nth: int = 0) -> None:
@@ -92,9 +51,9 @@ def run(servers: Servers, page: Page) -> Any:
 
 def test_every_family_has_a_deployment_with_a_paused_schedule(servers: Servers):
     found = deployments(servers)
-    assert sorted(found) == ["gan", "gpt", "vae"]
-    for deployment in found.values():
-        [schedule] = deployment["schedules"]
+    assert sorted(found) == ["gan", "gpt", "guard", "review", "rollback", "vae"]
+    for family in ("gan", "gpt", "vae"):
+        [schedule] = found[family]["schedules"]
         assert not schedule["active"]
         assert schedule["schedule"]["cron"] == "0 3 * * *"
 

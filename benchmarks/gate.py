@@ -1,0 +1,230 @@
+"""How often the gate promotes a model that is no better, and finds one that is.
+
+python benchmarks/gate.py models:/NAME/1 models:/NAME/2 [--trials 200] [--width 64]
+    A/A: both sides are drawn from the worse model's features. A/B: the other side holds as many of
+    the better model's features as make it better by just the margin. Every trial draws anew, with
+    replacement, from real features of `--pool` samples of each model, and asks the gate's own
+    function, look by look. Beside it stand two gates that compare numbers alone.
+python benchmarks/gate.py race [--rounds 50]
+    Eight processes promote at once; one must win each time, and the audit log must hold.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_ops import chain
+from aigc_ops.evaluation.distances import Gaussian, frechet_distance
+from aigc_ops.evaluation.extractors import load_extractor
+from aigc_ops.evaluation.images import Splits
+from aigc_ops.evaluation.paired import Paired, drawn, load, reader
+from aigc_ops.evaluation.statistics import paired_error
+from aigc_ops.generative import ImageModel
+from aigc_ops.home import home
+from aigc_ops.promotion.config import PromotionConfig
+from aigc_ops.promotion.gate import judge, num_looks
+
+Features = NDArray[np.floating]
+Draw = Callable[[int], Features]
+
+
+def pools(uris: list[str], num: int, width: int) -> tuple[list[Features], Gaussian]:
+    """(num, width) features of each model, and the reference's statistics.
+
+    The features are turned to the reference's principal axes and cut to the first `width`.
+    """
+    checkpoints = [chain.resolve(uri) for uri in uris]
+    config = chain.config_of(checkpoints[0])
+    dataset = chain.open_data(config)
+    evaluation = config.evaluation.model_copy(update={"num_samples": num})
+    extractor = load_extractor(evaluation)
+    cache = home() / "cache" / "reference"
+    splits = Splits(
+        dataset, reader(dataset, config.data), config.data, evaluation, extractor, cache
+    )
+    reference = splits.reference(evaluation.reference).features
+    found = []
+    for checkpoint in checkpoints:
+        model = cast(ImageModel, load(checkpoint, evaluation))
+        samples = drawn(checkpoint, model, dataset, extractor, evaluation, seed=0, cache=cache)
+        found.append(samples.features)
+    centre = reference.mean(axis=0)
+    axes = np.linalg.svd(reference - centre, full_matrices=False)[2][:width].T
+    turned = [(features - centre) @ axes for features in (reference, *found)]
+    return turned[1:], Gaussian.of_features(turned[0])
+
+
+def mixture(worse: Features, better: Features, reference: Gaussian, gain: float) -> Features:
+    """As many rows of the better as make the distance less by a fraction `gain`."""
+    start = frechet_distance(Gaussian.of_features(worse), reference)
+    low, high = 0, len(worse)
+    while high - low > 1:
+        middle = (low + high) // 2
+        mixed = np.concatenate([better[:middle], worse[middle:]])
+        distance = frechet_distance(Gaussian.of_features(mixed), reference)
+        low, high = (middle, high) if distance > (1 - gain) * start else (low, middle)
+    mixed = np.concatenate([better[:high], worse[high:]])
+    reached = 1 - frechet_distance(Gaussian.of_features(mixed), reference) / start
+    print(f"  {high / len(worse):.1%} of the better model's rows: {reached:.2%} better")
+    return mixed
+
+
+def drawer(pool: Features, seed: int) -> Draw:
+    """Draws rows; a larger draw begins with the smaller one, as more samples do."""
+    order = np.random.default_rng(seed).integers(len(pool), size=len(pool) * 2)
+    return lambda num: pool[order[:num]]
+
+
+def decide(
+    candidate: Draw, champion: Draw, reference: Gaussian, first: int, config: PromotionConfig
+) -> tuple[str, int, Paired]:
+    """The gate's outcome, the look that gave it, and what the first look saw."""
+    looks, seen = num_looks(first, config), None
+    for look in range(1, looks + 1):
+        num = first * 2 ** (look - 1)
+        mine, theirs, error, freedom = paired_error(candidate(num), champion(num), reference)
+        paired = Paired("fd", mine, theirs, error, freedom, num)
+        seen = seen or paired
+        outcome = judge(paired, [], config, look=look, looks=looks).outcome
+        if outcome != "undecided":
+            break
+    assert seen is not None
+    return outcome, look, seen
+
+
+def error_rates(arguments: argparse.Namespace) -> None:
+    config = PromotionConfig(
+        min_improvement=arguments.margin, max_samples=arguments.first * arguments.growth
+    )
+    (worse, better), reference = pools(arguments.models, arguments.pool, arguments.width)
+    print(
+        f"{arguments.trials} trials, {arguments.width} axes, looks at {arguments.first} to "
+        f"{config.max_samples} samples, margin {config.min_improvement:.0%}"
+    )
+    print("A/B")
+    gained = mixture(worse, better, reference, config.min_improvement)
+    for name, pool in (("A/A", worse), ("A/B", gained)):
+        outcomes: Counter[str] = Counter()
+        looks: list[int] = []
+        naive = with_margin = 0
+        for trial in range(arguments.trials):
+            outcome, look, seen = decide(
+                drawer(pool, 2 * trial), drawer(worse, 2 * trial + 1), reference,
+                arguments.first, config,
+            )  # fmt: skip
+            outcomes[outcome] += 1
+            looks.append(look)
+            naive += seen.difference < 0
+            with_margin += seen.difference < -config.min_improvement * seen.champion
+        shares = ", ".join(f"{k} {outcomes[k] / arguments.trials:.1%}" for k in sorted(outcomes))
+        print(
+            f"{name}: {shares}; looks {np.mean(looks):.2f}; promoted by a lower number "
+            f"{naive / arguments.trials:.1%}, by one lower by the margin "
+            f"{with_margin / arguments.trials:.1%}"
+        )
+
+
+RACER = """\
+import sys
+from aigc_ops.errors import DecisionError
+from aigc_ops.registry.promotion import Decision, promote
+from aigc_ops.registry.versions import find, to_noun
+from aigc_ops.registry.client import connect
+decision = Decision(who="racer " + sys.argv[1], reason="a race")
+client = connect()
+for line in sys.stdin:
+    number, known = line.split()
+    version = to_noun(find(client, "race", version=int(number)))
+    try:
+        won = promote(version, decision, champion=None if known == "none" else int(known))
+        print("won" if won else "was", flush=True)
+    except DecisionError as error:
+        print("lost", flush=True)
+"""
+
+
+def race(arguments: argparse.Namespace) -> None:
+    """Eight processes, each with a version of its own, promote at once, round after round."""
+    from aigc_ops.registry.audit import audit
+    from aigc_ops.registry.client import connect
+    from aigc_ops.registry.registration import register
+    from aigc_ops.registry.versions import champion
+    from tests.registry.conftest import write_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(AIGC_OPS_HOME=f"{folder}/home", OMP_NUM_THREADS="1")
+        connect()
+        for seed in range(9):
+            register(_checkpoint(write_checkpoint, folder, seed), None, name="race")
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-c", RACER, str(index)], text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )
+            for index in range(8)
+        ]  # fmt: skip
+        winners: Counter[int] = Counter()
+        for _ in range(arguments.rounds):
+            standing = champion("race")
+            known = standing.version if standing else None
+            free = [number for number in range(1, 10) if number != known][:8]
+            for racer, number in zip(racers, free, strict=True):
+                assert racer.stdin is not None
+                racer.stdin.write(f"{number} {known or 'none'}\n")
+                racer.stdin.flush()
+            said = [racer.stdout.readline().strip() for racer in racers if racer.stdout]
+            winners[said.count("won")] += 1
+            now = champion("race")
+            assert now is not None
+            assert now.version == free[said.index("won")], said
+        for racer in racers:
+            racer.communicate()
+        log = audit("race")
+        print(
+            f"{arguments.rounds} rounds of 8: winners a round {dict(winners)}; "
+            f"{len(log.entries)} entries, {len(log.problems)} problems"
+        )
+
+
+def _checkpoint(write: Any, folder: str, seed: int) -> Any:
+    from pathlib import Path
+
+    import torch
+
+    from aigc_ops.models.gan import Gan, GanConfig
+    from tests.registry.conftest import SHAPE
+
+    torch.manual_seed(seed)
+    gan = Gan(GanConfig(latent_dim=4, generator_width=4, critic_width=4), SHAPE)
+    return write(gan, Path(folder) / f"run-{seed}" / "step-00000010")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="two models, worse and better")
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--width", type=int, default=64, help="axes of the features kept")
+    parser.add_argument("--pool", type=int, default=8000, help="samples drawn of each model")
+    parser.add_argument("--first", type=int, default=2000, help="samples at the first look")
+    parser.add_argument("--growth", type=int, default=4, help="most samples, times the first")
+    parser.add_argument("--margin", type=float, default=PromotionConfig().min_improvement)
+    parser.add_argument("--rounds", type=int, default=50, help="of the race")
+    arguments = parser.parse_args()
+    if arguments.models == ["race"]:
+        race(arguments)
+    else:
+        error_rates(arguments)
+
+
+if __name__ == "__main__":
+    main()

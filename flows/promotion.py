@@ -1,0 +1,202 @@
+"""What people decide in the Prefect UI: reviews and rollbacks; and the guard over aliases."""
+
+from typing import Any, Literal
+
+from prefect import Task, flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from aigc_ops import chain
+from aigc_ops.artifacts import ModelVersion, Verdict
+from aigc_ops.errors import StaleDecision
+from aigc_ops.home import export_environment
+from aigc_ops.plain import markdown, printable
+from aigc_ops.promotion import review as people
+from aigc_ops.registry import pages
+from aigc_ops.registry.audit import Entry, audit
+from aigc_ops.registry.evidence import StoredPacket, read_packet
+from aigc_ops.registry.promotion import reconcile
+from aigc_ops.registry.versions import models
+from flows import stages
+from flows.events import tell, tell_entry, tell_verdict
+from flows.logs import show_messages_alone
+
+REVIEW = "aigc-ops-review/review"
+MAX_ATTEMPTS = 100
+
+
+class ReviewForm(RunInput):
+    """The decision on a version."""
+
+    decision: Literal["approve", "reject", "more samples"] = Field(
+        description="more samples: weigh the version anew with twice as many."
+    )
+    reviewer: str = Field(min_length=1, max_length=80, description="Your name.")
+    reason: str = Field(min_length=1, max_length=500, description="Why, for whoever asks later.")
+    packet: str = Field(default="", description="The evidence that you saw; leave it as it is.")
+
+
+@flow(
+    name="aigc-ops-review",
+    flow_run_name="review-{model}-{version}",
+    persist_result=True,
+    result_serializer="json",
+)
+def review(model: str, version: int) -> Verdict:
+    """Wait for a person's decision on a version, however long, and carry it out.
+
+    The run is suspended, not paused: no process waits, and restarts change nothing. A form
+    without a name or a reason is asked for again; where the champion has changed since, the
+    version is weighed anew and shown again. What was decided already is not decided twice.
+    """
+    export_environment()
+    show_messages_alone()
+    candidate = chain.version_of(f"models:/{model}/{version}")
+    complaint = ""
+    for attempt in range(MAX_ATTEMPTS):
+        packet = read_packet(candidate)
+        form = suspend_flow_run(
+            wait_for_input=ReviewForm.with_initial_data(
+                description=_question(packet, complaint), packet=packet.packet_digest
+            ),
+            key=f"decision-{attempt}",
+        )
+        if not (form.reason.strip() and form.reviewer.strip()):
+            complaint = "A decision names who took it and why: the name or the reason was empty."
+            continue
+        try:
+            verdict = _answered(candidate, form, attempt)
+        except StaleDecision as error:
+            complaint = f"{error} It was weighed anew: this is the evidence now."
+            verdict = _weigh_anew(candidate, attempt, times=1)
+        if not verdict.waiting:
+            _show(verdict)
+            stages.package(chain.config_of(chain.resolve(candidate.uri)), verdict)
+            return verdict
+    raise StaleDecision(f"{candidate.uri} was asked about {MAX_ATTEMPTS} times without a decision")
+
+
+def _answered(candidate: ModelVersion, form: ReviewForm, attempt: int) -> Verdict:
+    """Carry the form out; a rerun of this flow run finds what it did before."""
+    if form.decision == "more samples":
+        return _weigh_anew(candidate, attempt, times=2)
+    mine = [
+        entry
+        for entry in audit(candidate.name).entries
+        if entry.flow_run == str(flow_run.id) and entry.who == printable(form.reviewer.strip())
+    ]
+    if mine:
+        return people.verdict_of(candidate, mine[-1])
+    decide = people.approve if form.decision == "approve" else people.reject
+    verdict = decide(
+        candidate, who=form.reviewer, reason=form.reason, seen=form.packet, flow_run=flow_run.id
+    )
+    tell_entry(audit(candidate.name).entries[-1])
+    return verdict
+
+
+def _weigh(candidate: ModelVersion, times: int) -> Verdict:
+    """Weigh the version against the champion of the moment, with `times` the samples."""
+    config = chain.config_of(chain.resolve(candidate.uri))
+    limit = read_packet(candidate).content["promotion"]["max_samples"] * times
+    promotion = config.promotion.model_copy(
+        update={"approval": "review", "max_samples": min(limit, 1_000_000)}
+    )
+    config = config.model_copy(update={"promotion": promotion})
+    verdict = chain.promote(config, chain.open_data(config), candidate, flow_run=flow_run.id)
+    return verdict.model_copy(update={"waiting": not verdict.promoted})
+
+
+_WEIGH = Task(
+    fn=_weigh,
+    name="weigh",
+    task_run_name="weigh-{candidate.name}-{candidate.version}",
+    persist_result=True,
+    result_serializer="json",
+)
+
+
+def _weigh_anew(candidate: ModelVersion, attempt: int, *, times: int) -> Verdict:
+    """Once for each answer, for a suspended flow runs again from its top."""
+    key = f"{flow_run.id}-{attempt}-{times}"
+    return _WEIGH.with_options(cache_key_fn=lambda *_: key)(candidate, times)
+
+
+def _question(packet: StoredPacket, complaint: str) -> str:
+    """What the form shows above its fields, Markdown."""
+    ruling, name = packet.content["ruling"], packet.version.name
+    against = f"champion {packet.champion}" if packet.champion else "no champion yet"
+    lines = [f"**{markdown(complaint)}**", ""] if complaint else []
+    lines += [
+        f"## {markdown(name)}: version {packet.version.version} against {against}",
+        "",
+        f"The gate says **{ruling['outcome']}**.",
+        "",
+        *(f"- {markdown(reason)}" for reason in ruling["reasons"]),
+        "",
+        f"Look at the evidence first: [review packet]({pages.packet_link(packet)}), or "
+        f"`aigc-ops review {name} {packet.version.version}`.",
+        "",
+        f"Packet `{packet.packet_digest}`",
+    ]
+    return "\n".join(lines)
+
+
+def _show(verdict: Verdict) -> None:
+    reasons = "\n".join(f"- {markdown(reason)}" for reason in verdict.reasons)
+    what = "is champion" if verdict.promoted else "was not promoted"
+    create_markdown_artifact(f"**{verdict.model.uri}** {what}.\n\n{reasons}", key="decision")
+
+
+def ask_for_review(verdict: Verdict) -> None:
+    """Start the review of a version that waits, where the server offers reviews; once a packet."""
+    tell_verdict(verdict)
+    if not verdict.waiting:
+        return
+    log, name, number = get_run_logger(), verdict.model.name, verdict.model.version
+    try:
+        run_deployment(
+            REVIEW,
+            parameters={"model": name, "version": number},
+            timeout=0,
+            idempotency_key=f"review-{verdict.packet_digest}",
+            as_subflow=False,
+        )
+        log.info("%s waits for a decision: the run review-%s-%s", verdict.model.uri, name, number)
+    except ObjectNotFound:
+        log.info(
+            "%s waits for a decision: aigc-ops review %s %s, then approve or reject; "
+            "`python -m flows` offers reviews in the Prefect UI",
+            *(verdict.model.uri, name, number),
+        )
+
+
+@flow(name="aigc-ops-rollback", flow_run_name="rollback-{model}", result_serializer="json")
+def rollback(model: str, reviewer: str, reason: str, to: int | None = None) -> Entry:
+    """Make an earlier champion champion again: the one before this, or version `to`."""
+    export_environment()
+    show_messages_alone()
+    entry = people.rollback(model, to, who=reviewer, reason=reason, flow_run=flow_run.id)
+    tell_entry(entry)
+    get_run_logger().info("models:/%s/%s is champion again", entry.model, entry.version)
+    return entry
+
+
+@flow(name="aigc-ops-guard", result_serializer="json")
+def guard(mode: Literal["flag", "revert"] = "flag") -> dict[str, list[str]]:
+    """Find aliases that were moved outside aigc-ops, and put them back where `mode` says so."""
+    export_environment()
+    show_messages_alone()
+    found: dict[str, Any] = {}
+    for name in sorted({row.name for row in models()}):
+        if moved := reconcile(name, mode):
+            found[name] = moved
+            text = "; ".join(moved) + (" (put back)" if mode == "revert" else "")
+            get_run_logger().warning("%s: %s", name, text)
+            tell("alias.moved-by-hand", name, 0, text)
+    return found
