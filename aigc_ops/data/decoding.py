@@ -67,4 +67,7 @@ def _decoded(row: Row, content: bytes | None) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{row.name}: not UTF-8 ({error})") from error
+        raise DataError(
+            f"{row.name}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8, or "
+            "leave the row out"
+        ) from error

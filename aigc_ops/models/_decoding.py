@@ -1,14 +1,18 @@
 """Which token comes next, and how the text of tokens is told while they come."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 if TYPE_CHECKING:
+    from aigc_ops.models._pretrained import Pretrained
     from aigc_ops.models._tokens import Vocabulary
+    from aigc_ops.models._transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,46 @@ class Choice:
 
 def _column(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+def continuations(
+    network: "Transformer | Pretrained",
+    openings: Sequence[Sequence[int]],
+    choice: Choice,
+    *,
+    context_length: int,
+) -> Iterator[list[int]]:
+    """The ids (N,) that follow the openings, one step after another, without end.
+
+    Rows end together; padding stands before the shorter ones, and none looks at it.
+    """
+    device = next(network.parameters()).device
+    tokens, valid = (tensor.to(device) for tensor in pad_left(openings))
+    positions = (valid.cumsum(1) - 1).clamp(min=0)
+    # Padding looks at itself: a softmax over nothing would be NaN and spread.
+    own = torch.eye(tokens.shape[1], dtype=torch.bool, device=device)
+    mask = (valid[:, None, None, :] & torch.ones_like(own).tril()) | own
+    cache = network.new_cache()
+    for step in count():
+        logits = network(tokens, positions=positions, mask=mask, cache=cache, last_only=True)
+        new = choice.draw(logits[:, -1].float().cpu(), step)
+        yield new.tolist()
+        # A row that has ended runs on unread, at a position the network still knows.
+        positions = (positions[:, -1:] + 1).clamp(max=context_length - 1)
+        tokens = new[:, None].to(device)
+        valid = functional.pad(valid, (0, 1), value=True)
+        mask = valid[:, None, None, :]
+
+
+def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids (N, T) int64 ending together, and (N, T) bool where they are no padding."""
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+    valid = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, longest - len(row) :] = torch.tensor(row)
+        valid[index, longest - len(row) :] = True
+    return ids, valid
 
 
 class Wording:

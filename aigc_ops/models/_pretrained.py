@@ -72,7 +72,10 @@ class Pretrained(nn.Module):
                 **({"gguf_file": gguf} if gguf else {"use_safetensors": True}),
             )
         except _UNREADABLE as error:
-            raise ModelError(f"model.pretrained: {source}: cannot be loaded ({error})") from error
+            again = f"; is it whole? it has {source.stat().st_size:,} bytes" if gguf else ""
+            raise ModelError(
+                f"model.pretrained: {source}: cannot be loaded ({error}){again}; fetch it again"
+            ) from error
         if missing := sorted(report["missing_keys"]):
             raise ModelError(
                 f"model.pretrained: {source}: lacks {len(missing)} of the network's weights, "
@@ -183,13 +186,10 @@ def _attention() -> str:
     return _ATTENTION
 
 
-def load_pretrained(
-    source: str, data: TextData, *, context_length: int
-) -> tuple[Pretrained, Vocabulary]:
+def load_pretrained(source: str, data: TextData) -> tuple[Pretrained, Vocabulary]:
     """Network and vocabulary of a folder, a GGUF file or a pinned hub model, for the data.
 
-    Raises ModelError when there are no safetensors (or GGUF), tokenizer and network that
-    fit together and the context length.
+    Raises ModelError when there are no safetensors (or GGUF), tokenizer and network.
     """
     folder, gguf = Path(source), None
     if folder.suffix == ".gguf":
@@ -201,10 +201,7 @@ def load_pretrained(
     if gguf is None:
         _check_folder(folder)
     network = Pretrained.from_folder(folder, gguf)
-    record = network.record()
-    vocabulary = _vocabulary(folder, gguf, record, data)
-    _check_fit(record, vocabulary, context_length)
-    return network, vocabulary
+    return network, _vocabulary(folder, gguf, network.record(), data)
 
 
 def _from_hub(source: str) -> Path:
@@ -232,7 +229,8 @@ def _check_folder(folder: Path) -> None:
     """Raise ModelError unless the folder looks like a model of safetensors and tokenizer."""
     if not folder.is_dir():
         raise ModelError(
-            f"model.pretrained: {folder} is not a folder; give a local Hugging Face folder"
+            f"model.pretrained: {folder} is not a folder; give a local Hugging Face folder, a "
+            ".gguf file, or OWNER/NAME@COMMIT of the hub"
         )
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
@@ -254,7 +252,7 @@ def _vocabulary(
 
     Without a template a prompt ends with a new line.
     """
-    tokenizer, settings = _gguf_tokenizer(folder, gguf) if gguf else _tokenizer(folder)
+    tokenizer, settings = _gguf_tokenizer(folder, gguf, record) if gguf else _tokenizer(folder)
     end = record.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
     if end is None:
@@ -298,7 +296,9 @@ def _tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
     return tokenizer, found
 
 
-def _gguf_tokenizer(folder: Path, gguf: str) -> tuple[Tokenizer, dict[str, str]]:
+def _gguf_tokenizer(
+    folder: Path, gguf: str, record: Mapping[str, Any]
+) -> tuple[Tokenizer, dict[str, str]]:
     from transformers import AutoTokenizer
 
     untyped: Any = AutoTokenizer
@@ -308,16 +308,30 @@ def _gguf_tokenizer(folder: Path, gguf: str) -> tuple[Tokenizer, dict[str, str]]
         raise ModelError(
             f"model.pretrained: {folder / gguf}: its tokenizer cannot be read ({error})"
         ) from error
-    names = ("chat_template", "bos_token", "eos_token")
-    return whole.backend_tokenizer, {name: getattr(whole, name) or "" for name in names}
+    # Not its own bos_token and eos_token: transformers 5.16 gives the first for both.
+    marks = {
+        name: whole.convert_ids_to_tokens(token)
+        for name in ("bos_token", "eos_token")
+        if isinstance(token := record.get(f"{name}_id"), int)
+    }
+    return whole.backend_tokenizer, {"chat_template": whole.chat_template or "", **marks}
 
 
-def _check_fit(record: Mapping[str, Any], vocabulary: Vocabulary, context_length: int) -> None:
+def check_fit(network: Pretrained, vocabulary: Vocabulary, context_length: int) -> None:
     """Raise ModelError unless network, tokenizer and context length belong together."""
-    if vocabulary.size > record["vocab_size"]:
+    record, last = network.record(), vocabulary.size - 1
+    problem = ""
+    if last >= record["vocab_size"]:
+        problem = f"has {vocabulary.size} tokens, the network {record['vocab_size']}"
+    for name in ("start", "end"):
+        if (token := getattr(vocabulary, name)) > last:
+            problem = (
+                f"has {vocabulary.size} tokens, the network's mark of a text's {name} is {token}"
+            )
+    if problem:
         raise ModelError(
-            f"model.pretrained: the tokenizer has {vocabulary.size} tokens, the network "
-            f"{record['vocab_size']}; they are of different models"
+            f"model.pretrained: the tokenizer {problem}; they are of different models, so put the "
+            "tokenizer.json beside the weights that came with them"
         )
     longest = record.get("max_position_embeddings") or record.get("n_positions")
     if longest is not None and context_length > longest:

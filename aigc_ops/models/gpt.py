@@ -6,7 +6,6 @@ transformers, which is imported only then.
 
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,25 +17,15 @@ from torch.nn import functional
 from aigc_ops.errors import ModelError
 from aigc_ops.generative import AdamConfig, Alarm, FamilyConfig, Loss, TextData, TextModel
 from aigc_ops.models._adapters import LoraConfig
-from aigc_ops.models._decoding import Choice, Decoding, Wording
+from aigc_ops.models._decoding import Choice, Decoding, Wording, continuations
 from aigc_ops.models._export import export
-from aigc_ops.models._pretrained import Pretrained, load_pretrained
-from aigc_ops.models._tokens import (
-    IGNORED,
-    NUM_FIXED,
-    Vocabulary,
-    attention_within,
-    check_unicode,
-    pack,
-    pad_left,
-    scoring_batches,
-    shorter_histories,
-)
+from aigc_ops.models._likelihood import log_likelihood
+from aigc_ops.models._packing import IGNORED, attention_within, pack
+from aigc_ops.models._pretrained import Pretrained, check_fit, load_pretrained
+from aigc_ops.models._tokens import NUM_FIXED, Vocabulary, check_unicode, shorter_histories
 from aigc_ops.models._transformer import Transformer
 from aigc_ops.noise import Noise
 from aigc_ops.sample_request import Control, SampleRequest, check_controls, check_turns
-
-MAX_LOGITS = 2**24  # scored at a time: 128 MB in float64
 
 
 class GptConfig(FamilyConfig):
@@ -151,15 +140,14 @@ class Gpt(TextModel):
             recompute=config.recompute,
         )
         if isinstance(self.network, Pretrained):
+            check_fit(self.network, vocabulary, config.context_length)
             self.network.prepare(config.lora, recompute=config.recompute)
 
     @classmethod
     def from_data(cls, config: GptConfig, data: TextData) -> Self:
         if config.pretrained is not None:
             _warn_of_ignored(config)
-            network, vocabulary = load_pretrained(
-                config.pretrained, data, context_length=config.context_length
-            )
+            network, vocabulary = load_pretrained(config.pretrained, data)
             return cls(config, vocabulary, network)
         if config.tokenizer == "bytes":
             return cls(config, Vocabulary.of_bytes(data))
@@ -332,65 +320,16 @@ class Gpt(TextModel):
             num_tokens=self.network.num_tokens,
         )
         with self.network.drawing(len(requests)):
-            for drawn in self._continue(openings, choice):
+            longest = self.config.context_length
+            for drawn in continuations(self.network, openings, choice, context_length=longest):
                 yield [w.add(token) for w, token in zip(wordings, drawn, strict=True)], wordings
                 if all(wording.ended for wording in wordings):
                     return
 
-    def _continue(self, openings: list[list[int]], choice: Choice) -> Iterator[list[int]]:
-        """The ids (N,) that follow the openings, one step after another, without end.
-
-        Rows end together; padding stands before the shorter ones, and none looks at it.
-        """
-        device = next(self.parameters()).device
-        tokens, valid = (tensor.to(device) for tensor in pad_left(openings))
-        positions = (valid.cumsum(1) - 1).clamp(min=0)
-        # Padding looks at itself: a softmax over nothing would be NaN and spread.
-        own = torch.eye(tokens.shape[1], dtype=torch.bool, device=device)
-        mask = (valid[:, None, None, :] & torch.ones_like(own).tril()) | own
-        cache = self.network.new_cache()
-        for step in count():
-            logits = self.network(
-                tokens, positions=positions, mask=mask, cache=cache, last_only=True
-            )
-            new = choice.draw(logits[:, -1].float().cpu(), step)
-            yield new.tolist()
-            # A row that has ended runs on unread, at a position the network still knows.
-            positions = (positions[:, -1:] + 1).clamp(max=self.config.context_length - 1)
-            tokens = new[:, None].to(device)
-            valid = functional.pad(valid, (0, 1), value=True)
-            mask = valid[:, None, None, :]
-
     @torch.no_grad()
     def log_likelihood(self, data: TextData) -> tuple[Tensor, Tensor]:
-        """Log likelihood of each text given its prompt, (N,) float64 nats, and (N,) tokens.
-
-        A token has at least half a context before it where the text has so many.
-        """
         documents = list(self.vocabulary.documents(data))
-        totals = torch.zeros(len(documents), dtype=torch.float64)
-        for indices, inputs, targets in scoring_batches(
-            documents,
-            context_length=self.config.context_length,
-            max_tokens=MAX_LOGITS // self.vocabulary.size,
-        ):
-            totals.index_add_(0, indices, self._score(inputs, targets))
-        counts = torch.tensor([len(d.ids) - d.first for d in documents], dtype=torch.int64)
-        return totals, counts
-
-    def _score(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Log likelihood (B,) of each row's targets, float64 on the CPU."""
-        device = next(self.parameters()).device
-        positions = torch.arange(inputs.shape[1], device=device).expand(len(inputs), -1)
-        with torch.autocast(device.type, enabled=False):
-            logits = self.network(inputs.to(device), positions=positions)
-        losses = functional.cross_entropy(
-            logits.cpu().double().flatten(0, 1),
-            targets.flatten(),
-            ignore_index=IGNORED,
-            reduction="none",
-        )
-        return -losses.view_as(targets).sum(1)
+        return log_likelihood(self.network, documents, context_length=self.config.context_length)
 
 
 def _warn_of_ignored(config: GptConfig) -> None:

@@ -87,7 +87,10 @@ BAD = {
         {"messages": [*chat(0)[:1], *chat(0)]},
         "message 2 is the user's where the assistant's was expected",
     ),
-    "half a surrogate": ('{"prompt": "p", "text": "a\\ud800"}', "not UTF-8"),
+    "half a surrogate": (
+        '{"prompt": "p", "text": "a\\ud800"}',
+        "not UTF-8 .* at byte 1\\); save it as UTF-8",
+    ),
 }
 
 

@@ -120,6 +120,7 @@ def test_an_exported_model_can_be_started_from(tmp_path: Path) -> None:
     [
         ("someone/model@main", "is not pinned; give OWNER/NAME@COMMIT"),
         (f"someone/model@{'0' * 40}", "cannot be fetched from the hub .* give the folder's path"),
+        ("someone/model", "is not a folder; give .* OWNER/NAME@COMMIT of the hub"),
         ("absent/model.gguf", "absent/model.gguf does not exist"),
     ],
 )
@@ -129,10 +130,3 @@ def test_sources_that_cannot_be_had_are_told_with_what_to_do(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match=message):
         Gpt.from_data(GptConfig(pretrained=source), DIALOGUE)
-
-
-def test_a_gguf_file_cut_short_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "cut.gguf"
-    path.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + b"\0" * 20)
-    with pytest.raises(ModelError, match=r"cut\.gguf: cannot be loaded"):
-        Gpt.from_data(GptConfig(pretrained=str(path)), DIALOGUE)

@@ -6,7 +6,8 @@ import torch
 from aigc_ops.errors import ModelError
 from aigc_ops.generative import TextData
 from aigc_ops.models._decoding import Choice, Decoding, Wording
-from aigc_ops.models._tokens import IGNORED, MARKS, Vocabulary
+from aigc_ops.models._packing import IGNORED
+from aigc_ops.models._tokens import MARKS, Vocabulary
 from aigc_ops.sample_request import Message, SampleRequest
 from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, small_model
 

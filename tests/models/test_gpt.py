@@ -12,7 +12,9 @@ from aigc_ops.checkpoints import load_model, write_folder, write_model
 from aigc_ops.errors import ModelError
 from aigc_ops.generative import TextData
 from aigc_ops.models._decoding import Choice, Decoding, Wording
-from aigc_ops.models._tokens import IGNORED, MARKS, Document, Vocabulary, windows
+from aigc_ops.models._likelihood import score
+from aigc_ops.models._packing import IGNORED, windows
+from aigc_ops.models._tokens import MARKS, Document, Vocabulary
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sample_request import SampleRequest
 from tests.conftest import noise_for
@@ -167,7 +169,7 @@ def test_the_probabilities_of_all_next_tokens_sum_to_one() -> None:
     model = small_model(tokenizer="bytes")
     start, size = model.vocabulary.start, model.vocabulary.size
     with torch.no_grad():
-        scores = model._score(torch.full((size, 1), start), torch.arange(size)[:, None])
+        scores = score(model.network, torch.full((size, 1), start), torch.arange(size)[:, None])
     assert scores.exp().sum().item() == pytest.approx(1, abs=1e-9)
     assert scores.exp().max() > 2 / size  # and they are not all the same
 

@@ -107,6 +107,16 @@ def test_settings_that_a_pretrained_model_ignores_are_named(tmp_path: Path) -> N
         )
 
 
+def test_a_context_longer_than_the_networks_is_refused_when_training_goes_on_too(
+    tmp_path: Path,
+) -> None:
+    source = str(save_pretrained(tmp_path))
+    model = Gpt.from_data(GptConfig(pretrained=source, context_length=64), DIALOGUE)
+    longer = model.config.model_copy(update={"context_length": 65})
+    with pytest.raises(ModelError, match="the pretrained network knows 64 positions"):
+        Gpt.from_blueprint(longer, model.blueprint())
+
+
 def test_folders_that_hold_no_fit_model_are_refused_with_the_reason(tmp_path: Path) -> None:
     def refused(message: str, folder: Path, **settings: object) -> None:
         with pytest.raises(ModelError, match=message):
@@ -117,6 +127,8 @@ def test_folders_that_hold_no_fit_model_are_refused_with_the_reason(tmp_path: Pa
     refused("256, the pretrained network knows 64", save_pretrained(tmp_path / "long"))
     small = save_pretrained(tmp_path / "small", vocab_size=100, bos_token_id=1, eos_token_id=2)
     refused("the tokenizer has 290 tokens, the network 100", small, context_length=64)
+    other = save_pretrained(tmp_path / "other", eos_token_id=300)
+    refused("mark of a text's end is 300; they are of different models", other, context_length=64)
     pickled = save_pretrained(tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     refused("pickled weights", pickled, context_length=64)

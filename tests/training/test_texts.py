@@ -23,19 +23,38 @@ DATA = TextData([f"{i} and {i + 1} are {2 * i + 1}." for i in range(200)])
 CPU = torch.device("cpu")
 
 
-def run(config: GptConfig, folder: Path, *, tracker: SilentTracker | None = None, **settings):
+def run(
+    config: GptConfig,
+    folder: Path,
+    *,
+    tracker: SilentTracker | None = None,
+    data: TextData = DATA,
+    **settings,
+):
     ref = DatasetRef(
-        uri="memory", modality="text", content_digest="0" * 64, num_train=len(DATA), num_heldout=0
+        uri="memory", modality="text", content_digest="0" * 64, num_train=len(data), num_heldout=0
     )
     return train(
         config,
         TrainingConfig(**{"batch_size": 8, "log_every": 1, **settings}),
         ref,
-        lambda _: DATA,
+        lambda _: data,
         seed=3,
         folder=RunFolder(folder),
         tracker=tracker or SilentTracker(),
     )
+
+
+@pytest.mark.parametrize("tokenizer", ["bpe", "bytes", "characters"])
+@pytest.mark.parametrize("texts", [["a" * 500], ["a"] * 20, ["", "a"]])
+def test_texts_of_one_character_or_none_are_learnt(
+    tmp_path: Path, texts: list[str], tokenizer: str
+) -> None:
+    config = SMALL.model_copy(update={"tokenizer": tokenizer})
+    tracker = Recorder()
+    run(config, tmp_path, data=TextData(texts), steps=4, batch_size=2, tracker=tracker)
+    losses = [m["loss/network"] for _, m in tracker.metrics if "loss/network" in m]
+    assert losses[-1] < losses[0]
 
 
 @pytest.fixture
