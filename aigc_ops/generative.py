@@ -328,6 +328,13 @@ class TextModel(Generative):
         """One continuation (or answer) per request, without its prompt; may be empty."""
 
     @abc.abstractmethod
+    def examples(self, data: TextData, folder: Path | None = None) -> dict[str, Tensor]:
+        """Training examples; with an empty folder they are written there as they are made.
+
+        A NumPy file of each kind then, so that those of much text never fill the memory.
+        """
+
+    @abc.abstractmethod
     def example_terms(self) -> dict[str, JsonValue]:
         """All that decides `examples` beside the data: equal terms give equal examples."""
 

@@ -1,5 +1,6 @@
 """Rows decoded into what models train on; the first unsound row is named."""
 
+import json
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,6 +11,7 @@ from aigc_ops.data.config import DataConfig
 from aigc_ops.data.images import decode, fit
 from aigc_ops.data.opening import label_index
 from aigc_ops.data.rowtypes import Row
+from aigc_ops.data.store import Column
 from aigc_ops.errors import DataError
 from aigc_ops.generative import ImageData, TextData
 from aigc_ops.sample_request import Message
@@ -36,21 +38,38 @@ def image_data(rows: Iterable[Row], count: int, config: DataConfig, shape: Image
 
 
 def text_data(rows: Iterable[Row]) -> TextData:
-    """Rows as texts, with prompts and earlier turns; raises DataError naming an unsound one."""
-    texts, prompts, histories = list[str](), list[str | None](), list[tuple[Message, ...]]()
+    """Rows as texts, with prompts and earlier turns; raises DataError naming an unsound one.
+
+    Many texts are kept on disk.
+    """
+    texts, prompts = Column(str.encode, bytes.decode), Column(str.encode, bytes.decode)
+    histories = Column(_history_bytes, _history)
+    first_with: Row | None = None
     first_without: Row | None = None
+    has_histories = False
     for row in rows:
         texts.append(_decoded(row, row.content))
-        prompts.append(None if row.prompt is None else _decoded(row, row.prompt))
         histories.append(row.history)
-        if row.prompt is None:
+        has_histories |= bool(row.history)
+        if row.prompt is not None:
+            prompts.append(_decoded(row, row.prompt))
+            first_with = first_with or row
+        else:
             first_without = first_without or row
-    if not any(prompt is not None for prompt in prompts):
-        return TextData(texts)
+    if first_with is None:
+        return TextData(texts.finish())
     if first_without is not None:
         _decoded(first_without, None)
-    known = [prompt for prompt in prompts if prompt is not None]
-    return TextData(texts, known, histories if any(histories) else None)
+    told = histories.finish() if has_histories else None
+    return TextData(texts.finish(), prompts.finish(), told)
+
+
+def _history_bytes(history: tuple[Message, ...]) -> bytes:
+    return json.dumps(history).encode() if history else b""
+
+
+def _history(content: bytes) -> tuple[Message, ...]:
+    return tuple(Message(*turn) for turn in json.loads(content)) if content else ()
 
 
 def _class_of(row: Row, names: tuple[str, ...]) -> int:

@@ -2,11 +2,10 @@
 
 import hashlib
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +16,6 @@ from aigc_ops.data.conversations import answers, json_rows, text_column
 from aigc_ops.data.layout import Layout, read_schema, unreadable_parquet
 from aigc_ops.data.rowtypes import Group, Label, Row
 from aigc_ops.errors import DataError
-
-_BLANK_LINES = re.compile(rb"\n(?:[^\S\n]*\n)+")
 
 
 def is_heldout(key: bytes, fraction: float) -> bool:
@@ -85,31 +82,55 @@ def _read(path: Path) -> bytes:
 
 
 def _text_rows(path: Path, shown: str, unit: str) -> Iterator[Row]:
-    for line, document in split_documents(_read(path), unit):
-        yield Row(shown if unit == "file" else f"{shown} line {line}", document)
+    try:
+        with path.open("rb") as lines:
+            for line, document in split_documents(lines, unit):
+                yield Row(shown if unit == "file" else f"{shown} line {line}", document)
+    except OSError as error:
+        raise DataError(f"{path}: unreadable ({error.strerror}); check its permissions") from error
 
 
-def split_documents(content: bytes, unit: str) -> Iterator[tuple[int, bytes]]:
+def split_documents(lines: BinaryIO, unit: str) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, document) of a text file, stripped and never empty.
 
     `unit` is line, paragraph, file, or auto: paragraphs where blank lines stand between
-    lines, else lines. Bytes stay undecoded, so that bad UTF-8 can be told by its row.
+    lines, else lines. Bytes stay undecoded, so that bad UTF-8 can be told by its row. No more
+    than a document is held.
     """
-    text = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
     if unit == "auto":
-        unit = "paragraph" if _BLANK_LINES.search(text.strip()) else "line"
-    if unit == "paragraph":
-        ends = [match.start() for match in _BLANK_LINES.finditer(text)]
-    elif unit == "line":
-        ends = [match.start() for match in re.finditer(rb"\n", text)]
-    else:
-        ends = []
-    line, start = 1, 0
-    for end in [*ends, len(text)]:
-        piece = text[start:end]
-        if document := piece.strip():
-            yield line + piece[: piece.index(document)].count(b"\n"), document
-        line, start = line + piece.count(b"\n"), end
+        unit = "paragraph" if _has_paragraphs(lines) else "line"
+        lines.seek(0)
+    first, document = 0, list[bytes]()
+    for number, line in enumerate(_plain(lines), start=1):
+        is_blank = not line.strip()
+        if document and (unit == "line" or (unit == "paragraph" and is_blank)):
+            yield first, b"".join(document).strip()
+            document = []
+        if document or not is_blank:
+            first = first if document else number
+            document.append(line)
+    if document:
+        yield first, b"".join(document).strip()
+
+
+def _has_paragraphs(lines: Iterable[bytes]) -> bool:
+    """Whether blank lines stand between lines."""
+    has_text, has_blank = False, False
+    for line in _plain(lines):
+        if not line.strip():
+            has_blank = has_text
+        elif has_blank:
+            return True
+        else:
+            has_text = True
+    return False
+
+
+def _plain(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines with their ends as on Unix and without a byte order mark."""
+    for number, line in enumerate(lines):
+        shown = line if number else line.removeprefix(b"\xef\xbb\xbf")
+        yield shown[:-2] + b"\n" if shown.endswith(b"\r\n") else shown
 
 
 # Parquet

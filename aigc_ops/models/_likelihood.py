@@ -60,7 +60,7 @@ def scoring_batches(
         (index, *window)
         for index, document in enumerate(documents)
         for window in windows(
-            document, context_length=context_length, overlap=overlap, first=document.first
+            len(document.ids), context_length=context_length, overlap=overlap, first=document.first
         )
     ]
     pieces.sort(key=lambda piece: piece[2] - piece[1])

@@ -1,10 +1,14 @@
 """Texts as token ids: a vocabulary with its marks, and the frame that it puts around texts."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Self
 
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+import numpy as np
+from tokenizers import Encoding, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
 from aigc_ops.errors import ModelError
@@ -12,9 +16,11 @@ from aigc_ops.generative import TextData
 from aigc_ops.models._templates import ChatTemplate
 from aigc_ops.sample_request import Message
 
+Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 MARKS = ("<|start|>", "<|answer|>", "<|end|>")
 NUM_FIXED = 256 + len(MARKS)
-ENCODED_AT_ONCE = 2048  # texts
+MOST_TEXTS, MOST_CHARACTERS = 2048, 2**20  # encoded at a time; a token takes 100 bytes then
+THREADS = 2  # each of which waits for the tokenizer's own, and then makes arrays
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,37 @@ class Document:
     first: int
     new: int = 1
     """Where what another document does not hold too begins: after an earlier conversation."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents one after another; all arrays but `ids` have an entry for each."""
+
+    ids: Integers
+    """(tokens,) of all of them."""
+    starts: Integers
+    """Where each begins in `ids`."""
+    lengths: Integers
+    first: Integers
+    """Place in each, as in `Document`."""
+    new: Integers
+
+    @classmethod
+    def of(cls, documents: Sequence[Document]) -> Self:
+        """The documents' arrays."""
+        lengths = np.array([len(each.ids) for each in documents])
+        return cls(
+            np.fromiter(chain.from_iterable(each.ids for each in documents), np.int32),
+            lengths.cumsum() - lengths,
+            lengths,
+            np.array([each.first for each in documents]),
+            np.array([each.new for each in documents]),
+        )
+
+    def __iter__(self) -> Iterator[Document]:
+        columns = (self.starts, self.lengths, self.first, self.new)
+        for start, length, first, new in zip(*(c.tolist() for c in columns), strict=True):
+            yield Document(self.ids[start : start + length].tolist(), first, new)
 
 
 class Vocabulary:
@@ -63,14 +100,16 @@ class Vocabulary:
             special_tokens=list(MARKS),
             show_progress=False,
         )
-        tokenizer.train_from_iterator([*data.texts, *(data.prompts or ())], trainer)
+        tokenizer.train_from_iterator(chain(data.texts, data.prompts or ()), trainer)
         return cls._marked(tokenizer, data)
 
     @classmethod
     def of_characters(cls, data: TextData) -> Self:
         """One token a character that occurs in the data, and the marks; others take their bytes."""
-        texts = [*data.texts, *(data.prompts or ())]
-        alphabet = sorted(set().union(*texts))
+        found = set[str]()
+        for text in chain(data.texts, data.prompts or ()):
+            found.update(text)
+        alphabet = sorted(found)
         if not alphabet:
             raise ModelError("the training texts are empty; there are no characters to learn")
         pieces = [*alphabet, *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -120,13 +159,16 @@ class Vocabulary:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without marks."""
-        for text in texts:
-            check_unicode(text)
-        # Text that spells a mark is text: a prompt cannot end or answer itself. Set here,
-        # for a copied tokenizer forgets it.
+        self._take_marks_for_text()
+        return [encoding.ids for encoding in self._encodings(texts)]
+
+    def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        check_unicode("".join(texts))
+        return self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+
+    def _take_marks_for_text(self) -> None:
+        """A prompt cannot end or answer itself; set often, for a copied tokenizer forgets it."""
         self.tokenizer.encode_special_tokens = True
-        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
 
     def opening(self, prompt: str | None, history: Sequence[Message] = ()) -> list[int]:
         """What stands before a text that answers or continues the prompt."""
@@ -152,17 +194,47 @@ class Vocabulary:
         return ids
 
     def documents(self, data: TextData) -> Iterator[Document]:
-        """Each text in its frame, in order; a part of the data is encoded at a time."""
-        for start in range(0, len(data), ENCODED_AT_ONCE):
-            part = data.take(range(start, min(start + ENCODED_AT_ONCE, len(data))))
-            texts = self.encode(part.texts)
-            if self.template or part.histories:
-                yield from (self._answer(part, row, ids) for row, ids in enumerate(texts))
-                continue
-            prompts = self.encode(part.prompts) if part.prompts is not None else [[]] * len(part)
-            for prompt, text in zip(prompts, texts, strict=True):
-                before = self._open(prompt)
-                yield Document([*before, *text, self.end], len(before))
+        """Each text in its frame, in order."""
+        return chain.from_iterable(self.batches(data))
+
+    def batches(self, data: TextData) -> Iterator[Documents]:
+        """The documents in order, many at a time; no more texts than these are held."""
+        if self.template or data.histories:
+            for part in _parts(data):
+                texts = self.encode(part.texts)
+                yield Documents.of([self._answer(part, row, ids) for row, ids in enumerate(texts)])
+            return
+        self._take_marks_for_text()
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="encode") as pool:
+            ahead = deque[Future[Documents]]()
+            for part in _parts(data):
+                ahead.append(pool.submit(self._framed_part, part))
+                if len(ahead) > THREADS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _framed_part(self, part: TextData) -> Documents:
+        """The same as `_open` and `_answer` without history make, for many documents at once."""
+        texts, num_text = self._flat(part.texts)
+        prompts, num_prompt = self._flat(part.prompts or [""] * len(part))
+        num_before = 1 + num_prompt + len(self.turn) * (num_prompt > 0)
+        lengths = num_before + num_text + 1
+        starts = lengths.cumsum() - lengths
+        ids = np.full(lengths.sum(), self.end, np.int32)
+        ids[starts] = self.start
+        ids[runs(starts + 1, num_prompt)] = prompts
+        for place, token in enumerate(self.turn, start=1):
+            ids[(starts + num_prompt + place)[num_prompt > 0]] = token
+        ids[runs(starts + num_before, num_text)] = texts
+        return Documents(ids, starts, lengths, num_before, np.ones_like(lengths))
+
+    def _flat(self, texts: Sequence[str]) -> tuple[Integers, Integers]:
+        """Ids of all texts one after another, and how many each has."""
+        encodings = self._encodings(texts)
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        ids = chain.from_iterable(encoding.ids for encoding in encodings)
+        return np.fromiter(ids, np.int32, lengths.sum()), lengths
 
     def _answer(self, data: TextData, row: int, text: list[int]) -> Document:
         prompt = data.prompts[row] if data.prompts else None
@@ -182,6 +254,24 @@ class Vocabulary:
     def fits(self, prompt: str, num_tokens: int) -> bool:
         """False when the prompt is longer than so many tokens, known without encoding it."""
         return len(prompt) <= num_tokens * self.longest_token
+
+
+def _parts(data: TextData) -> Iterator[TextData]:
+    """The data in order, as much of it at a time as is encoded at once."""
+    first, num_characters = 0, 0
+    for row, text in enumerate(data.texts):
+        num_characters += len(text) + len(data.prompts[row] if data.prompts else "")
+        if row + 1 - first == MOST_TEXTS or num_characters >= MOST_CHARACTERS:
+            yield data.take(range(first, row + 1))
+            first, num_characters = row + 1, 0
+    if first < len(data):
+        yield data.take(range(first, len(data)))
+
+
+def runs(starts: Integers, lengths: Integers) -> Integers:
+    """The indices start, start + 1, … of each run, one run after another."""
+    before = lengths.cumsum() - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def _byte_level(model: BPE, *, words: bool) -> Tokenizer:

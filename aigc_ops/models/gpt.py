@@ -200,11 +200,13 @@ class Gpt(TextModel):
         ]
         return self.config.optimizer.optimizer(groups)
 
-    def examples(self, data: TextData) -> dict[str, Tensor]:
+    def examples(self, data: TextData, folder: Path | None = None) -> dict[str, Tensor]:
         return pack(
-            self.vocabulary.documents(data),
+            self.vocabulary.batches(data),
             context_length=self.config.context_length,
+            num_tokens=self.vocabulary.size,
             on_prompts=self.config.train_on_prompts,
+            folder=folder,
         )
 
     def example_terms(self) -> dict[str, JsonValue]:

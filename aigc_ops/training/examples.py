@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from filelock import FileLock
 from torch import Tensor
 
 from aigc_ops.artifacts import json_digest
@@ -14,7 +15,7 @@ from aigc_ops.errors import CheckpointError
 from aigc_ops.generative import Data, Generative, ImageData, ImageModel, Images, TextData, TextModel
 from aigc_ops.training.order import DataOrder
 
-EXAMPLES = "examples.safetensors"
+FORMAT = "a NumPy file of each kind"
 KEPT_FROM = 2**20  # characters: making them again takes as long as reading them below that
 MOST_OF_FREE = 0.5  # of a GPU's free memory; the networks need the rest
 
@@ -83,28 +84,33 @@ class Examples:
 def _made(model: Generative, data: Data, cache: Path | None) -> Mapping[str, Tensor]:
     """The model's examples of the data; those of much text are made once and kept on disk.
 
-    What is kept is mapped into memory, so it is read as it is needed. Its name is a digest
-    of all that it is made of.
+    What is kept is written as it is made and mapped into memory, so it is read as it is
+    needed. Its name is a digest of all that it is made of. Of several processes here, one
+    makes it.
     """
     if cache is None or not isinstance(data, TextData) or data.num_characters < KEPT_FROM:
         return model.examples(data)
     digest = hashlib.sha256()
     assert isinstance(model, TextModel), type(model)
-    terms = {"family": model.config.family, "format": EXAMPLES, **model.example_terms()}
+    terms = {"family": model.config.family, "format": FORMAT, **model.example_terms()}
     digest.update(json_digest(terms).encode())
     for part in data.parts():
         digest.update(part.encode())
         digest.update(b"\0")
     folder = cache / digest.hexdigest()
-    try:
-        verify_folder(folder)
-    except CheckpointError:  # none yet, or a damaged one
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        try:
+            verify_folder(folder)
+        except CheckpointError:  # none yet, or a damaged one
+            write_folder(folder, lambda partial: _write(model, data, partial))
+    # A map that is private may be written to, which torch asks of arrays.
+    files = sorted(folder.glob("*.npy"))
+    return {file.stem: torch.from_numpy(np.load(file, mmap_mode="c")) for file in files}
 
-        def fill(partial: Path) -> None:
-            save_file(dict(model.examples(data)), partial / EXAMPLES)
 
-        write_folder(folder, fill)
-    return load_file(folder / EXAMPLES)
+def _write(model: TextModel, data: TextData, folder: Path) -> None:
+    model.examples(data, folder)
 
 
 def _channels_last(rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """How files become rows and rows become splits."""
 
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -67,7 +68,7 @@ def test_rows_with_one_prompt_stay_together(tmp_path: Path) -> None:
 
 @given(LINES)
 def test_a_document_by_line_is_every_line_that_is_not_blank(lines: list[str]) -> None:
-    documents = list(split_documents("\n".join(lines).encode(), "line"))
+    documents = list(split_documents(BytesIO("\n".join(lines).encode()), "line"))
     expected = [(n, line.encode().strip()) for n, line in enumerate(lines, 1)]
     assert documents == [(n, line) for n, line in expected if line]
 
@@ -78,7 +79,7 @@ def test_a_document_by_paragraph_is_every_run_of_lines(
 ) -> None:
     full = [[line for line in lines if line.encode().strip()] for lines in paragraphs]
     text = (newline * 2).join(newline.join(lines) for lines in full)
-    documents = [document for _, document in split_documents(text.encode(), "paragraph")]
+    documents = [document for _, document in split_documents(BytesIO(text.encode()), "paragraph")]
     assert documents == ["\n".join(lines).encode().strip() for lines in full if lines]
 
 
@@ -86,7 +87,7 @@ def test_a_document_by_paragraph_is_every_run_of_lines(
 def test_a_document_is_found_at_its_line(lines: list[str]) -> None:
     text = "\n".join(lines).encode()
     for unit in ("line", "paragraph", "file"):
-        for line, document in split_documents(text, unit):
+        for line, document in split_documents(BytesIO(text), unit):
             assert document.split(b"\n")[0].strip() in text.split(b"\n")[line - 1]
 
 
@@ -102,4 +103,4 @@ def test_a_document_is_found_at_its_line(lines: list[str]) -> None:
     ],
 )
 def test_blank_lines_between_lines_make_paragraphs(content: bytes, expected: list[bytes]) -> None:
-    assert [document for _, document in split_documents(content, "auto")] == expected
+    assert [document for _, document in split_documents(BytesIO(content), "auto")] == expected

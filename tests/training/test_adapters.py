@@ -1,0 +1,139 @@
+"""What the loop promises, kept for pretrained networks and their adapters."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from aigc_ops.artifacts import Checkpoint, DatasetRef
+from aigc_ops.generative import TextData
+from aigc_ops.models.gpt import GptConfig
+from aigc_ops.tracking import SilentTracker, Tracker
+from aigc_ops.training import RunFolder, TrainingConfig, train
+from tests.conftest import ROOT
+from tests.models.test_pretrained import save_pretrained
+from tests.training.runs import FILES, Recorder, assert_bit_equal
+
+DATA = TextData([f"Answer {i}, {'你好 ' * (i % 3)}😀" for i in range(24)], ["What?"] * 24)
+LORA = {"rank": 2, "alpha": 8.0}
+
+
+def run(
+    source: str | Path,
+    folder: Path,
+    *,
+    lora: dict[str, object] | None = None,
+    tracker: Tracker | None = None,
+    **settings: object,
+) -> Checkpoint:
+    ref = DatasetRef(
+        uri="memory", modality="text", content_digest="0" * 64, num_train=len(DATA), num_heldout=0
+    )
+    return train(
+        GptConfig(pretrained=str(source), context_length=64, lora=lora, train_on_prompts=False),
+        TrainingConfig(**{"batch_size": 4, "log_every": 1, "ema_decay": 0.9, **settings}),
+        ref,
+        lambda _: DATA,
+        seed=3,
+        folder=RunFolder(folder),
+        tracker=tracker or SilentTracker(),
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return save_pretrained(tmp_path / "hf", llama=True)
+
+
+@pytest.mark.parametrize("lora", [None, {**LORA, "dropout": 0.2}], ids=["whole", "adapters"])
+def test_a_pretrained_run_cut_and_resumed_ends_bit_equal(
+    source: Path, tmp_path: Path, lora: dict[str, object] | None
+) -> None:
+    whole = run(source, tmp_path / "whole", lora=lora, steps=9, checkpoint_every=4)
+    run(source, tmp_path / "cut", lora=lora, steps=4, checkpoint_every=4)
+    source.rename(tmp_path / "elsewhere")  # a resumed run needs it no more
+    resumed = run(source, tmp_path / "cut", lora=lora, steps=9, checkpoint_every=4)
+    assert_bit_equal(Path(whole.uri), Path(resumed.uri))
+    stored = load_file(Path(whole.uri) / FILES[0])
+    assert any(".lora_" in name for name in stored) is (lora is not None)
+
+
+PROGRAM = """
+import json, os, sys
+from pathlib import Path
+from tests.training.runs import Recorder
+from tests.training.test_adapters import run
+tracker = Recorder()
+run(sys.argv[1], Path(sys.argv[2]), tracker=tracker, **json.loads(sys.argv[3]))
+if os.environ.get("RANK", "0") == "0":
+    print(json.dumps([m for _, m in tracker.metrics]))
+"""
+
+
+def command(num: int, source: Path, folder: Path, **settings: object) -> list[str]:
+    arguments = [str(source), str(folder), json.dumps(settings)]
+    if num == 1:
+        return [sys.executable, "-c", PROGRAM, *arguments]
+    script = folder.with_suffix(".py")
+    script.write_text(PROGRAM)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num}")
+    return [sys.executable, *torchrun, str(script), *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_adapters_killed_at_a_random_moment_end_bit_equal_to_uninterrupted_ones(
+    source: Path, tmp_path: Path
+) -> None:
+    settings = {"lora": LORA, "steps": 60, "checkpoint_every": 5}
+    folder = tmp_path / "killed"
+    arguments = command(1, source, folder, **settings)
+    child = subprocess.Popen(
+        arguments,
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list(folder.glob("step-*")):
+        assert child.poll() is None
+        time.sleep(0.005)
+    time.sleep(random.Random(0).uniform(0, 0.15))
+    assert child.poll() is None  # else there was nothing left to kill
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (folder / "finished.json").exists()
+    run(source, folder, **settings)
+    whole = run(source, tmp_path / "whole", **settings)
+    assert_bit_equal(Path(whole.uri), folder / Path(whole.uri).name)
+
+
+def test_two_processes_train_adapters_as_one_does(source: Path, tmp_path: Path) -> None:
+    settings = {"lora": LORA, "steps": 6, "precision": "fp32"}
+    tracker = Recorder()
+    run(source, tmp_path / "1", tracker=tracker, **settings)
+    done = subprocess.run(
+        command(2, source, tmp_path / "2", **settings),
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    together = json.loads(done.stdout.splitlines()[-1])
+    for (_, one), two in zip(tracker.metrics, together, strict=True):
+        for name in (name for name in one if name.startswith(("loss/", "gradient_norm/"))):
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
+    weights = [load_file(tmp_path / n / "step-00000006" / FILES[0]) for n in ("1", "2")]
+    for name, tensor in weights[0].items():
+        assert (tensor - weights[1][name]).abs().max() < 1e-4, name
