@@ -22,11 +22,14 @@ def windows(
     """Yield (begin, end, scored): the ids begin..end-1 predict those from scored to end.
 
     Each id of so many, from `first` on, is predicted once, with at least `overlap` before it
-    where there are so many.
+    where there are so many. What stands before `first` and is longer than the context is cut at
+    its beginning, by no more than the rest needs.
     """
     scored = first
     while scored < length:
         begin = 0 if scored <= context_length else scored - overlap
+        if scored == first:
+            begin = min(begin, max(0, length - 1 - context_length))
         end = min(begin + context_length, length - 1)
         yield begin, end, scored
         scored = end + 1

@@ -19,12 +19,14 @@ class ChatTemplate:
     bos_token: str = ""
     eos_token: str = ""
 
-    def render(self, messages: Sequence[Message], *, answered: bool) -> list[tuple[str, bool]]:
-        """The conversation in pieces, (text, whether it is the template's own), in order.
+    def render(
+        self, messages: Sequence[Message], *, answered: bool
+    ) -> list[tuple[str, int | None]]:
+        """The conversation in pieces, (text, place of its message), in order.
 
         Unless `answered`, it ends where the assistant's next answer begins. A message stands
-        in pieces of its own, so that no text of a person's is taken for a mark. Raises
-        ModelError when the template refuses the conversation.
+        in pieces of its own, so that no text of a person's is taken for a mark; the template's
+        own text has no place. Raises ModelError when the template refuses the conversation.
         """
         # transformers' own sandboxed renderer, with the functions that templates may call.
         from jinja2 import TemplateError
@@ -46,7 +48,7 @@ class ChatTemplate:
             raise ModelError(f"the model's chat template refuses the messages: {error}") from error
         pieces = _PLACE.split(rendered[0][0])  # the first conversation of a pair with its spans
         return [
-            (messages[int(piece)].text, False) if index % 2 else (piece, True)
+            (messages[int(piece)].text, int(piece)) if index % 2 else (piece, None)
             for index, piece in enumerate(pieces)
             if piece
         ]
@@ -54,5 +56,5 @@ class ChatTemplate:
     def after_answer(self) -> str:
         """What the template writes after an answer, which ends it."""
         turn = [Message("user", "?"), Message("assistant", "!")]
-        text, is_own = self.render(turn, answered=True)[-1]
-        return text if is_own else ""
+        text, place = self.render(turn, answered=True)[-1]
+        return text if place is None else ""

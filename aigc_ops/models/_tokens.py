@@ -185,11 +185,11 @@ class Vocabulary:
             ids += [*text, *after[message.role]]
         return [*ids, *prompt, *self.turn] if prompt else ids
 
-    def _framed(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+    def _framed(self, pieces: Sequence[tuple[str, int | None]]) -> list[int]:
         """Ids of a template's own text, where marks are marks, and of people's, where not."""
         ids: list[int] = []
-        for text, is_templates in pieces:
-            self.tokenizer.encode_special_tokens = not is_templates
+        for text, place in pieces:
+            self.tokenizer.encode_special_tokens = place is not None
             ids += self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -239,12 +239,16 @@ class Vocabulary:
     def _answer(self, data: TextData, row: int, text: list[int]) -> Document:
         prompt = data.prompts[row] if data.prompts else None
         history = data.histories[row] if data.histories else ()
-        opening = self.opening(prompt, history)
-        new = 1
+        opening, new = self.opening(prompt, history), 1
         if history and not self.template:
             new = len(self._open([], history))
         elif history and self.template:
-            new = len(self._framed(self.template.render(history, answered=True)))
+            messages = [*history, Message("user", prompt or "")]
+            pieces = self.template.render(messages, answered=False)
+            places = [place for _, place in pieces]
+            if (last := len(history) - 1) in places:
+                new = len(self._framed(pieces[: places.index(last) + 1]))
+                new += opening[new : new + 1] == [self.end]
         return Document([*opening, *text, self.end], len(opening), new)
 
     def spoken(self, token: int) -> list[int]:

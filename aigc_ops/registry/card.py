@@ -102,7 +102,7 @@ def _scores(scores: Scores | None) -> str:
 
 
 def _use(name: str, checkpoint: Checkpoint, controls: Mapping[str, Control]) -> str:
-    columns = ["prompt" if checkpoint.modality == "text" else "label"]
+    columns = ["prompt", "history", "stop"] if checkpoint.modality == "text" else ["label"]
     columns += ["controls"] if controls else []
     return f"""The golden samples and the last sample grid lie in the model's artifacts.
 

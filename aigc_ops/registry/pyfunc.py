@@ -3,7 +3,7 @@
 Image models answer with `image` (PNG bytes), `seed` and `label`; text models with
 `text`, `seed` and `prompt`. A model with controls takes them as JSON in one column of text:
 MLflow drops columns that a signature lacks, so a misspelt one would go unnoticed, while a
-misspelt name in the JSON is refused by the model.
+misspelt name in the JSON is refused by the model. A conversation and stop strings are JSON too.
 """
 
 import json
@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from platform import python_version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 import yaml
@@ -24,7 +24,7 @@ from aigc_ops.checkpoints import load_model
 from aigc_ops.errors import ModelError
 from aigc_ops.generative import Generative, ImageModel
 from aigc_ops.noise import MAX_SEED
-from aigc_ops.sample_request import Control, SampleRequest
+from aigc_ops.sample_request import Control, Message, Role, SampleRequest
 from aigc_ops.sampling import draw, png_bytes
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class SamplingFunction:
         """One sample per row of `seed` and, where wanted, `label` or `prompt`, and `controls`.
 
         `controls` is a JSON object of numbers by name, such as `{"truncation": 0.7}`. A
-        conditional image model goes round its classes where a row gives no label.
+        conditional image model goes round its classes where a row gives no label. For a text
+        model `history` is a JSON list of the messages before the prompt, objects of role and
+        content, and `stop` one of the strings before which the text ends.
         """
         asked = [self._request(index, row) for index, row in enumerate(_rows(model_input))]
         samples = draw(self.model, asked)
@@ -67,6 +69,8 @@ class SamplingFunction:
             label=None if label is None else int(label),
             prompt=prompt,
             controls=_control_values(index, row.get("controls")),
+            history=_messages(index, row.get("history")),
+            stop=_stop_strings(index, row.get("stop")),
         )
 
 
@@ -101,16 +105,45 @@ def _control_values(index: int, content: Any) -> dict[str, float]:
     """The numbers by name that a row's JSON holds; raises ModelError for anything else."""
     if content is None:
         return {}
-    try:
-        values = json.loads(content)
-    except (TypeError, ValueError):
-        values = None
+    values = _parsed(content)
     if not isinstance(values, dict) or {type(each) for each in values.values()} - {int, float}:
         raise ModelError(
             f"row {index} has controls {content!r}; give a JSON object of numbers, such as "
             '{"truncation": 0.7}'
         )
     return values
+
+
+def _messages(index: int, content: Any) -> tuple[Message, ...]:
+    """The conversation that a row's JSON holds; raises ModelError for anything else."""
+    if content is None:
+        return ()
+    messages = _parsed(content)
+    try:
+        history = [(each["role"], each["content"]) for each in messages]
+    except (TypeError, KeyError):
+        history = [(None, None)]
+    if any(role not in get_args(Role) or not isinstance(text, str) for role, text in history):
+        raise ModelError(
+            f"row {index} has history {content!r}; give a JSON list of objects with role "
+            f"({', '.join(get_args(Role))}) and content"
+        )
+    return tuple(Message(role, text) for role, text in history)
+
+
+def _stop_strings(index: int, content: Any) -> tuple[str, ...]:
+    """The strings that a row's JSON holds; raises ModelError for anything else."""
+    values = [] if content is None else _parsed(content)
+    if not isinstance(values, list) or any(not isinstance(each, str) for each in values):
+        raise ModelError(f'row {index} has stop {content!r}; give a JSON list, such as ["\\n"]')
+    return tuple(values)
+
+
+def _parsed(content: Any) -> Any:
+    try:
+        return json.loads(content)
+    except (TypeError, ValueError):
+        return None
 
 
 def write_flavor(
@@ -159,6 +192,8 @@ def signature(modality: Modality, has_controls: bool) -> "ModelSignature":
         choice, answer = ColSpec(DataType.long, "label", required=False), "image"
         content = ColSpec(DataType.binary, answer)
     asked = [seed, choice]
+    if modality == "text":
+        asked += [ColSpec(DataType.string, name, required=False) for name in ("history", "stop")]
     if has_controls:
         asked.append(ColSpec(DataType.string, "controls", required=False))
     return ModelSignature(inputs=Schema(asked), outputs=Schema([seed, choice, content]))

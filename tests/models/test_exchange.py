@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from aigc_ops.data.conversations import answers
+from aigc_ops.data.decoding import text_data
 from aigc_ops.errors import ModelError
 from aigc_ops.generative import TextData
+from aigc_ops.models._packing import IGNORED
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sample_request import Message, SampleRequest
 from tests.models.dialogue import DIALOGUE, next_log_probabilities, small_model
@@ -31,7 +34,7 @@ def with_template(folder: Path, template: str, **settings: object) -> Gpt:
         "eos_token": "<|end|>",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    config = GptConfig(pretrained=str(folder), context_length=200, temperature=0, **settings)
+    config = GptConfig(pretrained=str(folder), temperature=0, **{"context_length": 200, **settings})
     return Gpt.from_data(config, DIALOGUE).eval()
 
 
@@ -78,6 +81,44 @@ def test_a_templated_model_learns_answers_and_is_stored_with_its_template(tmp_pa
     record = json.loads(json.dumps(model.blueprint()))
     again = Gpt.from_blueprint(model.config, record)
     assert again.vocabulary.opening("Who?", TURNS) == model.vocabulary.opening("Who?", TURNS)
+
+
+END_ONCE = CHATML.replace("+ '<|end|>' + '\\n'", "+ ('<|end|>' if loop.last else '') + '\\n'")
+
+
+@pytest.mark.parametrize("template", [None, CHATML, END_ONCE], ids=["own", "chatml", "end once"])
+@pytest.mark.parametrize("on_prompts", [True, False])
+def test_each_turn_of_a_conversation_is_learnt_exactly_once(
+    tmp_path: Path, template: str | None, on_prompts: bool
+) -> None:
+    said = ["Hi 1", "Hello 2", "Who 3", "Me 4", "Bye 5", "See you 6"]
+    roles = ["user", "assistant"] * 3
+    turns = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+    turns = [{"role": "system", "content": "Be kind 0"}, *turns]
+    data = text_data(answers("chat", turns))
+    settings = {"train_on_prompts": on_prompts, "context_length": 200}
+    if template is None:
+        model = small_model(data, tokenizer="bytes", **settings)
+    else:
+        model = with_template(tmp_path, template, **settings)
+    vocabulary, targets = model.vocabulary, model.examples(data)["targets"].flatten()
+    learnt = targets[targets != IGNORED].tolist()
+    text = vocabulary.tokenizer.decode(learnt, skip_special_tokens=False)
+    for role, each in zip(roles, said, strict=True):
+        assert text.count(each) == (role == "assistant" or on_prompts), each
+    assert "Be kind" not in text
+    ends_of_prompts = 3 if on_prompts and template else 0
+    assert learnt.count(vocabulary.end) == 3 + ends_of_prompts
+
+
+def test_an_answer_after_more_than_the_context_sees_what_of_it_fits() -> None:
+    history = (Message("user", "u" * 300), Message("assistant", "a" * 300))
+    data = TextData(["Me."], ["Who?"], [history])
+    model = small_model(data, tokenizer="bytes", context_length=64, train_on_prompts=False)
+    examples = model.examples(data)
+    (document,) = model.vocabulary.documents(data)
+    assert examples["inputs"].tolist() == [document.ids[-65:-1]]
+    assert model.example_units(examples) == len("Me.") + 1
 
 
 @pytest.mark.parametrize("data", [DIALOGUE, TextData(["One two three.", "四五六"])])

@@ -20,7 +20,7 @@ from aigc_ops.registry.client import connect
 from aigc_ops.registry.pyfunc import SamplingFunction
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, resolve
-from aigc_ops.sample_request import SampleRequest
+from aigc_ops.sample_request import Message, SampleRequest
 from aigc_ops.sampling import draw, png_bytes
 from tests.registry.conftest import MakeCheckpoint, crown, scores_of, stored_models
 
@@ -109,8 +109,48 @@ def test_a_text_model_is_asked_by_prompt_and_controls(gpt_checkpoint: Checkpoint
     register(gpt_checkpoint, None, name="talk")
     connect()
     info = mlflow.models.get_model_info("models:/talk/1")
-    assert info.signature.inputs.input_names() == ["seed", "prompt", "controls"]
+    columns = ["seed", "prompt", "history", "stop", "controls"]
+    assert info.signature.inputs.input_names() == columns
+    assert info.signature.inputs.required_input_names() == ["seed"]
     assert "temperature" in info.metadata["controls"]
+
+
+def test_a_conversation_is_answered_and_ends_before_a_stop_string(
+    gpt_checkpoint: Checkpoint,
+) -> None:
+    import mlflow
+
+    register(gpt_checkpoint, None, name="talk")
+    model = load_model(Path(gpt_checkpoint.uri))
+    history = (Message("user", "one?"), Message("assistant", "two"))
+    asked = SampleRequest(seed=3, prompt="three?", history=history)
+    (whole,) = draw(model, [asked])
+    turns = json.dumps([{"role": m.role, "content": m.text} for m in history])
+    rows = {"seed": [3] * 3, "prompt": ["three?"] * 3, "history": [turns, turns, None]}
+    rows["stop"] = [None, json.dumps([whole[2]]), "[]"]
+    table = mlflow.pyfunc.load_model("models:/talk/1").predict(pd.DataFrame(rows))
+    (alone,) = draw(model, [SampleRequest(seed=3, prompt="three?")])
+    assert list(table["text"]) == [whole, whole[: whole.index(whole[2])], alone]
+    assert whole != alone
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"history": "hello"}, "row 0 has history 'hello'; give a JSON list of objects"),
+        ({"history": '[{"role": "tool", "content": "x"}]'}, r"role \(system, user, assistant\)"),
+        ({"history": '[{"role": "user"}]'}, "give a JSON list of objects with role"),
+        ({"history": '[{"role": "user", "content": "x"}]'}, "its answer is missing"),
+        ({"stop": "end"}, "row 0 has stop 'end'; give a JSON list"),
+        ({"stop": '[""]'}, "a stop string is empty"),
+    ],
+)
+def test_conversations_that_are_none_are_refused(
+    row: dict[str, str], message: str, gpt_checkpoint: Checkpoint
+) -> None:
+    function = SamplingFunction(load_model(Path(gpt_checkpoint.uri)))
+    with pytest.raises(ModelError, match=message):
+        function.predict(pd.DataFrame([{"seed": 1, "prompt": "Who?", **row}]))
 
 
 def test_rows_without_a_label_go_round_the_classes(make_checkpoint: MakeCheckpoint) -> None:
