@@ -3,7 +3,6 @@
     python benchmarks/gpt.py characters --corpus ENGLISH.txt [--rounds 3] [--steps 200]
     python benchmarks/gpt.py lora --pretrained MODEL [--rounds 3] [--steps 12]
     python benchmarks/gpt.py generate --pretrained MODEL [--rounds 3]
-    python benchmarks/gpt.py tokens [--megabytes 100]
     python benchmarks/gpt.py dialogue models:/dialogue-gpt@champion
 
 characters  4 layers, 128 wide, context 64, batches of 12: our loop against the plain fp32 loop
@@ -11,7 +10,6 @@ characters  4 layers, 128 wide, context 64, batches of 12: our loop against the 
 lora        adapters of rank 8 on q and v, 2 x 128 tokens: our loop against transformers'
             Trainer with peft in fp32, and how far the two curves of losses are apart.
 generate    8 prompts x 64 tokens at once against `generate`, one prompt at a time.
-tokens      our packed rows against the datasets library's map with the same tokenizer.
 dialogue    bits per byte of a byte 5-gram on the held-out dialogue, beside the model's.
 
 MODEL is a Hugging Face folder or a GGUF file, such as `make smollm2` fetches.
@@ -23,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -276,45 +274,6 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-# Tokens
-
-
-def tokens(megabytes: int) -> None:
-    import resource
-
-    from datasets import Dataset, disable_progress_bars
-
-    disable_progress_bars()
-    sample = read_split(open_dataset(DIALOGUE), DIALOGUE, "train")
-    assert isinstance(sample, TextData)
-    texts, size = list[str](), 0
-    while size < megabytes * 1e6:
-        text = " ".join(
-            (sample.prompts or [""])[(len(texts) * 7 + k) % len(sample)] for k in (0, 1, 2)
-        )
-        texts.append(f"{len(texts)} {text} {sample.texts[len(texts) % len(sample)]}")
-        size += len(texts[-1].encode())
-    model = Gpt.from_data(GptConfig(vocab_size=2048, context_length=256), sample)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = _seconds(lambda: model.examples(TextData(texts)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"ours      {seconds:6.1f} s   peak {peak / 2**20:.2f} GiB ({before / 2**20:.2f} before)")
-
-    def encoded(rows: dict[str, Sequence[str]]) -> dict[str, list[list[int]]]:
-        found = model.vocabulary.tokenizer.encode_batch_fast(rows["text"])
-        return {"ids": [each.ids for each in found]}
-
-    with tempfile.TemporaryDirectory() as folder:
-        table = Dataset.from_dict({"text": texts})
-        theirs = _seconds(
-            lambda: table.map(
-                encoded, batched=True, num_proc=2, remove_columns=["text"],
-                cache_file_name=f"{folder}/rows.arrow",
-            )
-        )  # fmt: skip
-    print(f"datasets  {theirs:6.1f} s   ours / theirs: {theirs / seconds:.2f} x as fast")
-
-
 # Dialogue
 
 
@@ -373,13 +332,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["characters", "lora", "generate", "tokens", "dialogue"])
+    parser.add_argument("what", choices=["characters", "lora", "generate", "dialogue"])
     parser.add_argument("model", nargs="?", default="models:/dialogue-gpt@champion")
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--pretrained")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--megabytes", type=int, default=100)
     given = parser.parse_args()
     if given.what == "characters":
         characters(given.corpus, rounds=given.rounds, steps=given.steps or 200)
@@ -387,8 +345,6 @@ def main() -> None:
         lora(given.pretrained, rounds=given.rounds, steps=given.steps or 12)
     elif given.what == "generate":
         generate(given.pretrained, rounds=given.rounds)
-    elif given.what == "tokens":
-        tokens(given.megabytes)
     else:
         dialogue(given.model)
 
