@@ -5,6 +5,7 @@ are never a model's score; the evaluation room makes those.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from aigc_ops.sample_request import SampleRequest
 NUM_SAMPLES = 200
 NUM_REAL = 500
 NUM_HELDOUT = 256
+NUM_CHARACTERS = 2**24
 SIDE = 16  # pixels to which images are averaged before they are compared
 NEIGHBOUR = 5
 
@@ -108,10 +110,12 @@ class SampleFigures:
 
 
 def _first(data: Data) -> Data:
-    """The held-out images that are looked at, or all texts."""
-    return (
-        data.take(torch.arange(min(NUM_HELDOUT, len(data)))) if isinstance(data, Images) else data
-    )
+    """The held-out images that are looked at, or texts that fill more rows than that."""
+    if isinstance(data, Images):
+        return data.take(torch.arange(min(NUM_HELDOUT, len(data))))
+    ends = accumulate(map(len, data.texts))
+    enough = (num for num, end in enumerate(ends, start=1) if end >= NUM_CHARACTERS)
+    return data.take(range(next(enough, len(data))))
 
 
 def _spread_over(data: Images, num: int) -> Tensor:

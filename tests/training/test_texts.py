@@ -1,5 +1,6 @@
 """Training on texts: examples kept on disk, memory spared, jumps of the loss."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from aigc_ops.errors import TrainingError
 from aigc_ops.generative import AdamConfig, TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.training import RunFolder, TrainingConfig, judge, train
 from aigc_ops.training import examples as kept
 from aigc_ops.training.examples import Examples
 from tests.training.runs import Recorder
@@ -89,6 +90,23 @@ def test_other_text_or_settings_are_tokenised_anew(tmp_path: Path, tokenised: li
     shorter = SMALL.model_copy(update={"context_length": 40})
     Examples(Gpt.from_data(shorter, DATA), DATA, CPU, tmp_path)
     assert len(tokenised) == 4
+
+
+def test_of_several_that_start_at_once_one_tokenises(tmp_path: Path, tokenised: list[int]) -> None:
+    model = Gpt.from_data(SMALL, DATA)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: Examples(model, DATA, CPU, tmp_path), range(4)))
+    assert len(tokenised) == 1
+    rows = [each.take(torch.arange(9))["inputs"] for each in found]
+    assert all(torch.equal(rows[0], other) for other in rows)
+
+
+@pytest.mark.parametrize(("num_characters", "num"), [(60, 5), (2**24, 200)])
+def test_no_more_heldout_text_is_looked_at_than_steers_a_run(
+    num_characters: int, num: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "NUM_CHARACTERS", num_characters)
+    assert judge._first(DATA) == DATA.take(range(num))
 
 
 def test_damaged_examples_are_made_again(tmp_path: Path, tokenised: list[int]) -> None:
