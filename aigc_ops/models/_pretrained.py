@@ -319,7 +319,7 @@ def _gguf_tokenizer(
 
 def check_fit(network: Pretrained, vocabulary: Vocabulary, context_length: int) -> None:
     """Raise ModelError unless network, tokenizer and context length belong together."""
-    record, last = network.record(), vocabulary.size - 1
+    record, last = network.record(), max(vocabulary.tokenizer.get_vocab().values())
     problem = ""
     if last >= record["vocab_size"]:
         problem = f"has {vocabulary.size} tokens, the network {record['vocab_size']}"

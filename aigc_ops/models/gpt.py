@@ -204,7 +204,7 @@ class Gpt(TextModel):
         return pack(
             self.vocabulary.batches(data),
             context_length=self.config.context_length,
-            num_tokens=self.vocabulary.size,
+            num_tokens=self.network.num_tokens,
             on_prompts=self.config.train_on_prompts,
             folder=folder,
         )
