@@ -92,15 +92,17 @@ def check_requests(model: Generative, asked: Sequence[SampleRequest]) -> None:
 
 def servable(model: Generative, prompts: Iterable[str], num: int) -> list[str]:
     """The first `num` prompts that the model can take; too long a one is passed over."""
+    fitting = (prompt for prompt in prompts if takes(model, SampleRequest(seed=0, prompt=prompt)))
+    return list(islice(fitting, num))
 
-    def takes(prompt: str) -> bool:
-        try:
-            model.check(SampleRequest(seed=0, prompt=prompt))
-        except ModelError:
-            return False
-        return True
 
-    return list(islice(filter(takes, prompts), num))
+def takes(model: Generative, request: SampleRequest) -> bool:
+    """Whether the model can serve the request."""
+    try:
+        model.check(request)
+    except ModelError:
+        return False
+    return True
 
 
 @overload

@@ -53,13 +53,25 @@ class EvaluationConfig(BaseModel):
         default=64,
         ge=2,
         le=100_000,
-        description="Texts drawn from the model to see how varied they are.",
+        description="Texts drawn from the model and judged.",
+    )
+    text_extractor: Literal["minilm"] | None = Field(
+        default="minilm",
+        description="Network whose embeddings of texts are compared, where its package is "
+        "installed; empty: texts are not compared by embeddings.",
     )
     general_path: str | None = Field(
         default=None,
         min_length=1,
         description="Other texts (as data.path) on which a text model is scored too, beside the "
         "model that its training started from: what has it forgotten?",
+    )
+    num_beginnings: int = Field(
+        default=128,
+        ge=0,
+        le=100_000,
+        description="Most training texts whose beginnings a text model goes on from, to see "
+        "whether it knows them by heart, and as many held-out ones; 0: none.",
     )
     num_controls: int = Field(
         default=8,

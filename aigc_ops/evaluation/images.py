@@ -1,6 +1,5 @@
 """Scores of an image model: how its samples lie to the data in a feature space."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,12 @@ from aigc_ops.data.config import Split
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.classes import class_estimates, num_tested
 from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.contracts import (
+    EXACT_INTERVAL,
+    SUBSETS_INTERVAL,
+    distance_contract,
+    score_of,
+)
 from aigc_ops.evaluation.extractors import Extractor
 from aigc_ops.evaluation.kernels import kernel_estimate, kid_name
 from aigc_ops.evaluation.memorisation import (
@@ -34,13 +39,10 @@ from aigc_ops.evaluation.reference import (
     reference_statistics,
     reference_terms,
 )
-from aigc_ops.evaluation.statistics import Estimate, frechet_estimate
+from aigc_ops.evaluation.statistics import frechet_estimate
 from aigc_ops.generative import ImageData, ImageModel, Images
 from aigc_ops.sample_request import SampleRequest
 
-INTERVAL = "95 %, delete-a-group jackknife: expected value at this n, reference fixed"
-SUBSETS_INTERVAL = "mean +- 1.96 standard deviations over 100 subsets of at most 1,000"
-EXACT_INTERVAL = "95 %, Clopper-Pearson: of other samples of this model"
 MAX_BYTES_AT_ONCE = 2**28
 MAX_NEIGHBOURS = 5000
 """Images on either side among which neighbours are looked for: all distances are kept."""
@@ -87,7 +89,7 @@ def score_images(
     reference = splits.reference(config.reference)
     asked = sampling.requests(model, config.num_samples, seed=seed)
     samples = samples_of(model, extractor, asked)
-    contract = _contract(config.num_samples, extractor, terms, seed)
+    contract = distance_contract(config.num_samples, extractor, terms, seed)
     distance = frechet_estimate(samples.features, reference.gaussian)
     values = {extractor.metric: score_of(distance, contract)}
 
@@ -171,13 +173,6 @@ class Splits:
         return Pictured(self.images(split).images, self.reference(split).features)
 
 
-def score_of(estimate: Estimate, contract: Mapping[str, JsonValue]) -> Score:
-    """The estimate under its contract."""
-    return Score(
-        value=estimate.value, low=estimate.low, high=estimate.high, contract=dict(contract)
-    )
-
-
 def _copy_scores(
     found: Memorisation, contract: Mapping[str, JsonValue], unseen: Mapping[str, JsonValue]
 ) -> dict[str, Score]:
@@ -225,37 +220,3 @@ def samples_of(model: ImageModel, extractor: Extractor, asked: Sequence[SampleRe
         features.append(extractor.features(images, what="the samples"))
     assert first is not None, asked
     return Pictured(first, np.concatenate(features))
-
-
-def _contract(
-    num: int, extractor: Extractor, terms: dict[str, JsonValue], seed: int
-) -> dict[str, JsonValue]:
-    """What a value depends on; warns when too few images fill the feature space."""
-    identity = extractor.identity
-    num_reference = terms["num_reference"]
-    assert isinstance(num_reference, int), num_reference
-    below_width = warn_below_width(extractor, num, num_reference)
-    return {
-        "n": num,
-        "extractor": identity.name,
-        **identity.model_dump(mode="json", exclude={"name"}),
-        **terms,
-        "seed": seed,
-        "interval": INTERVAL,
-        "below_width": below_width,
-    }
-
-
-def warn_below_width(extractor: Extractor, num: int, num_reference: int) -> bool:
-    """Whether too few images fill the feature space, with a warning if so."""
-    width = extractor.identity.width
-    if min(num, num_reference) >= width:
-        return False
-    warnings.warn(
-        f"{extractor.metric} of {num} samples against {num_reference} images: fewer than the "
-        f"extractor's {width} features, so the value is far too high and compares with others of "
-        "these numbers alone; take more (--evaluation.num-samples), or the kernel distance, which "
-        "has no such bias",
-        stacklevel=3,
-    )
-    return True

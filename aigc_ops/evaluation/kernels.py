@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aigc_ops.evaluation.embeddings import TextExtractor
 from aigc_ops.evaluation.extractors import Extractor
 from aigc_ops.evaluation.statistics import Estimate
 
@@ -11,7 +12,7 @@ SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020
 """torch-fidelity's own; the seed chooses the subsets."""
 
 
-def kid_name(extractor: Extractor) -> str:
+def kid_name(extractor: Extractor | TextExtractor) -> str:
     """`kid` of the features of `fid`, else named after the extractor."""
     return "kid" if extractor.metric == "fid" else extractor.metric.replace("fd_", "kd_", 1)
 

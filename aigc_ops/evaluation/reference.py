@@ -18,6 +18,7 @@ from aigc_ops.data import DataConfig
 from aigc_ops.errors import CheckpointError, EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Gaussian
+from aigc_ops.evaluation.embeddings import TextExtractor
 from aigc_ops.evaluation.extractors import Extractor
 from aigc_ops.noise import sample_seeds
 
@@ -70,16 +71,16 @@ class Reference:
 
     gaussian: Gaussian
     features: NDArray[np.float32]
-    """(M, D) of the images, as many as `reference_rows` chose, in that order."""
+    """(M, D) of the images or texts, as many as `reference_rows` chose, in that order."""
 
 
 def reference_statistics(
     compute: Callable[[], NDArray[np.float32]],
     terms: dict[str, JsonValue],
-    extractor: Extractor,
+    extractor: Extractor | TextExtractor,
     cache: Path,
 ) -> Reference:
-    """Features of the reference images and their statistics, computed once per cache.
+    """Features of the reference rows and their statistics, computed once per cache.
 
     `compute` gives the features (N, D) of what `terms` name, by this extractor, and is not
     called when the cache holds them. Damaged ones are computed again with a warning; a

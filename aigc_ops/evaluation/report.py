@@ -40,6 +40,14 @@ MEANINGS = {
     "distinct_1": "different words over all words drawn",
     "distinct_2": "different pairs of words over all pairs drawn",
     "repetition_4": "share of four-word runs that a text said before",
+    "self_bleu_4": "likeness of each text to all others; high: they say the same",
+    "fd_minilm": "Fréchet distance to the held-out texts in MiniLM's embeddings; lower is better",
+    "kd_minilm": "kernel distance in MiniLM's embeddings, unbiased; lower is better",
+    "train_overlap_8": "share of eight-word runs that stand in a training text",
+    "real_train_overlap_8": "the same of held-out texts: how far the data repeats itself",
+    "longest_match": "words of the longest run that stands in a training text, of at least eight",
+    "copies_in_continuations": "share of training texts that come out word for word from their "
+    "beginnings; at most 1 % of held-out texts do (or one, of few)",
     "general_bits_per_byte": "surprise at general texts",
     "general_bits_per_byte_before": "… before this training: what was forgotten?",
 }
@@ -47,13 +55,16 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report: pictures or lines under a heading."""
+    """A part of the report: pictures or a table of texts under a heading."""
 
     heading: str
     text: str = ""
     pictures: Sequence[tuple[str, Image.Image]] = ()
     """(caption, picture)."""
-    lines: str = ""
+    columns: Sequence[str] = ()
+    """Headings of a table of texts."""
+    rows: Sequence[Sequence[str]] = ()
+    """Its rows, as wide as there are columns."""
     is_smooth: bool = False
     """Whether pictures are plots, not pixels."""
 
@@ -97,7 +108,8 @@ def render(
             {
                 "heading": section.heading,
                 "text": section.text,
-                "lines": section.lines,
+                "columns": section.columns,
+                "rows": section.rows,
                 "pictures": [
                     {"caption": caption, "content": encoded(image), "smooth": section.is_smooth}
                     for caption, image in section.pictures

@@ -19,6 +19,7 @@ from aigc_ops.evaluation.heldout import score_heldout
 from aigc_ops.evaluation.images import Judged, score_images
 from aigc_ops.evaluation.memorisation import MIN_HELDOUT
 from aigc_ops.evaluation.paired import keep_samples
+from aigc_ops.evaluation.passages import tell_of_texts
 from aigc_ops.evaluation.pictures import class_grid, pairs_grid, ranked_grids, real_grid
 from aigc_ops.evaluation.report import Findings, Note, Section, curves_picture, render
 from aigc_ops.evaluation.texts import score_texts
@@ -80,10 +81,17 @@ def evaluate(
         )
     else:
         assert isinstance(model, TextModel), type(model)
-        heldout = cast(TextData, read_split(ref, data_config, "heldout"))
-        primary, values, lines = score_texts(model, ref, heldout, data_config, config, seed=seed)
-        left = {TEXTS: lines}
-        findings.sections.append(Section("Texts drawn", "Prompt => text.", lines=lines))
+        judged = score_texts(
+            model,
+            ref,
+            lambda split: cast(TextData, read_split(ref, data_config, split)),
+            data_config,
+            config,
+            seed=seed,
+            cache=cache,
+        )
+        primary, values, left = judged.primary, judged.values, {TEXTS: judged.drawn.lines}
+        tell_of_texts(findings, judged)
     scores = Scores(
         checkpoint_digest=checkpoint.manifest_digest,
         modality=checkpoint.modality,

@@ -14,14 +14,9 @@ from aigc_ops.artifacts import Score
 from aigc_ops.data.collections import Collection, Picture
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.contracts import INTERVAL, SUBSETS_INTERVAL, score_of, warn_below_width
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
-from aigc_ops.evaluation.images import (
-    INTERVAL,
-    MAX_NEIGHBOURS,
-    SUBSETS_INTERVAL,
-    score_of,
-    warn_below_width,
-)
+from aigc_ops.evaluation.images import MAX_NEIGHBOURS
 from aigc_ops.evaluation.kernels import kernel_estimate, kid_name
 from aigc_ops.evaluation.neighbours import neighbour_estimates
 from aigc_ops.evaluation.reference import Reference, reference_statistics

@@ -1,7 +1,9 @@
-"""Scores of a text model: how well it predicts held-out texts, and how varied its own are."""
+"""Scores of a text model: how well it predicts held-out texts, and what its own are like."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from pydantic import JsonValue
@@ -12,29 +14,77 @@ from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.data.config import SPLITS, Split
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.contracts import score_of
 from aigc_ops.evaluation.distances import Array
+from aigc_ops.evaluation.drawn import (
+    OTHER_TEXTS,
+    Likeness,
+    copied,
+    likeness,
+    recital_score,
+    variety,
+)
+from aigc_ops.evaluation.overlap import Nearest, Overlap
 from aigc_ops.evaluation.reference import reference_rows, reference_terms
 from aigc_ops.evaluation.statistics import Estimate, ratio_estimate
-from aigc_ops.evaluation.wording import distinct, repetition
+from aigc_ops.evaluation.verbatim import Continued, Verbatim, look_for_recitals
 from aigc_ops.generative import TextData, TextModel
+from aigc_ops.sample_request import SampleRequest
 from aigc_ops.tracking import progress_bar
 
-INTERVAL = "95 %, percentile bootstrap over texts: of other texts like these"
 DECODING = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "stop")
 NUM_TEXTS_AT_ONCE = 256
 NUM_SHOWN = 8
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Texts of a model, and what they were compared with."""
+
+    asked: Sequence[SampleRequest]
+    texts: Sequence[str]
+    before: Sequence[str]
+    """What the model said to the first requests before its training; empty: nothing is known."""
+
+    @property
+    def lines(self) -> str:
+        """The first of them, to be read."""
+        shown = []
+        for place, request in enumerate(self.asked[:NUM_SHOWN]):
+            shown.append(f"{request.prompt or ''} => {self.texts[place]}\n")
+            if self.before:
+                shown.append(f"    before: {self.before[place]}\n")
+        return "".join(shown)
+
+
+@dataclass(frozen=True)
+class JudgedTexts:
+    """The scores of a text model, and what they were made of."""
+
+    primary: str
+    values: dict[str, Score]
+    drawn: Drawn
+    likeness: Likeness | str | None
+    """What embeddings tell; what to install for them; None when not asked."""
+    overlap: Overlap
+    nearest: Sequence[Nearest | None]
+    """Each drawn text's nearest training text; None when none shares a word."""
+    train: TextData
+    recitals: tuple[Verbatim, list[Continued]] | str | None
+    """Training texts known by heart; why they were not looked for; None when not asked."""
+
+
 def score_texts(
     model: TextModel,
     ref: DatasetRef,
-    heldout: TextData,
+    read: Callable[[Split], TextData],
     data_config: DataConfig,
     config: EvaluationConfig,
     *,
     seed: int,
-) -> tuple[str, dict[str, Score], str]:
-    """The primary metric's name, every score, and sample lines.
+    cache: Path,
+) -> JudgedTexts:
+    """Every score of a text model, and what it was made of; `read` gives a split.
 
     Bits per byte compare across tokenizers; perplexities only under one, so their contract
     names it by its digest. Of dialogue both are those of the answers given their prompts.
@@ -42,39 +92,66 @@ def score_texts(
     terms = reference_terms(ref, data_config, config)
     num = terms["num_reference"]
     assert isinstance(num, int), num
+    train, heldout = read("train"), read("heldout")
     data = heldout.take(reference_rows(len(heldout), num))
+    origin = model.origin(data)
+    if origin is not None:
+        origin.to(next(model.parameters()).device)
+    values = _predictions(model, origin, data, {"n": num, **terms}, ref, seed=seed)
+    if config.general_path:
+        values |= _forgetting(model, origin, config, seed=seed)
+
+    drawn = _drawn(model, origin, data, config, seed=seed)
+    decoding: JsonValue = {name: getattr(model.config, name, None) for name in DECODING}
     contract: dict[str, JsonValue] = {
-        "n": num,
+        "n": len(drawn.texts),
+        "reference": terms["reference"],
+        "decoding": decoding,
+        "seed": seed,
+    }
+    values |= variety(drawn.texts, contract, seed=seed)
+    alike = likeness(drawn.texts, data, terms, config, decoding=decoding, seed=seed, cache=cache)
+    values |= alike.values if isinstance(alike, Likeness) else {}
+    shared, overlap, nearest = copied(drawn.texts, data, train, ref, decoding=decoding, seed=seed)
+    values |= shared
+    recitals = None
+    if config.num_beginnings:
+        recitals = look_for_recitals(model, train, heldout, num=config.num_beginnings)
+        if not isinstance(recitals, str):
+            values["copies_in_continuations"] = recital_score(recitals[0], ref)
+    return JudgedTexts("bits_per_byte", values, drawn, alike, overlap, nearest, train, recitals)
+
+
+def _predictions(
+    model: TextModel,
+    origin: TextModel | None,
+    data: TextData,
+    terms: Mapping[str, JsonValue],
+    ref: DatasetRef,
+    *,
+    seed: int,
+) -> dict[str, Score]:
+    """How well held-out texts are predicted, now and before the training."""
+    contract: dict[str, JsonValue] = {
         **terms,
         "prompted": data.prompts is not None,
         "precision": "fp32",
         "seed": seed,
-        "interval": INTERVAL,
+        "interval": OTHER_TEXTS,
     }
     what = f"{ref.uri}: the held-out texts"
     bits, tokens = _predicted(model, data, what, seed=seed)
     values = {
-        "bits_per_byte": _score(bits, contract),
-        "perplexity": _score(
+        "bits_per_byte": score_of(bits, contract),
+        "perplexity": score_of(
             Estimate(*map(_exp, (tokens.value, tokens.low, tokens.high))),
             {**contract, "tokenizer": _tokenizer_digest(model)},
         ),
     }
-    origin = model.origin(data)
     if origin is not None:
-        origin.to(next(model.parameters()).device)
         before, _ = _predicted(origin, data, what, seed=seed)
-        values["bits_per_byte_before"] = _score(before, contract)
-    if config.general_path:
-        values |= _forgetting(model, origin, config, seed=seed)
-    drawn, lines = _drawn(model, origin, data, config, seed=seed)
-    return "bits_per_byte", values | _variety(drawn, model, terms, seed=seed), lines
-
-
-def _score(estimate: Estimate, contract: Mapping[str, JsonValue]) -> Score:
-    return Score(
-        value=estimate.value, low=estimate.low, high=estimate.high, contract=dict(contract)
-    )
+        values["bits_per_byte_before"] = score_of(before, contract)
+    return values
 
 
 def _predicted(
@@ -100,43 +177,16 @@ def _drawn(
     config: EvaluationConfig,
     *,
     seed: int,
-) -> tuple[list[str], str]:
-    """Texts of the model, answers to held-out prompts where it takes them; some to be read.
+) -> Drawn:
+    """Texts of the model, answers to held-out prompts where it takes them.
 
-    Beside these stands what the model said before its training.
+    Beside the first stands what the model said before its training.
     """
     chosen = sampling.servable(model, data.prompts or (), config.num_texts)
     asked = sampling.requests(model, config.num_texts, seed=seed, prompt=chosen or None)
     texts = sampling.draw(model, asked, progress=True)
-    asked = asked[:NUM_SHOWN]
-    before = sampling.draw(origin, asked) if origin is not None else []
-    lines = [f"{each.prompt or ''} => {text}" for each, text in zip(asked, texts, strict=False)]
-    for place, text in reversed(list(enumerate(before, start=1))):
-        lines.insert(place, f"    before: {text}")
-    return texts, "".join(f"{line}\n" for line in lines)
-
-
-def _variety(
-    texts: Sequence[str], model: TextModel, terms: Mapping[str, JsonValue], *, seed: int
-) -> dict[str, Score]:
-    """How varied drawn texts are; what no text is long enough to tell is left out."""
-    contract: dict[str, JsonValue] = {
-        "n": len(texts),
-        "reference": terms["reference"],
-        "decoding": {name: getattr(model.config, name, None) for name in DECODING},
-        "seed": seed,
-    }
-    distinct_interval = "95 %, delete-a-group jackknife over texts: of this number of texts"
-    found = {
-        "distinct_1": (distinct(texts, 1), distinct_interval),
-        "distinct_2": (distinct(texts, 2), distinct_interval),
-        "repetition_4": (repetition(texts, seed=seed), INTERVAL),
-    }
-    return {
-        name: _score(estimate, {**contract, "interval": interval})
-        for name, (estimate, interval) in found.items()
-        if estimate is not None
-    }
+    before = sampling.draw(origin, asked[:NUM_SHOWN]) if origin is not None else []
+    return Drawn(asked, texts, before)
 
 
 def _forgetting(
@@ -152,11 +202,11 @@ def _forgetting(
         "dataset": ref.content_digest,
         "precision": "fp32",
         "seed": seed,
-        "interval": INTERVAL,
+        "interval": OTHER_TEXTS,
     }
     models = {"general_bits_per_byte": model, "general_bits_per_byte_before": origin}
     return {
-        name: _score(_predicted(each, data, str(config.general_path), seed=seed)[0], contract)
+        name: score_of(_predicted(each, data, str(config.general_path), seed=seed)[0], contract)
         for name, each in models.items()
         if each is not None
     }

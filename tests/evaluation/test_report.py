@@ -25,7 +25,9 @@ def page(**values: Score) -> str:
     picture = Image.new("RGB", (4, 4), "red")
     findings = Findings(
         notes=[Note("<i>note</i>", alarm=True)],
-        sections=[Section("Samples", "text", [("a < b", picture)], lines="<u>line</u>")],
+        sections=[
+            Section("Samples", "text", [("a < b", picture)], columns=["<b>"], rows=[["<u>"]])
+        ],
     )
     return render(CHECKPOINT, REF, "fd", values, findings)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aigc_ops.evaluation.wording import distinct, ngrams, repetition, words
+from aigc_ops.evaluation.wording import distinct, ngrams, repetition, self_bleu, spans, words
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,13 @@ def test_words_of_any_script(text: str, expected: list[str]) -> None:
 
 
 def test_ngrams_are_runs_of_words() -> None:
-    assert ngrams("a b c", 2) == [("a", "b"), ("b", "c")]
-    assert ngrams("a b", 3) == []
+    assert ngrams(["a", "b", "c"], 2) == [("a", "b"), ("b", "c")]
+    assert ngrams(["a", "b"], 3) == []
+
+
+@pytest.mark.parametrize("text", ["Hello, World!", "你好 GPT2。", "  naïve\ncafé "])
+def test_spans_are_where_the_words_stand(text: str) -> None:
+    assert [text[start:end].lower() for start, end in spans(text)] == words(text)
 
 
 def test_distinct_counts_over_all_texts_together() -> None:
@@ -52,3 +57,30 @@ def test_repetition_counts_within_each_text_alone() -> None:
 def test_texts_without_words_have_no_figures() -> None:
     assert distinct(["", " "], 1) is None
     assert repetition(["a b c"], seed=0) is None
+    assert self_bleu(["a b c d", ""]) is None
+
+
+CATS = [
+    "the cat sat on the mat .",
+    "the dog sat on the mat today",
+    "a cat sat on a mat .",
+    "the the the the cat",
+]
+
+
+def test_self_bleu_is_the_mean_bleu_against_the_others() -> None:
+    # nltk 3.10.4: sentence_bleu with SmoothingFunction().method1, each against the other three.
+    expected = [0.6223329772884784, 0.4347208719449914, 0.20556680845025987, 0.08428828344718171]
+    found = self_bleu(CATS)
+    assert found is not None
+    assert found.value == pytest.approx(sum(expected) / 4, rel=1e-12)
+    assert found.low < found.value < found.high
+
+
+def test_self_bleu_tells_texts_that_say_the_same() -> None:
+    same = self_bleu(["yes ."] * 20)
+    varied = self_bleu([f"{i} {i + 1}" for i in range(0, 40, 2)])
+    assert same is not None
+    assert varied is not None
+    assert (same.value, same.low, same.high) == (1, 1, 1)
+    assert varied.value == 0

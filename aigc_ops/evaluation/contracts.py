@@ -1,0 +1,58 @@
+"""What a score says of itself: its interval in words, and the contract it stands under."""
+
+import warnings
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from aigc_ops.artifacts import Score
+from aigc_ops.evaluation.embeddings import TextExtractor
+from aigc_ops.evaluation.extractors import Extractor
+from aigc_ops.evaluation.statistics import Estimate
+
+INTERVAL = "95 %, delete-a-group jackknife: expected value at this n, reference fixed"
+SUBSETS_INTERVAL = "mean +- 1.96 standard deviations over 100 subsets of at most 1,000"
+EXACT_INTERVAL = "95 %, Clopper-Pearson: of other samples of this model"
+
+
+def score_of(estimate: Estimate, contract: Mapping[str, JsonValue]) -> Score:
+    """The estimate under its contract."""
+    return Score(
+        value=estimate.value, low=estimate.low, high=estimate.high, contract=dict(contract)
+    )
+
+
+def distance_contract(
+    num: int, extractor: Extractor | TextExtractor, terms: Mapping[str, JsonValue], seed: int
+) -> dict[str, JsonValue]:
+    """What a distance of `num` samples depends on; warns when they are too few for it."""
+    identity = extractor.identity
+    num_reference = terms["num_reference"]
+    assert isinstance(num_reference, int), num_reference
+    below_width = warn_below_width(extractor, num, num_reference)
+    return {
+        "n": num,
+        "extractor": identity.name,
+        **identity.model_dump(mode="json", exclude={"name"}),
+        **terms,
+        "seed": seed,
+        "interval": INTERVAL,
+        "below_width": below_width,
+    }
+
+
+def warn_below_width(extractor: Extractor | TextExtractor, num: int, num_reference: int) -> bool:
+    """Whether too few samples fill the feature space, with a warning if so."""
+    width = extractor.identity.width
+    if min(num, num_reference) >= width:
+        return False
+    is_text = isinstance(extractor, TextExtractor)
+    what, option = ("texts", "num-texts") if is_text else ("images", "num-samples")
+    warnings.warn(
+        f"{extractor.metric} of {num} samples against {num_reference} {what}: fewer than the "
+        f"extractor's {width} features, so the value is far too high and compares with others of "
+        f"these numbers alone; take more (--evaluation.{option}), or the kernel distance, which "
+        "has no such bias",
+        stacklevel=3,
+    )
+    return True
