@@ -43,7 +43,7 @@ from aigc_ops.registry.client import connect
 from aigc_ops.registry.runs import source_tags
 from aigc_ops.registry.tracker import MlflowTracker, reporting_to
 from aigc_ops.revision import code_digest, revision
-from aigc_ops.serving import packaging, server
+from aigc_ops.serving import following, packaging, server
 from aigc_ops.serving.bentos import find_bento
 from aigc_ops.tracking import SilentTracker, Tracker
 from aigc_ops.training import RunFolder, run_key
@@ -210,6 +210,14 @@ def serve(model: str, *, host: str, port: int) -> None:
     bento = find_bento(version) if version else None
     folder = Path(bento.uri if bento else resolve(model).uri)
     server.serve(folder, version=version, host=host, port=port)
+
+
+def follow(model: str, *, host: str, port: int) -> int:
+    """Serve whatever version an alias names, whenever it moves, until stopped; the exit code."""
+    if not model.startswith(resolution.SCHEME) or "@" not in model:
+        raise ConfigError(f"{model!r} never moves; follow an alias such as models:/NAME@champion")
+    server.require_address(host, port)
+    return following.follow(lambda: version_of(model), host=host, port=port)
 
 
 def resolve(model: str) -> Checkpoint:

@@ -152,7 +152,11 @@ def serve(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list
     """Serves until stopped."""
     from aigc_ops import chain
 
-    chain.serve(arguments.model, host=arguments.host, port=arguments.port)
+    where = {"host": arguments.host, "port": arguments.port}
+    if arguments.follow:
+        code = chain.follow(arguments.model, **where)
+        return {"served": arguments.model, "failed": code != 0}, ["stopped"]
+    chain.serve(arguments.model, **where)
     return {"served": arguments.model}, ["stopped"]
 
 

@@ -81,6 +81,11 @@ def _add_using(command: Command) -> None:
     serve.add_argument("model", metavar="MODEL")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
     serve.add_argument("--port", type=int, default=3000, help="port (%(default)s)")
+    serve.add_argument(
+        "--follow",
+        action="store_true",
+        help="serve what the alias names whenever it moves, by promotion or rollback",
+    )
 
     sample = command("sample", "draw samples into a folder")
     sample.add_argument("model", metavar="MODEL")
