@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -236,11 +237,15 @@ def start(version: ModelVersion) -> "subprocess.Popen[str]":
     return child
 
 
-def test_killed_promotions_leave_the_old_or_the_new_champion_and_are_completed(add: Add) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_promotions_leave_the_old_or_the_new_champion_and_are_completed(
+    add: Add, kills: int
+) -> None:
+    delays = np.random.default_rng(0).uniform(0, 0.08, size=kills)
     first, second = add(), add()
     promotion.promote(first, ANN, champion=None)
     current, other = first, second
-    for delay in (0.0, 0.005, 0.01, 0.02, 0.04):
+    for delay in delays:
         child = start(other)
         assert child.stdin is not None
         child.stdin.write("\n")

@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
+import requests
 from PIL import Image
 
 from aigc_ops.artifacts import ModelVersion
@@ -19,7 +21,7 @@ from aigc_ops.errors import DecisionError, RegistryError
 from aigc_ops.registry.audit import audit
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.pages import links
-from aigc_ops.registry.promotion import Decision, promote
+from aigc_ops.registry.promotion import Decision, promote, reconcile
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import cached, resolve
 from aigc_ops.registry.tracker import MlflowTracker
@@ -176,6 +178,68 @@ def test_of_eight_racing_promotions_one_wins_and_the_losers_are_told(
     assert all("is champion now" in text for text in lost)
     log = audit("digits")
     assert (len(log.entries), log.problems) == (1, ())
+
+
+class Line:
+    """A way to a server, which is cut after so many requests until it is mended."""
+
+    def __init__(self, target: str) -> None:
+        line = self
+        self.left = 10**9
+
+        class Relay(BaseHTTPRequestHandler):
+            def relay(self) -> None:
+                line.left -= 1
+                if line.left < 0:
+                    self.connection.close()
+                    return
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                kept = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+                answer = requests.request(
+                    self.command, target + self.path, data=body, headers=kept, timeout=60
+                )
+                self.send_response(answer.status_code)
+                self.send_header("content-type", answer.headers.get("content-type", ""))
+                self.send_header("content-length", str(len(answer.content)))
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = relay
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Relay)
+        self.uri = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def test_a_server_lost_in_mid_promotion_leaves_a_champion_and_the_rerun_completes(
+    server: Server, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current, other = (register(make_checkpoint(seed), None, name="digits") for seed in range(2))
+    crown(current)
+    line = Line(server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", line.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    lost = 0
+    for left in range(4, 40, 3):
+        line.left = left
+        known = current.version
+        try:
+            promote(other, Decision(who="Ann", reason="a cut line"), champion=known)
+        except RegistryError:
+            lost += 1
+        line.left = 10**9
+        assert champion("digits") in (current, other)
+        reconcile("digits", "flag")
+        log = audit("digits")
+        assert log.problems == ()
+        if champion("digits") == other:
+            current, other = other, current
+    assert lost >= 5
+    line.server.shutdown()
+    line.server.server_close()
 
 
 KILLED = """
