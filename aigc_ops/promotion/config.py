@@ -25,12 +25,12 @@ class PromotionConfig(BaseModel):
         description="Different people who must approve; 2 where no one may promote alone.",
     )
     min_improvement: float = Field(
-        default=0.03,
+        default=0.05,
         ge=0,
         lt=1,
         description="Improvement worth a change, as a fraction of the champion's primary score: "
-        "a version surely less than so much better is kept back, for every change costs a "
-        "rollout.",
+        "a version surely less than so much better is kept back. 0.05 is what max_samples can "
+        "tell of most image models, and every change costs a rollout.",
     )
     false_promotion_rate: float = Field(
         default=0.02,

@@ -90,14 +90,18 @@ def _table(facts: Mapping[str, object]) -> str:
 def _scores(scores: Scores | None) -> str:
     if scores is None:
         return "Not evaluated."
-    lines = ["| Metric (lower is better) | Value | Interval |", "|---|---|---|"]
+    lines = ["| Metric | Value | Interval |", "|---|---|---|"]
     for key, score in scores.values.items():
-        mark = " (decides promotion)" if key == scores.primary else ""
+        mark = " (decides promotion; lower is better)" if key == scores.primary else ""
         interval = f"{score.low:.4g} to {score.high:.4g}"
         lines.append(f"| {_cell(key)}{mark} | {score.value:.5g} | {interval} |")
+    shared: dict[str, list[str]] = {}
     for key, score in scores.values.items():
         terms = ", ".join(f"{term} {_cell(value)}" for term, value in score.contract.items())
-        lines.append(f"\n`{key}` holds under: {terms}.")
+        shared.setdefault(terms, []).append(f"`{key}`")
+    for terms, keys in shared.items():
+        hold = "holds" if len(keys) == 1 else "hold"
+        lines.append(f"\n{', '.join(keys)} {hold} under: {terms}.")
     return "\n".join(lines)
 
 
