@@ -382,6 +382,7 @@ def test_a_model_of_another_size_is_refused(image_folder: Path, tmp_path: Path) 
         judged(small, image_folder, tmp_path / "a")
 
 
+@pytest.mark.filterwarnings(FEW_TEXTS)
 def test_a_folder_that_cannot_be_written_is_named(
     gpt: Checkpoint, text_file: Path, tmp_path: Path
 ) -> None:
