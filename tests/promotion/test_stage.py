@@ -65,6 +65,6 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
         weights = folder / STORED_FOLDER / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
     shutil.rmtree(home() / "cache" / "models")
-    third, doubtful = made(images, 2)
+    _, doubtful = made(images, 2)
     assert (doubtful.gate, doubtful.waiting) == ("undecided", True)
     assert "version 1, cannot be judged here" in doubtful.reasons[0]
