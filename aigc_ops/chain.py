@@ -23,7 +23,6 @@ from aigc_ops.artifacts import (
     Verdict,
     json_digest,
 )
-from aigc_ops.checkpoints import read_provenance
 from aigc_ops.config import RunConfig, dotted, merged, parse_config
 from aigc_ops.data import open_dataset, read_split, warm
 from aigc_ops.data.collections import Collection
@@ -33,6 +32,7 @@ from aigc_ops.errors import ConfigError, ModelError, RegistryError
 from aigc_ops.evaluation import EvaluationConfig
 from aigc_ops.evaluation import evaluate as evaluate_checkpoint
 from aigc_ops.evaluation.sets import METRICS, score_sets
+from aigc_ops.folders import read_provenance
 from aigc_ops.generative import TextData
 from aigc_ops.home import home
 from aigc_ops.promotion.stage import Setting

@@ -1,10 +1,7 @@
-"""Models at rest: folders written whole or not at all, checked by digest when read."""
+"""Models at rest: weights in safetensors, JSON beside them, read from verified folders alone."""
 
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,106 +11,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aigc_ops.artifacts import Checkpoint, file_digest
+from aigc_ops.artifacts import Checkpoint
 from aigc_ops.errors import CheckpointError
+from aigc_ops.folders import (
+    MODEL_JSON,
+    PROVENANCE,
+    read_model_json,
+    read_provenance,
+    verify_folder,
+)
 from aigc_ops.generative import FamilyConfig, Generative
 from aigc_ops.models import family_type
 
-MANIFEST = "manifest.json"
-MODEL_JSON = "model.json"
 WEIGHTS = "model.safetensors"
-PROVENANCE = "provenance.json"
 GRIDS = ("samples.png", "samples.txt")
-
-
-def write_folder(target: Path, fill: Callable[[Path], None]) -> str:
-    """Write a folder atomically with a SHA-256 manifest; return the manifest's digest.
-
-    `fill` writes the files into a hidden sibling, which is synced to disk and renamed
-    over `target` only when it is whole, so a kill leaves the old folder or the new one.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
-    partial.mkdir()
-    try:
-        fill(partial)
-        return _seal(partial, target)
-    except OSError as error:
-        raise CheckpointError(
-            f"{target}: cannot be written ({error.strerror or error}); "
-            "free space or choose another AIGC_OPS_HOME, then run again"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _seal(partial: Path, target: Path) -> str:
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
-    entries = {
-        path.relative_to(partial).as_posix(): {
-            "sha256": file_digest(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in files
-    }
-    manifest = partial / MANIFEST
-    manifest.write_text(json.dumps({"files": entries}, indent=2, sort_keys=True) + "\n")
-    for path in [*files, manifest]:
-        _sync(path)
-    _sync(partial)
-    digest = file_digest(manifest)
-    if target.exists():
-        retired = partial.with_suffix(".retired")
-        target.rename(retired)
-        partial.rename(target)
-        shutil.rmtree(retired)
-    else:
-        partial.rename(target)
-    _sync(target.parent)
-    return digest
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def verify_folder(folder: Path, *, expected: str | None = None) -> str:
-    """Check every file against the manifest; return the manifest's SHA-256.
-
-    Raises CheckpointError naming the first file that is missing, extra or changed.
-    """
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a model folder")
-    digest = file_digest(manifest)
-    if expected is not None and digest != expected:
-        raise CheckpointError(
-            f"{folder}: manifest digest is {digest[:12]}, expected {expected[:12]}; "
-            "the folder is not the one that was recorded"
-        )
-    entries = _read_manifest(manifest)
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    if extra := sorted(present - entries.keys() - {MANIFEST}):
-        raise CheckpointError(f"{folder}: {extra[0]} is not in its manifest; do not trust it")
-    for name, sha256 in entries.items():
-        path = folder / name
-        if name not in present or path.is_symlink():
-            raise CheckpointError(f"{folder}: {name} is missing")
-        if file_digest(path) != sha256:
-            raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 differs)")
-    return digest
-
-
-def _read_manifest(manifest: Path) -> dict[str, str]:
-    try:
-        files = json.loads(manifest.read_text())["files"]
-        return {name: entry["sha256"] for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{manifest}: not a manifest ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -150,15 +61,6 @@ def copied(tensor: Tensor) -> Tensor:
 def write_model(model: Generative, folder: Path) -> None:
     """Write a model's weights (safetensors) and its JSON into an existing folder."""
     StoredModel.of(model).write(folder)
-
-
-def read_model_json(folder: Path) -> dict[str, Any]:
-    """`{"family", "config", "blueprint"}` of a model folder."""
-    try:
-        record: dict[str, Any] = json.loads((folder / MODEL_JSON).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / MODEL_JSON}: unreadable ({error})") from error
-    return record
 
 
 def load_model(
@@ -246,12 +148,3 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         )
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{folder / PROVENANCE}: incomplete ({error})") from error
-
-
-def read_provenance(folder: Path) -> dict[str, Any]:
-    """What training recorded of a model folder: step, data, seed, run, config, revision."""
-    try:
-        record: dict[str, Any] = json.loads((folder / PROVENANCE).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / PROVENANCE}: unreadable ({error})") from error
-    return record

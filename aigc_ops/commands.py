@@ -16,6 +16,7 @@ from aigc_ops.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from aigc_ops.generative import Generative
+    from aigc_ops.origin import Origin
 
 Answer = dict[str, Any]
 RATE = {"image": "images_per_second", "text": "tokens_per_second"}
@@ -166,7 +167,7 @@ def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
     from aigc_ops.flags import control_values
 
     controls = control_values(arguments.controls)
-    model = _load_model(arguments.model)
+    model, origin = _load_with_origin(arguments.model)
     asked = sampling.requests(
         model,
         arguments.num,
@@ -178,7 +179,7 @@ def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
     )
     drawn = sampling.draw_timed(model, asked, progress=True)
     out = Path(arguments.out)
-    sampling.write_samples(drawn.samples, asked, out)
+    sampling.write_samples(drawn.samples, asked, out, origin=origin)
     answer = {"out": str(out), "num": len(asked), RATE[model.modality]: drawn.rate}
     return answer, [f"{len(asked)} samples in {out}"]
 
@@ -312,11 +313,20 @@ def _open_data(config: Any) -> DatasetRef:
 
 def _load_model(name: str) -> "Generative":
     """The model of a version or checkpoint folder, its files checked."""
+    return _load_with_origin(name)[0]
+
+
+def _load_with_origin(name: str) -> "tuple[Generative, Origin]":
+    """That model, and what its samples tell of it."""
     from aigc_ops import chain
     from aigc_ops.checkpoints import load_model
+    from aigc_ops.origin import Origin
 
-    checkpoint = chain.resolve(name)
-    return load_model(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
+    version = chain.version_of(name) if name.startswith("models:/") else None
+    checkpoint = chain.resolve(version.uri if version else name)
+    digest = checkpoint.manifest_digest
+    model = load_model(Path(checkpoint.uri), expected=digest)
+    return model, Origin(model=version and version.uri, manifest_digest=digest)
 
 
 def _load_config(arguments: argparse.Namespace, flags: Sequence[str]) -> Any:

@@ -15,18 +15,19 @@ from typing import Any, overload
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from aigc_ops.errors import CheckpointError, ModelError
 from aigc_ops.generative import Generative, ImageModel, TextData, TextModel
 from aigc_ops.noise import MAX_SEED, sample_seeds
+from aigc_ops.origin import RECORD, Origin, png_info
 from aigc_ops.plain import printable
 from aigc_ops.sample_request import Message, SampleRequest
 from aigc_ops.tracking import progress_bar
 
 MAX_SAMPLES = 1_000_000
 BATCH_SIZE = 64
-RECORD = "samples.jsonl"
 TEXTS = "samples.txt"
 GOLDEN = "golden"
 STAGING = ".samples.partial"
@@ -206,18 +207,25 @@ def _num_units(model: Generative, asked: Sequence[SampleRequest], samples: Sampl
     return int(num_tokens.sum())
 
 
-def write_samples(samples: Samples, asked: Sequence[SampleRequest], folder: Path) -> None:
+def write_samples(
+    samples: Samples,
+    asked: Sequence[SampleRequest],
+    folder: Path,
+    *,
+    origin: Origin | None = None,
+) -> None:
     """Write `00000.png`, `00001.png` ... or `samples.txt`, and `samples.jsonl`, in order.
 
     Images keep their own size, one channel as greyscale. `samples.txt` holds one text a
     line, its backslashes and control characters escaped; `samples.jsonl` holds it exactly.
-    What a former call wrote is replaced; any other PNG in the folder is refused.
+    Each carries its origin when one is given. What a former call wrote is replaced; any other
+    PNG in the folder is refused.
     """
     assert len(samples) == len(asked), (len(samples), len(asked))
     try:
         former = _former_files(folder)
         try:
-            names = _stage(samples, asked, folder / STAGING)
+            names = _stage(samples, asked, folder / STAGING, origin)
         except OSError:
             shutil.rmtree(folder / STAGING, ignore_errors=True)
             raise
@@ -235,17 +243,19 @@ def write_samples(samples: Samples, asked: Sequence[SampleRequest], folder: Path
         ) from error
 
 
-def _stage(samples: Samples, asked: Sequence[SampleRequest], staging: Path) -> list[str]:
+def _stage(
+    samples: Samples, asked: Sequence[SampleRequest], staging: Path, origin: Origin | None
+) -> list[str]:
     """Write all files into a hidden folder; return the names of all but the record."""
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     if isinstance(samples, Tensor):
-        names = _write_images(samples, staging)
+        names = _write_images(samples, asked, staging, origin)
     else:
         names = [TEXTS]
         lines = "".join(f"{_one_line(text)}\n" for text in samples)
         (staging / TEXTS).write_text(lines, encoding="utf-8", newline="")
-    (staging / RECORD).write_text(_record(samples, asked), encoding="utf-8", newline="")
+    (staging / RECORD).write_text(_record(samples, asked, origin), encoding="utf-8", newline="")
     return names
 
 
@@ -266,14 +276,16 @@ def _former_files(folder: Path) -> list[Path]:
     return [*images, *(folder / name for name in (RECORD, TEXTS) if ours)]
 
 
-def _write_images(images: Tensor, folder: Path) -> list[str]:
+def _write_images(
+    images: Tensor, asked: Sequence[SampleRequest], folder: Path, origin: Origin | None
+) -> list[str]:
     names = [f"{index:05d}.png" for index in range(len(images))]
-    for name, image in zip(names, images, strict=True):
-        to_pil(image).save(folder / name)
+    for name, image, request in zip(names, images, asked, strict=True):
+        (folder / name).write_bytes(png_bytes(image, png_info(origin, request) if origin else None))
     return names
 
 
-def _record(samples: Samples, asked: Sequence[SampleRequest]) -> str:
+def _record(samples: Samples, asked: Sequence[SampleRequest], origin: Origin | None) -> str:
     rows: list[dict[str, Any]] = []
     for index, request in enumerate(asked):
         row: dict[str, Any]
@@ -282,6 +294,8 @@ def _record(samples: Samples, asked: Sequence[SampleRequest]) -> str:
         else:
             row = {"file": TEXTS, "prompt": request.prompt, "text": samples[index]}
             row["seed"] = request.seed
+        if origin:
+            row["model"] = origin.manifest_digest
         if request.controls:
             row["controls"] = dict(request.controls)
         if request.history:
@@ -335,10 +349,10 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
-def png_bytes(image: Tensor) -> bytes:
-    """A (C, H, W) uint8 image encoded as PNG."""
+def png_bytes(image: Tensor, info: PngInfo | None = None) -> bytes:
+    """A (C, H, W) uint8 image encoded as PNG, with the chunks of `info`."""
     buffer = io.BytesIO()
-    to_pil(image).save(buffer, format="PNG")
+    to_pil(image).save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
 
 

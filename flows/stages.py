@@ -33,9 +33,9 @@ from aigc_ops.artifacts import (
     Verdict,
     json_digest,
 )
-from aigc_ops.checkpoints import verify_folder
 from aigc_ops.config import RunConfig
 from aigc_ops.errors import CheckpointError, RegistryError
+from aigc_ops.folders import verify_folder
 from aigc_ops.home import home
 from aigc_ops.plain import markdown
 from aigc_ops.registry import pages

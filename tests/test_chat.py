@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from aigc_ops.chat import chat
-from aigc_ops.checkpoints import PROVENANCE, write_folder, write_model
+from aigc_ops.checkpoints import write_model
 from aigc_ops.errors import ModelError
+from aigc_ops.folders import PROVENANCE, write_folder
 from aigc_ops.models.gpt import Gpt
 from aigc_ops.sample_request import Message, SampleRequest
 from tests.conftest import ROOT

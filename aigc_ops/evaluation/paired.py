@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from aigc_ops import sampling
 from aigc_ops.artifacts import Checkpoint, DatasetRef, file_digest, json_digest
-from aigc_ops.checkpoints import MODEL_JSON, WEIGHTS, load_model, verify_folder, write_folder
+from aigc_ops.checkpoints import WEIGHTS, load_model
 from aigc_ops.data import DataConfig, read_split
 from aigc_ops.data.config import Split
 from aigc_ops.devices import choose_device
@@ -25,6 +25,7 @@ from aigc_ops.evaluation.memorisation import Pictured
 from aigc_ops.evaluation.reference import reference_rows, reference_terms
 from aigc_ops.evaluation.statistics import paired_error, paired_ratio_error
 from aigc_ops.evaluation.texts import surprise
+from aigc_ops.folders import MODEL_JSON, verify_folder, write_folder
 from aigc_ops.generative import Generative, ImageModel, Images, TextData, TextModel
 from aigc_ops.revision import code_digest
 from aigc_ops.sample_request import SampleRequest

@@ -13,13 +13,13 @@ from pydantic import JsonValue
 from safetensors.numpy import load_file, save_file
 
 from aigc_ops.artifacts import DatasetRef, json_digest
-from aigc_ops.checkpoints import verify_folder, write_folder
 from aigc_ops.data import DataConfig
 from aigc_ops.errors import CheckpointError, EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Gaussian
 from aigc_ops.evaluation.embeddings import TextExtractor
 from aigc_ops.evaluation.extractors import Extractor
+from aigc_ops.folders import verify_folder, write_folder
 from aigc_ops.noise import sample_seeds
 
 FACTOR = "reference.safetensors"

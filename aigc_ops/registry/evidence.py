@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from aigc_ops.artifacts import DatasetRef, ModelVersion, Noun, Scores, file_digest
-from aigc_ops.checkpoints import read_provenance
 from aigc_ops.errors import DecisionError, RegistryError
+from aigc_ops.folders import read_provenance
 from aigc_ops.home import home
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.resolution import fetch

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef, ModelVersion, Scores
-from aigc_ops.checkpoints import load_model, read_model_json, read_provenance
+from aigc_ops.checkpoints import load_model
 from aigc_ops.errors import RegistryError
+from aigc_ops.folders import read_model_json, read_provenance
 from aigc_ops.registry.card import description, model_card, rescored
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.locks import store_lock

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from aigc_ops.artifacts import Checkpoint, ModelVersion
-from aigc_ops.checkpoints import MANIFEST, read_checkpoint, verify_folder
 from aigc_ops.errors import CheckpointError, RegistryError
+from aigc_ops.folders import MANIFEST, verify_folder
 from aigc_ops.home import home
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.versions import check_name, find, to_noun, unknown
@@ -73,7 +73,7 @@ def fetch(version: ModelVersion) -> Checkpoint:
             with _downloaded(version) as folder:
                 shutil.rmtree(target, ignore_errors=True)
                 folder.rename(target)
-    return read_checkpoint(target)
+    return _read(target)
 
 
 def verify_stored(version: ModelVersion) -> None:
@@ -109,6 +109,12 @@ def cached(digest: str) -> Path:
     return home() / "cache" / "models" / digest
 
 
+def _read(folder: Path) -> Checkpoint:
+    from aigc_ops.checkpoints import read_checkpoint  # and torch, which names do without
+
+    return read_checkpoint(folder)
+
+
 def _open_folder(model: str) -> Checkpoint:
     folder = Path(model)
     if not model or "\0" in model or not folder.is_dir():
@@ -117,11 +123,11 @@ def _open_folder(model: str) -> Checkpoint:
             "is written models:/NAME@champion or models:/NAME/3 (`aigc-ops models` lists them)"
         )
     if (folder / MANIFEST).is_file():
-        return read_checkpoint(folder)
+        return _read(folder)
     steps = sorted(folder.glob("step-*"), reverse=True)
     for step in steps:
         try:
-            return read_checkpoint(step)
+            return _read(step)
         except CheckpointError:
             if step is steps[-1]:
                 raise

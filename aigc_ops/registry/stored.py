@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aigc_ops.artifacts import Checkpoint
-from aigc_ops.checkpoints import MANIFEST, write_folder, write_model
+from aigc_ops.checkpoints import write_model
+from aigc_ops.folders import MANIFEST, write_folder
 from aigc_ops.generative import Generative, ImageModel
 from aigc_ops.registry.pyfunc import write_flavor
 from aigc_ops.registry.resolution import STORED_FOLDER, cached

@@ -13,8 +13,8 @@ import psutil
 import yaml
 
 from aigc_ops.artifacts import BentoTag, ModelVersion
-from aigc_ops.checkpoints import verify_folder
 from aigc_ops.errors import CheckpointError, PackagingError
+from aigc_ops.folders import verify_folder
 from aigc_ops.home import TELEMETRY_OFF, home
 from aigc_ops.revision import revision
 from aigc_ops.sampling import read_golden

@@ -11,9 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
 from aigc_ops.errors import PackagingError
+from aigc_ops.installation import LOCK, pins
 from aigc_ops.serving.bentos import BENTOFILE, find_project
 
-LOCK = "constraints.txt"
 REQUIREMENTS = Path("aigc_ops/serving/requirements.txt")
 DIRECT = (
     "anyio",
@@ -42,19 +42,15 @@ def requirements(lock: str) -> str:
 
     What the lock leaves out (torch's CUDA packages) is pinned by the package that needs it.
     """
-    pins = {canonicalize_name(line.partition("==")[0]): line for line in _pins(lock)}
+    locked = pins(lock)
     found: set[NormalizedName] = set()
     waiting = list(DIRECT)
     while waiting:
         name = canonicalize_name(waiting.pop())
-        if name in pins and name not in found:
+        if name in locked and name not in found:
             found.add(name)
             waiting += _needed_by(name)
-    return HEADER + "".join(f"{pins[name]}\n" for name in sorted(found))
-
-
-def _pins(lock: str) -> list[str]:
-    return [line for line in lock.splitlines() if "==" in line and not line.startswith("#")]
+    return HEADER + "".join(f"{name}=={locked[name]}\n" for name in sorted(found))
 
 
 def _needed_by(name: str) -> list[str]:

@@ -13,10 +13,12 @@ from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from aigc_ops.artifacts import file_digest
-from aigc_ops.checkpoints import MANIFEST, load_model
+from aigc_ops.checkpoints import load_model
 from aigc_ops.devices import DeviceName, choose_device
 from aigc_ops.errors import ModelError
+from aigc_ops.folders import MANIFEST
 from aigc_ops.generative import Generative, TextModel
+from aigc_ops.origin import Origin, png_info
 from aigc_ops.sample_request import Control, Message, SampleRequest
 from aigc_ops.sampling import draw, png_bytes, requests
 from aigc_ops.serving.endpoint import Call
@@ -52,7 +54,7 @@ class ServedModel:
         asked = self._asked(call)
         samples = draw(self.model, asked)
         if isinstance(samples, Tensor):
-            response = _images_response(samples, asked)
+            response = _images_response(samples, asked, self._origin())
         else:
             response = _texts_response(samples, asked)
         response.headers.update(self._headers(asked[0]))
@@ -78,6 +80,12 @@ class ServedModel:
             controls=call.controls,
             max_num=self.max_num,
         )
+
+    def _origin(self) -> Origin:
+        """What an image tells of the model; a folder that was never registered has no URI."""
+        is_registered = self.version.isdecimal()
+        uri = f"models:/{self.name}/{self.version}" if is_registered else None
+        return Origin(model=uri, manifest_digest=self.manifest_digest)
 
     def _headers(self, first: SampleRequest) -> dict[str, str]:
         headers = {
@@ -115,9 +123,11 @@ def load_served(folder: Path, *, name: str, version: str, expected: str | None) 
     )
 
 
-def _images_response(images: Tensor, asked: Sequence[SampleRequest]) -> Response:
-    """One image as PNG; several as JSON with each one's seed and label."""
-    encoded = [png_bytes(image) for image in images]
+def _images_response(images: Tensor, asked: Sequence[SampleRequest], origin: Origin) -> Response:
+    """One image as PNG; several as JSON with each one's seed and label. Each tells its origin."""
+    encoded = [
+        png_bytes(image, png_info(origin, each)) for image, each in zip(images, asked, strict=True)
+    ]
     if len(encoded) == 1:
         return Response(encoded[0], media_type="image/png")
     entries = [

@@ -44,7 +44,7 @@ def _target(folder: Path, version: ModelVersion | None) -> str:
     folder = folder.absolute()
     if (folder / "bento.yaml").is_file():
         return str(folder)
-    from aigc_ops.checkpoints import verify_folder
+    from aigc_ops.folders import verify_folder
 
     verify_folder(folder, expected=version.manifest_digest if version else None)
     os.environ[MODEL_VARIABLE] = str(folder)

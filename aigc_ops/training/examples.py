@@ -10,8 +10,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from aigc_ops.artifacts import json_digest
-from aigc_ops.checkpoints import verify_folder, write_folder
 from aigc_ops.errors import CheckpointError
+from aigc_ops.folders import verify_folder, write_folder
 from aigc_ops.generative import Data, Generative, ImageData, ImageModel, Images, TextData, TextModel
 from aigc_ops.training.order import DataOrder
 

@@ -11,8 +11,9 @@ from typing import Any, Self
 from PIL import Image
 
 from aigc_ops.artifacts import Checkpoint
-from aigc_ops.checkpoints import PROVENANCE, read_checkpoint, verify_folder, write_folder
+from aigc_ops.checkpoints import read_checkpoint
 from aigc_ops.errors import CheckpointError
+from aigc_ops.folders import PROVENANCE, verify_folder, write_folder
 from aigc_ops.training.state import Snapshot
 
 FINISHED = "finished.json"

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from aigc_ops.artifacts import Checkpoint, ImageShape
-from aigc_ops.checkpoints import read_checkpoint, write_folder, write_model
+from aigc_ops.checkpoints import read_checkpoint, write_model
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
+from aigc_ops.folders import write_folder
 from aigc_ops.generative import Generative, TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig

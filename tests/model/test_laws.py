@@ -7,8 +7,9 @@ import torch
 
 from aigc_ops import sampling
 from aigc_ops.artifacts import DatasetRef
-from aigc_ops.checkpoints import load_model, write_folder, write_model
+from aigc_ops.checkpoints import load_model, write_model
 from aigc_ops.errors import CheckpointError, ModelError
+from aigc_ops.folders import write_folder
 from aigc_ops.generative import Generative, ImageData, ImageLikelihoodModel, TextData
 from aigc_ops.models import family_names, family_type
 from aigc_ops.noise import Noise, sample_seeds

@@ -8,8 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from aigc_ops.checkpoints import load_model, write_folder, write_model
+from aigc_ops.checkpoints import load_model, write_model
 from aigc_ops.errors import ModelError
+from aigc_ops.folders import write_folder
 from aigc_ops.generative import TextData
 from aigc_ops.models._decoding import Choice, Decoding, Wording
 from aigc_ops.models._likelihood import score

@@ -12,7 +12,8 @@ import torch
 from filelock import FileLock
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef, ImageShape, ModelVersion, Score, Scores
-from aigc_ops.checkpoints import PROVENANCE, read_checkpoint, write_folder, write_model
+from aigc_ops.checkpoints import read_checkpoint, write_model
+from aigc_ops.folders import PROVENANCE, write_folder
 from aigc_ops.generative import Generative, TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from aigc_ops.artifacts import Checkpoint
-from aigc_ops.checkpoints import load_model, verify_folder
+from aigc_ops.checkpoints import load_model
 from aigc_ops.errors import CheckpointError, RegistryError
+from aigc_ops.folders import verify_folder
 from aigc_ops.registry import registration
 from aigc_ops.registry.client import connect, experiment_id
 from aigc_ops.registry.registration import register

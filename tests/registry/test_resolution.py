@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.checkpoints import verify_folder
 from aigc_ops.errors import CheckpointError, RegistryError
+from aigc_ops.folders import verify_folder
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, cached, resolve, resolve_version

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from aigc_ops.artifacts import BentoTag, ImageShape, ModelVersion, file_digest
-from aigc_ops.checkpoints import MANIFEST, write_folder, write_model
+from aigc_ops.checkpoints import write_model
+from aigc_ops.folders import MANIFEST, write_folder
 from aigc_ops.generative import Generative, TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig

@@ -169,6 +169,14 @@ def test_one_image_is_a_png_with_its_origin_in_the_headers(
     assert answer.headers["x-aigc-seed"] == "41"
     assert answer.headers["x-aigc-label"] == "6"
     assert answer.headers["x-aigc-manifest"] == packaged.version.manifest_digest
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        note = json.loads(picture.info["aigc_ops"])
+    assert note == {
+        "model": "models:/mnist-gan/3",
+        "manifest_digest": packaged.version.manifest_digest,
+        "seed": 41,
+        "label": 6,
+    }
 
 
 def test_several_images_go_round_the_classes_each_with_its_own_seed(
@@ -180,6 +188,8 @@ def test_several_images_go_round_the_classes_each_with_its_own_seed(
     for image in images:
         alone = drawn(gan, seed=image["seed"], label=image["label"])
         assert np.array_equal(pixels(base64.b64decode(image["image"])), alone)
+        with Image.open(io.BytesIO(base64.b64decode(image["image"]))) as picture:
+            assert json.loads(picture.info["aigc_ops"])["seed"] == image["seed"]
 
 
 def test_controls_are_set_and_told(client: httpx.Client, gan: Gan) -> None:

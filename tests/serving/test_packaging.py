@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aigc_ops.checkpoints import write_folder, write_model
+from aigc_ops.checkpoints import write_model
 from aigc_ops.errors import CheckpointError, PackagingError
+from aigc_ops.folders import write_folder
 from aigc_ops.models.gan import Gan
 from aigc_ops.serving import packaging
 from aigc_ops.serving.bentos import find_bento
