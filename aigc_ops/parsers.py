@@ -179,6 +179,14 @@ def _add_deciding(command: Command) -> None:
     audit = command("audit", "verify the log of decisions; exits with 1 when it does not hold")
     audit.add_argument("name", nargs="?", metavar="NAME")
 
+    trace = command("trace", "follow a sample, Bento or version back to code, data and decision")
+    trace.add_argument(
+        "ref",
+        metavar="REF",
+        help="a sample's file, models:/NAME/3, models:/NAME@champion, a Bento's tag, a dataset's "
+        "digest, an MLflow run or a Prefect flow run",
+    )
+
 
 def _add_decision(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--reviewer", required=True, metavar="NAME", help="who decides")

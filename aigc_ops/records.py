@@ -52,11 +52,15 @@ def command_digest(config: Path, flags: Sequence[str]) -> str | None:
 
 def recall(digest: str) -> RunResult | None:
     """The result of an earlier run under this digest, if nothing has changed since."""
-    try:
-        record = RunRecord.model_validate_json(_path(digest).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
-    return record.result if record.is_current() and record.is_held() else None
+    record = _read(_path(digest))
+    return record.result if record and record.is_current() and record.is_held() else None
+
+
+def kept() -> list[RunRecord]:
+    """Every record of this home that can be read, the newest first."""
+    paths = (home() / "runs").glob("*.json")
+    by_time = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+    return [record for path in by_time if (record := _read(path))]
 
 
 def keep(digest: str, record: RunRecord) -> None:
@@ -72,6 +76,13 @@ def keep_as(digest: str, other: str) -> None:
     """Keep the record under `digest` under another digest too."""
     if _path(digest).is_file():
         keep(other, RunRecord.model_validate_json(_path(digest).read_text(encoding="utf-8")))
+
+
+def _read(path: Path) -> RunRecord | None:
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
 
 
 def _path(digest: str) -> Path:

@@ -1,4 +1,4 @@
-"""The commands by which people decide: review, approve, reject, rollback, audit."""
+"""The commands by which people decide and look back: review, approve, trace, doctor ..."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 from aigc_ops.artifacts import ModelVersion, Verdict
 
 Answer = dict[str, Any]
+MARKS = {"holds": " ", "absent": "-", "broken": "!"}
 
 
 def review(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
@@ -93,12 +94,27 @@ def audit(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list
     return {**answer, "failed": any(log.problems for log in logs)}, lines
 
 
+def trace(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """The line behind a reference; `failed` when a link of it does not hold."""
+    from aigc_ops.tracing import trace as follow
+
+    line = follow(arguments.ref)
+    lines = [f"{MARKS[link.state]} {link.name:<9} {link.told}" for link in line.links]
+    if line.others:
+        lines.append(f"  it leads to {len(line.others)} more: {', '.join(line.others)}")
+    if line.broken:
+        lines.append(f"{len(line.broken)} links do not hold")
+    answer = {**line.model_dump(mode="json"), "broken": list(line.broken)}
+    return {**answer, "failed": bool(line.broken)}, lines
+
+
 COMMANDS = {
     "review": review,
     "approve": approve,
     "reject": reject,
     "rollback": rollback,
     "audit": audit,
+    "trace": trace,
 }
 
 

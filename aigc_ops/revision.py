@@ -38,6 +38,11 @@ def revision() -> Revision | None:
     return Revision(commit=commit, diff_digest=digest.hexdigest() if diff or untracked else None)
 
 
+def has_commit(commit: str) -> bool:
+    """Whether the repository around the working folder holds a commit."""
+    return commit.isalnum() and bool(_git("cat-file", "-t", commit))
+
+
 @cache
 def code_digest() -> str:
     """SHA-256 over the sources of aigc_ops and flows: other code may give other results."""

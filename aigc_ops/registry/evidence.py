@@ -1,6 +1,7 @@
 """What the store tells of a version for its review, and the review packet that it keeps."""
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def evidence_of(version: ModelVersion) -> Evidence:
         raise RegistryError(f"{version.uri} does not exist; `aigc-ops models` lists what there is")
     checkpoint = fetch(version)
     folder = Path(checkpoint.uri)
-    run = _run(version)
+    run = run_of(version.run_id)
     began, ended = (run.info.start_time, run.info.end_time) if run else (None, None)
     return Evidence(
         version=version,
@@ -62,7 +63,7 @@ def evidence_of(version: ModelVersion) -> Evidence:
         provenance=read_provenance(folder),
         started=began,
         seconds=(ended - began) / 1000 if began and ended else None,
-        dataset=_dataset(run),
+        dataset=dataset_of(run),
         num_bytes=sum(each.stat().st_size for each in folder.glob("*.safetensors")),
     )
 
@@ -107,32 +108,51 @@ def read_packet(version: ModelVersion) -> StoredPacket:
     digest = str(basis["digest"])
     folder = home() / "packets" / digest
     if not _is_whole(folder, digest):
-        from mlflow.artifacts import download_artifacts
-
-        folder.mkdir(parents=True, exist_ok=True)
-        with faults(f"reading the review packet of {version.uri}"):
-            for name in (PAGE, CONTENT):
-                download_artifacts(
-                    run_id=version.run_id,
-                    artifact_path=f"{packet_place(digest)}/{name}",
-                    dst_path=str(folder),
-                )
-                stray = folder / packet_place(digest) / name  # some stores keep the folders above
-                if stray.exists():
-                    stray.replace(folder / name)
-    if not _is_whole(folder, digest):
-        raise RegistryError(
-            f"the review packet of {version.uri} was changed in the store: its digest is not "
-            f"{digest[:12]}; `aigc-ops promote {version.uri}` makes it anew"
-        )
-    content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
+        _download(version, digest, folder)
     return StoredPacket(
         version=version,
         champion=basis["champion"],
         packet_digest=digest,
         folder=str(folder),
-        content=content,
+        content=_content(folder),
     )
+
+
+def packet_in_store(version: ModelVersion, digest: str) -> dict[str, Any]:
+    """What the packet of this digest says, read from the store whatever lies in the home.
+
+    Raises RegistryError when it is gone or was changed.
+    """
+    home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".packet-", dir=home()) as name:
+        folder = Path(name)
+        _download(version, digest, folder)
+        return _content(folder)
+
+
+def _download(version: ModelVersion, digest: str, folder: Path) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with faults(f"reading the review packet of {version.uri}"):
+        for name in (PAGE, CONTENT):
+            download_artifacts(
+                run_id=version.run_id,
+                artifact_path=f"{packet_place(digest)}/{name}",
+                dst_path=str(folder),
+            )
+            stray = folder / packet_place(digest) / name  # some stores keep the folders above
+            if stray.exists():
+                stray.replace(folder / name)
+    if not _is_whole(folder, digest):
+        raise RegistryError(
+            f"the review packet of {version.uri} was changed in the store: its digest is not "
+            f"{digest[:12]}; `aigc-ops promote {version.uri}` makes it anew"
+        )
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / CONTENT).read_text(encoding="utf-8")))
 
 
 def _is_whole(folder: Path, digest: str) -> bool:
@@ -150,19 +170,20 @@ def packet_place(digest: str) -> str:
     return f"review/{digest[:12]}"
 
 
-def _run(version: ModelVersion) -> "Run | None":
+def run_of(run_id: str) -> "Run | None":
+    """MLflow's record of a run, None when the store lacks it."""
     from mlflow.exceptions import MlflowException
 
-    with faults(f"reading the run of {version.uri}"):
+    with faults(f"reading run {run_id}"):
         try:
-            return connect().get_run(version.run_id)
+            return connect().get_run(run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
     return None
 
 
-def _dataset(run: "Run | None") -> dict[str, Any]:
+def dataset_of(run: "Run | None") -> dict[str, Any]:
     """The dataset as its run recorded it."""
     inputs = run.inputs.dataset_inputs if run and run.inputs else []
     if not inputs:

@@ -18,6 +18,8 @@ from aigc_ops.registry.runs import dataset_input, describe_run, open_run, source
 from aigc_ops.registry.stored import store_locally, upload_folder
 from aigc_ops.registry.versions import (
     CHECKPOINT_TAG,
+    DATASET_TAG,
+    DVC_TAG,
     FAMILY_TAG,
     MANIFEST_TAG,
     SCORES_TAG,
@@ -246,10 +248,10 @@ def _tags(checkpoint: Checkpoint, provenance: Mapping[str, Any], digest: str) ->
         FAMILY_TAG: checkpoint.family,
         "aigc_ops.modality": checkpoint.modality,
         "aigc_ops.step": str(checkpoint.step),
-        "aigc_ops.dataset_digest": checkpoint.dataset_digest,
+        DATASET_TAG: checkpoint.dataset_digest,
     }
     if dvc_digest := provenance.get("dvc_digest"):
-        tags["aigc_ops.dvc_digest"] = dvc_digest
+        tags[DVC_TAG] = dvc_digest
     return tags | source_tags(_revision(provenance))
 
 

@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from aigc_ops.artifacts import Checkpoint, ModelVersion
 from aigc_ops.errors import CheckpointError, RegistryError
-from aigc_ops.folders import MANIFEST, verify_folder
+from aigc_ops.folders import MANIFEST, read_provenance, verify_folder
 from aigc_ops.home import home
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.versions import check_name, find, to_noun, unknown
@@ -80,6 +80,12 @@ def verify_stored(version: ModelVersion) -> None:
     """Raise CheckpointError unless MLflow's store still holds the version undamaged."""
     with _downloaded(version):
         pass
+
+
+def stored_provenance(version: ModelVersion) -> dict[str, Any]:
+    """What training recorded of the version, from the store's own files; checks as above."""
+    with _downloaded(version) as folder:
+        return read_provenance(folder)
 
 
 @contextmanager

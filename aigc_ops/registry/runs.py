@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 RUN_KEY_TAG = "aigc_ops.run_key"
+COMMIT_TAG = "aigc_ops.git_commit"
+DIFF_TAG = "aigc_ops.git_diff_digest"
 PARAM_LENGTH = 6000
 DATASET_DIGEST_LENGTH = 36
 
@@ -82,7 +84,7 @@ def source_tags(revision: Revision | None) -> dict[str, str]:
     """Tags that name the source code; MLflow shows the first as a run's source."""
     if revision is None:
         return {}
-    tags = {"mlflow.source.git.commit": revision.commit, "aigc_ops.git_commit": revision.commit}
+    tags = {"mlflow.source.git.commit": revision.commit, COMMIT_TAG: revision.commit}
     if revision.diff_digest:
-        tags["aigc_ops.git_diff_digest"] = revision.diff_digest
+        tags[DIFF_TAG] = revision.diff_digest
     return tags

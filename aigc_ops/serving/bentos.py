@@ -41,13 +41,47 @@ def find_bento(version: ModelVersion) -> BentoTag | None:
     code = code_digest(root)
     store = bento_store()
     folder = bento_folder(store, version, code)
+    found = confirmation(folder)
+    if found is None or found.code_digest != code or found.bento.model != version:
+        return None
+    return found.bento if is_whole(folder, found) else None
+
+
+def confirmation(folder: Path) -> Confirmation | None:
+    """The proof that a Bento's folder holds, None without one."""
     try:
-        found = Confirmation.model_validate_json((folder / CONFIRMATION).read_text("utf-8"))
+        return Confirmation.model_validate_json((folder / CONFIRMATION).read_text("utf-8"))
     except (OSError, ValidationError):
         return None
-    content = content_digest(folder, model_folder(store, version))
-    whole = found.code_digest == code and found.content_digest == content
-    return found.bento if whole and found.bento.model == version else None
+
+
+def is_whole(folder: Path, proof: Confirmation) -> bool:
+    """Whether every file of a Bento and of its model is as it was when it was confirmed."""
+    model = model_folder(folder.parents[2], proof.bento.model)
+    return proof.content_digest == content_digest(folder, model)
+
+
+def folders_of(version: ModelVersion) -> list[Path]:
+    """Every Bento of a version that stands in BentoML's store, whatever code it was made with."""
+    folders = (bento_store() / "bentos" / tag_name(version.name)).glob(f"v{version.version}-*")
+    return sorted(f for f in folders if (p := confirmation(f)) and p.bento.model == version)
+
+
+def tagged_folder(tag: str) -> Path:
+    """Where BentoML keeps the Bento of a tag, `name:version`."""
+    name, _, version = tag.partition(":")
+    return bento_store() / "bentos" / name / version
+
+
+def labelled_version(folder: Path) -> ModelVersion | None:
+    """The model version that a Bento's own labels name, None when it has none."""
+    try:
+        labels = yaml.safe_load((folder / "bento.yaml").read_text("utf-8"))["labels"]
+        return ModelVersion.model_validate(
+            {name: labels[name] for name in ModelVersion.model_fields}
+        )
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
+        return None
 
 
 def bento_store() -> Path:
