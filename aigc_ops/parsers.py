@@ -187,6 +187,17 @@ def _add_deciding(command: Command) -> None:
         "digest, an MLflow run or a Prefect flow run",
     )
 
+    doctor = command("doctor", "check installation, stores, data, log and disk, and say what to do")
+    doctor.add_argument(
+        "--repair", action="store_true", help="complete a promotion that was cut short"
+    )
+    doctor.add_argument(
+        "--revert", action="store_true", help="put aliases that were moved by hand back"
+    )
+    doctor.add_argument(
+        "--all", action="store_true", help="verify every version's files, not the champions' alone"
+    )
+
 
 def _add_decision(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--reviewer", required=True, metavar="NAME", help="who decides")

@@ -108,6 +108,19 @@ def trace(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list
     return {**answer, "failed": bool(line.broken)}, lines
 
 
+def doctor(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """What each check of the installation and the stores found."""
+    from aigc_ops.doctor import examine
+
+    findings = examine(repair=arguments.repair, revert=arguments.revert, every=arguments.all)
+    lines = []
+    for each in findings:
+        lines.append(f"{each.state:<4} {each.check}: {each.found}")
+        lines += [f"       {each.advice}"] if each.advice else []
+    answer = {"checks": [each.model_dump(mode="json") for each in findings]}
+    return {**answer, "failed": any(each.state == "FAIL" for each in findings)}, lines
+
+
 COMMANDS = {
     "review": review,
     "approve": approve,
@@ -115,6 +128,7 @@ COMMANDS = {
     "rollback": rollback,
     "audit": audit,
     "trace": trace,
+    "doctor": doctor,
 }
 
 

@@ -84,6 +84,31 @@ def pull(path: str | Path) -> None:
         ) from error
 
 
+def pins_here() -> list[Pin]:
+    """The pins of the working folder and of the folders in it."""
+    files = [*Path.cwd().glob("*.dvc"), *Path.cwd().glob("*/*.dvc")]
+    found = [find_pin(file.with_suffix("")) for file in sorted(files) if file.is_file()]
+    return [pin for pin in found if pin]
+
+
+def is_in_remote(pin: Pin) -> bool:
+    """Whether the default remote answers and holds the pinned file, or the folder's manifest.
+
+    Raises DataError when there is no default remote, or it cannot be reached.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(pin.file.parent)) as repo:
+            return bool(repo.cloud.get_remote_odb().exists(pin.digest))
+    except (DvcException, OSError) as error:
+        raise DataError(
+            f"DVC's remote does not answer ({' '.join(str(error).split())}); `dvc remote list` "
+            "shows it, `dvc remote modify` corrects its address or credentials"
+        ) from error
+
+
 def _refuse_escapes(pin: Pin) -> None:
     """Raise DataError when a fetched manifest would write outside the pinned folder."""
     for name in _pinned_files(pin) or ():

@@ -98,7 +98,10 @@ def faults(action: str) -> Iterator[None]:
 
 def address(uri: str | None = None) -> str:
     """The store's address without user name and password."""
-    parts = urlsplit(uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    parts = urlsplit(uri)
+    if not parts.netloc:  # a file's, whose slashes urllib would not give back
+        return uri.partition("?")[0]
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 

@@ -2,9 +2,12 @@
 
 import json
 import logging
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.registry.client import experiment_id, faults
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 RUN_KEY_TAG = "aigc_ops.run_key"
+PROCESS_TAG = "aigc_ops.process"
+"""Host, process id and start of the process that works on a run."""
 COMMIT_TAG = "aigc_ops.git_commit"
 DIFF_TAG = "aigc_ops.git_diff_digest"
 PARAM_LENGTH = 6000
@@ -36,9 +41,28 @@ def open_run(client: "MlflowClient", run_key: str, run_name: str) -> str:
         if found:
             run_id = str(found[0].info.run_id)
             client.update_run(run_id, status="RUNNING", name=run_name)
+            client.set_tag(run_id, PROCESS_TAG, _this_process())
             return run_id
-        run = client.create_run(experiment, run_name=run_name, tags={RUN_KEY_TAG: run_key})
+        tags = {RUN_KEY_TAG: run_key, PROCESS_TAG: _this_process()}
+        run = client.create_run(experiment, run_name=run_name, tags=tags)
     return str(run.info.run_id)
+
+
+def is_at_work(process: str) -> bool | None:
+    """Whether the process of a run's tag still lives; None when that can't be told from here."""
+    host, _, rest = process.rpartition(" ")[0].rpartition(" ")
+    began = process.rpartition(" ")[2]
+    if host != socket.gethostname() or not (rest.isdecimal() and began.isdecimal()):
+        return None
+    try:
+        return bool(abs(psutil.Process(int(rest)).create_time() - int(began)) < 2)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _this_process() -> str:
+    own = psutil.Process()
+    return f"{socket.gethostname()} {own.pid} {own.create_time():.0f}"
 
 
 def describe_run(

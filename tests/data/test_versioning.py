@@ -11,7 +11,8 @@ import pytest
 from making_data import write_images
 
 from aigc_ops.data import DataConfig, open_dataset, pin_hint
-from aigc_ops.data.versioning import check_pin, find_pin, pull
+from aigc_ops.data.versioning import check_pin, find_pin, is_in_remote, pins_here, pull
+from aigc_ops.doctor import LOCAL
 from aigc_ops.errors import DataError
 
 Run = Callable[..., str]
@@ -199,3 +200,22 @@ def test_a_manifest_that_points_outside_is_refused_and_writes_nothing(
     with pytest.raises(DataError, match=r"its manifest names .* outside evil"):
         pull(clone / "evil")
     assert not list(clone.parent.rglob("escaped.txt"))
+
+
+def test_the_doctor_asks_the_remote_for_what_is_pinned(
+    clone: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(clone / "dvc-remote")
+    assert pins_here() == []
+    monkeypatch.chdir(clone)
+    [pin] = pins_here()
+    assert pin.output == clone / "data"
+    assert [advice for *_, advice in LOCAL["data"]()] == ["aigc-ops data pull data"]
+    pull("data")
+    assert [state for state, *_ in LOCAL["data"]()] == ["ok"]
+    run(clone, "dvc", "remote", "modify", "embedded", "url", str(tmp_path / "empty"))
+    assert not is_in_remote(pin)
+    assert [(state, advice) for state, _, advice in LOCAL["data"]()] == [("FAIL", "dvc push data")]
+    run(clone, "dvc", "remote", "remove", "embedded")
+    with pytest.raises(DataError, match="DVC's remote does not answer"):
+        is_in_remote(pin)

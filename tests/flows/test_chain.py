@@ -35,6 +35,20 @@ def test_a_first_run_ends_with_a_champion_and_its_confirmed_bento(workplace, fir
         assert Path(first["report"][left]).is_file()
 
 
+def test_a_sample_and_a_bento_are_traced_to_data_decision_and_flow_run(console, first, tmp_path):
+    console.run("sample", "models:/pets@champion", "--seed", 7, "--out", tmp_path / "one")
+    for ref in (tmp_path / "one" / "00000.png", first["bento"]["tag"]):
+        answer, _ = console.run("trace", ref)
+        assert answer["broken"] == []
+        links = {link["name"]: link for link in answer["links"]}
+        assert links["version"]["details"]["manifest_digest"] == first["version"]["manifest_digest"]
+        assert links["bento"]["details"]["tags"] == [first["bento"]["tag"]]
+        assert links["decision"]["details"]["entries"][0]["gate"] == "promote"
+        assert links["data"]["details"]["content_digest"] == first["dataset"]["content_digest"]
+        told = {name: link["state"] for name, link in links.items() if link["state"] != "holds"}
+        assert told == {"licences": "absent"}
+
+
 def test_an_unchanged_rerun_is_decided_before_the_heavy_libraries_are_imported(workplace, first):
     code = BLOCKED + "from aigc_ops.__main__ import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(

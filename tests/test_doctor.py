@@ -1,0 +1,261 @@
+"""What the doctor finds in real stores, and that each fault is told with what to do."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aigc_ops import doctor
+from aigc_ops.artifacts import ModelVersion
+from aigc_ops.doctor import Finding, examine
+from aigc_ops.errors import DataError
+from aigc_ops.home import export_environment, home
+from aigc_ops.registry import promotion
+from aigc_ops.registry.audit import DONE_TAG, ENTRY_TAG, audit
+from aigc_ops.registry.client import connect, experiment_id
+from aigc_ops.registry.promotion import Decision
+from aigc_ops.registry.registration import register
+from aigc_ops.registry.resolution import STORED_FOLDER
+from aigc_ops.registry.runs import PROCESS_TAG, RUN_KEY_TAG, open_run
+from aigc_ops.registry.versions import champion
+from tests.conftest import ROOT, answers, eventually, free_port, process
+from tests.registry.conftest import (
+    MakeCheckpoint,
+    crown,
+    empty_database,
+    make_checkpoint,
+    store,
+    stored_models,
+)
+
+__all__ = ["empty_database", "make_checkpoint", "store"]
+
+ANN = Decision(who="Ann", reason="a test")
+
+
+@pytest.fixture
+def two(make_checkpoint: MakeCheckpoint) -> tuple[ModelVersion, ModelVersion]:
+    """Two versions, the first of which is champion."""
+    first, second = (register(make_checkpoint(seed), None, name="digits") for seed in (0, 1))
+    crown(first)
+    return first, second
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder without data."""
+    folder = tmp_path / "nowhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def found(check: str, **options: bool) -> list[Finding]:
+    return [each for each in examine(**options) if each.check == check]
+
+
+def test_a_sound_home_passes_every_check(two: object, nowhere: Path) -> None:
+    findings = examine(every=True)
+    assert [each for each in findings if each.state == "FAIL"] == []
+    assert [each.check for each in findings] == [
+        *doctor.LOCAL,
+        *("MLflow's store", "aliases and audit log", "runs", "stored files"),
+    ]
+    assert findings[-1].found == "2 versions are as their manifests say"
+
+
+def test_aliases_moved_by_hand_fail_until_they_are_put_back(
+    two: tuple[ModelVersion, ModelVersion], nowhere: Path
+) -> None:
+    first, second = two
+    connect().set_registered_model_alias("digits", "champion", "2")
+    [finding] = found("aliases and audit log")
+    assert finding.state == "FAIL"
+    assert "it names version 2, the log says version 1" in finding.found
+    assert "--revert" in (finding.advice or "")
+    [finding] = found("aliases and audit log", repair=True)  # which moves no alias back
+    assert (finding.state, champion("digits")) == ("FAIL", second)
+    [finding] = found("aliases and audit log", revert=True)
+    assert (finding.state, champion("digits")) == ("ok", first)
+    assert "mended: champion was moved outside" in finding.found
+    assert [each.state for each in found("aliases and audit log")] == ["ok"]
+
+
+def test_a_promotion_that_was_cut_short_is_completed(
+    two: tuple[ModelVersion, ModelVersion], nowhere: Path
+) -> None:
+    _, second = two
+    promotion.promote(second, ANN, champion=1)
+    client = connect()  # as a kill right after writing the entry leaves it
+    client.set_registered_model_alias("digits", "champion", "1")
+    client.set_registered_model_tag("digits", DONE_TAG, "1")
+    [finding] = found("aliases and audit log")
+    assert finding.state == "FAIL"
+    assert "was cut short" in finding.found
+    [finding] = found("aliases and audit log", repair=True)
+    assert (finding.state, champion("digits")) == ("ok", second)
+    assert audit("digits").problems == ()
+
+
+def test_a_damaged_log_fails_and_is_not_mended(two: object, nowhere: Path) -> None:
+    client, key = connect(), f"{ENTRY_TAG}000001"
+    text = client.get_registered_model("digits").tags[key]
+    client.set_registered_model_tag("digits", key, text.replace("Ann", "Bob"))
+    for options in ({}, {"repair": True, "revert": True}):
+        [finding] = found("aliases and audit log", **options)
+        assert finding.state == "FAIL"
+
+
+def test_changed_files_of_a_champion_fail_and_of_others_when_all_are_asked_for(
+    two: object, store: Path, nowhere: Path
+) -> None:
+    for folder in stored_models(store):
+        weights = folder / STORED_FOLDER / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    [finding] = found("stored files")
+    assert (finding.state, finding.found.partition(" ")[0]) == ("FAIL", "models:/digits/1:")
+    assert "is damaged" in finding.found
+    assert [each.state for each in found("stored files", every=True)] == ["FAIL", "FAIL"]
+
+
+def test_runs_that_nobody_works_on_are_told_with_how_to_end_them(
+    store: Path, nowhere: Path
+) -> None:
+    client = connect()
+    mine = open_run(client, "key", "mine")
+    assert [each.found for each in found("runs")] == ["none is left behind as RUNNING"]
+    [host, _, _] = client.get_run(mine).data.tags[PROCESS_TAG].split()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone = open_run(client, "gone", "gone")
+    client.set_tag(gone, PROCESS_TAG, f"{host} {ended.pid} 1")
+    day = int((time.time() - 25 * 3600) * 1000)
+    tags = {RUN_KEY_TAG: "old", PROCESS_TAG: "elsewhere 1 1"}
+    experiment = experiment_id(client)
+    client.create_run(experiment, start_time=day, run_name="old", tags=tags)
+    client.create_run(experiment, run_name="new elsewhere", tags=tags)
+    client.create_run(experiment, start_time=day, run_name="not ours")
+    findings = found("runs")
+    assert {(each.state, each.found.partition(" ")[0]) for each in findings} == {
+        ("warn", "gone"),
+        ("warn", "old"),
+    }
+    [advice] = [each.advice for each in findings if each.found.startswith("gone")]
+    code = str(advice).partition('python -c "')[2].partition('"')[0]
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert client.get_run(gone).info.status == "KILLED"
+
+
+def test_a_store_that_does_not_answer_fails_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    [finding] = found("MLflow's store")
+    assert finding.state == "FAIL"
+    assert "does not answer" in finding.found
+    assert found("runs") == []
+
+
+def test_a_home_without_a_store_is_sound_and_stays_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nowhere: Path
+) -> None:
+    monkeypatch.setenv("AIGC_OPS_HOME", str(tmp_path / "new"))
+    [finding] = found("MLflow's store")
+    assert finding.state == "ok"
+    assert "will be made by the first run" in finding.found
+    assert not (tmp_path / "new" / "mlflow").exists()
+
+
+def test_a_prefect_server_is_asked_only_where_one_is_configured(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Path, tmp_path: Path
+) -> None:
+    assert "starts a server of its own" in found("Prefect")[0].found
+    port = free_port()
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+    [finding] = found("Prefect")
+    assert finding.state == "FAIL"
+    assert "does not answer" in finding.found
+    (tmp_path / "nowhere" / "api").mkdir()
+    with process(tmp_path / "log", "-m", "http.server", str(port), "--directory", str(tmp_path)):
+        eventually(lambda: answers(f"http://127.0.0.1:{port}/"))
+        assert [each.found for each in found("Prefect")] == [
+            f"http://127.0.0.1:{port}/api is no Prefect API"
+        ]
+
+
+def test_left_over_folders_are_told_and_what_may_be_at_work_is_not(nowhere: Path) -> None:
+    folder = home() / "checkpoints" / "digits-1"
+    names = (".step-00000010.abc.partial", ".step-00000020.abc.partial", "step-00000010")
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    for name in (names[0], names[2]):
+        os.utime(folder / name, (0, 0))
+    [finding] = found("leftovers")
+    assert (finding.state, finding.found.partition(" ")[0]) == ("warn", "1")
+    assert (finding.advice or "").endswith(names[0])
+
+
+@pytest.mark.parametrize(("free", "state"), [(2**40, "ok"), (2**30, "warn"), (2**20, "FAIL")])
+def test_a_disk_that_runs_full_is_told_with_how_much_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Path, free: int, state: str
+) -> None:
+    class Usage:
+        def __init__(self) -> None:
+            self.free = free
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage())
+    [finding] = found("disk")
+    assert finding.state == state
+    assert "5 GiB are wanted" in finding.found
+
+
+def test_a_telemetry_switch_that_was_turned_is_told(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Path
+) -> None:
+    export_environment()
+    assert found("telemetry")[0].state == "ok"
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    [finding] = found("telemetry")
+    assert (finding.state, finding.advice) == ("warn", "unset DO_NOT_TRACK")
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Path
+) -> None:
+    def breaks() -> None:
+        raise ZeroDivisionError("by nought")
+
+    def refuses() -> None:
+        raise DataError("no data; bring some")
+
+    monkeypatch.setitem(doctor.LOCAL, "Python", breaks)
+    monkeypatch.setitem(doctor.LOCAL, "disk", refuses)
+    findings = {each.check: each for each in examine()}
+    assert findings["Python"].found == "the check itself broke: ZeroDivisionError: by nought"
+    assert findings["disk"].found == "no data; bring some"
+    assert {findings[name].state for name in ("Python", "disk")} == {"FAIL"}
+    assert findings["telemetry"].state == "ok"
+
+
+def test_the_command_exits_with_1_when_a_check_fails(nowhere: Path) -> None:
+    environment = {
+        **os.environ,
+        "AIGC_OPS_HOME": str(home()),
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "aigc_ops", "doctor", "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    answer = json.loads(done.stdout)
+    failed = [each["check"] for each in answer["checks"] if each["state"] == "FAIL"]
+    assert failed == ["Prefect"]
