@@ -24,7 +24,7 @@ from aigc_ops.errors import AigcOpsError
 from aigc_ops.home import TELEMETRY_OFF, home
 from aigc_ops.installation import LOCK, OWN, compare
 from aigc_ops.registry import health
-from aigc_ops.registry.audit import audit
+from aigc_ops.registry.audit import PAST, audit
 from aigc_ops.registry.client import address
 from aigc_ops.registry.promotion import reconcile
 from aigc_ops.registry.resolution import resolve_version, verify_stored
@@ -220,12 +220,15 @@ def _log(name: str, *, repair: bool, revert: bool) -> Found:
     if before.problems and (repair or revert):
         reconcile(name, "revert" if revert else "flag")
     log = audit(name)
+    told = f"{name}: {'; '.join(log.problems)}"
+    if log.problems and all(problem.startswith(PAST) for problem in log.problems):
+        return "warn", told, "it is past, and aliases are as the log says now; ask who moved them"
     if log.problems:
         advice = (
             "aigc-ops doctor --repair completes what was cut short, --revert puts aliases back; a "
             "damaged log is restored from a backup of the store"
         )
-        return "FAIL", f"{name}: {'; '.join(log.problems)}", advice
+        return "FAIL", told, advice
     mended = f"; mended: {'; '.join(before.problems)}" if before.problems else ""
     return "ok", f"{name}: {len(log.entries)} entries hold{mended}", None
 

@@ -101,6 +101,16 @@ def test_a_promotion_that_was_cut_short_is_completed(
     assert audit("digits").problems == ()
 
 
+def test_a_move_by_hand_that_a_later_decision_took_for_given_is_a_warning(
+    two: tuple[ModelVersion, ModelVersion], nowhere: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    connect().set_registered_model_alias("digits", "champion", "2")
+    promotion.promote(register(make_checkpoint(2), None, name="digits"), ANN, champion=2)
+    [finding] = found("aliases and audit log")
+    assert finding.state == "warn"
+    assert "between entries 1 and 2 aliases were moved" in finding.found
+
+
 def test_a_damaged_log_fails_and_is_not_mended(two: object, nowhere: Path) -> None:
     client, key = connect(), f"{ENTRY_TAG}000001"
     text = client.get_registered_model("digits").tags[key]

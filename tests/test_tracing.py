@@ -139,7 +139,7 @@ def test_a_sample_is_followed_to_its_data_and_whoever_approved_its_model(
     assert entry["packet_digest"]
     assert found["scores"]["values"]["fd"]["value"] == 9
     assert found["run"]["run_id"] == version.run_id
-    assert found["flow run"]["flow_run"] == FLOW_RUN
+    assert found["flow run"]["flow_runs"] == [FLOW_RUN]
     assert found["commit"] == {"commit": "a" * 40, "uncommitted_changes": "b" * 64}
     assert found["data"]["dvc_digest"] is None
     assert found["licences"] == {"licences": ["CC-BY-4.0"], "sources": ["a museum"]}

@@ -26,6 +26,8 @@ DONE_TAG = "aigc_ops.audit.done"
 """Number of the last entry that was carried out; the one after it was cut short by a kill."""
 NUMBERED = re.compile(re.escape(ENTRY_TAG) + r"(\d{6})")
 FIRST = "0" * 64
+PAST = "between entries"
+"""How a problem begins that is over, and that nothing mends."""
 
 Action = Literal["promote", "challenge", "approve", "reject", "rollback", "revert"]
 Aliases = dict[str, int]
@@ -172,7 +174,7 @@ def _broken(model: "RegisteredModel", entries: Sequence[Entry]) -> list[str]:
 def _moved_between(entries: Sequence[Entry]) -> list[str]:
     """Where an entry found other aliases than the one before it left, and did not put them back."""
     return [
-        f"between entries {last.number} and {entry.number} aliases were moved outside aigc-ops, "
+        f"{PAST} {last.number} and {entry.number} aliases were moved outside aigc-ops, "
         f"from {last.after} to {entry.before}"
         for last, entry in pairwise(entries)
         if last.after != entry.before and entry.action != "revert"

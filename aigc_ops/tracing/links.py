@@ -175,16 +175,17 @@ def run(facts: Facts) -> Link | None:
 
 
 def flow_run(facts: Facts) -> Link | None:
-    """The Prefect flow run that decided on the version."""
+    """The Prefect flow runs that decided on the version, the latest first."""
     if facts.version is None:
         return None
-    named = [entry.flow_run for entry in reversed(facts.entries) if entry.flow_run]
-    found = facts.found.flow_run or next(iter(named), None) or facts.tags.get(FLOW_RUN_TAG)
+    named = [facts.found.flow_run, *(entry.flow_run for entry in reversed(facts.entries))]
+    found = list(dict.fromkeys(filter(None, [*named, facts.tags.get(FLOW_RUN_TAG)])))
     if not found:
         told = "no flow run is recorded: it was decided on from the command line, or not yet"
         return Link(name="flow run", state="absent", told=told)
-    told = f"{found}; {_prefect_says(found)}"
-    return Link(name="flow run", state="holds", told=told, details={"flow_run": found})
+    told = f"{found[0]}; {_prefect_says(found[0])}"
+    told += f"; before it {', '.join(found[1:])}" if found[1:] else ""
+    return Link(name="flow run", state="holds", told=told, details={"flow_runs": [*found]})
 
 
 def commit(facts: Facts) -> Link:

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from aigc_ops import prefect_api
 from tests.conftest import ROOT
 from tests.flows.conftest import Workplace, ended
 
@@ -47,6 +49,17 @@ def test_a_sample_and_a_bento_are_traced_to_data_decision_and_flow_run(console, 
         assert links["data"]["details"]["content_digest"] == first["dataset"]["content_digest"]
         told = {name: link["state"] for name, link in links.items() if link["state"] != "holds"}
         assert told == {"licences": "absent"}
+
+
+def test_a_prefect_server_is_asked_for_the_flow_run(served, console, first, monkeypatch):
+    answer, _ = console.run("trace", first["bento"]["tag"])
+    [flow_run] = {link["name"]: link for link in answer["links"]}["flow run"]["details"][
+        "flow_runs"
+    ]
+    monkeypatch.setenv("PREFECT_API_URL", served.server)
+    assert prefect_api.ask("health") is True
+    assert prefect_api.ask(f"flow_runs/{flow_run}")["state_name"] == "Completed"
+    assert prefect_api.ask(f"flow_runs/{uuid.uuid4()}") is None
 
 
 def test_an_unchanged_rerun_is_decided_before_the_heavy_libraries_are_imported(workplace, first):
