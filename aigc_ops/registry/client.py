@@ -64,7 +64,9 @@ def experiment_id(client: "MlflowClient") -> str:
         found = client.get_experiment_by_name(name)
         if found is None:
             database = sqlite_file(client.tracking_uri)
-            location = str(database.parent / "artifacts") if database else None
+            folder = database.parent if database else home() / "mlflow"
+            # A server knows its own place; MLflow would put others under the working folder.
+            location = None if is_http(client.tracking_uri) else str(folder / "artifacts")
             try:
                 return str(client.create_experiment(name, artifact_location=location))
             except MlflowException as error:
