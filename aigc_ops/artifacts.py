@@ -100,6 +100,9 @@ class Score(Noun):
     low: float
     high: float
     contract: dict[str, JsonValue]
+    other_seeds: tuple[float, ...] = Field(
+        default=(), description="Values of the same under the seeds that follow the contract's."
+    )
 
 
 class Scores(Noun):

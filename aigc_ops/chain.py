@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aigc_ops import caches
 from aigc_ops.artifacts import (
     BentoTag,
     Checkpoint,
@@ -93,7 +94,7 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
         return finished
     source = revision()
     with tracking(config, dataset, key) as tracker:
-        return train_model(
+        trained = train_model(
             config.model,
             config.training,
             dataset,
@@ -109,6 +110,8 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
                 "machine": describe_machine(),
             },
         )
+    caches.trim()
+    return trained
 
 
 @contextmanager
@@ -134,7 +137,7 @@ def tracking(config: Config, dataset: DatasetRef, key: str) -> Iterator[Tracker]
 def evaluate(config: Config, dataset: DatasetRef, checkpoint: Checkpoint) -> Scores:
     """The checkpoint's scores against the dataset, reported to the run that trained it."""
     with reporting_to(checkpoint.run_id) as tracker:
-        return evaluate_checkpoint(
+        scores = evaluate_checkpoint(
             checkpoint,
             dataset,
             config.data,
@@ -144,28 +147,41 @@ def evaluate(config: Config, dataset: DatasetRef, checkpoint: Checkpoint) -> Sco
             folder=_folder("evaluations", config, dataset) / checkpoint.manifest_digest[:8],
             tracker=tracker,
         )
+    caches.trim()
+    return scores
 
 
 def score(
-    real: str, fake: str, metrics: Sequence[str], *, skip_damaged: bool, **settings: Any
+    real: str,
+    fake: str,
+    metrics: Sequence[str],
+    *,
+    skip_damaged: bool,
+    num_processes: int,
+    **settings: Any,
 ) -> dict[str, Score]:
     """Scores of one set of images against another; `settings` are the evaluation's."""
     from pydantic import ValidationError
 
     if unknown := sorted(set(metrics) - set(METRICS)):
         raise ConfigError(f"--metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
+    if num_processes < 1:
+        raise ConfigError(f"--processes: expected 1 or more, found {num_processes}")
     try:
         config = EvaluationConfig(**settings)
     except ValidationError as error:
         problem = error.errors()[0]
         raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
-    return score_sets(
+    values = score_sets(
         Collection(Path(real), skip_damaged=skip_damaged),
         Collection(Path(fake), skip_damaged=skip_damaged),
         [metric for metric in METRICS if metric in metrics],
         config,
         cache=home() / "cache" / "reference",
+        num_processes=num_processes,
     )
+    caches.trim()
+    return values
 
 
 def register(
@@ -222,7 +238,9 @@ def follow(model: str, *, host: str, port: int) -> int:
 
 def resolve(model: str) -> Checkpoint:
     """The local, verified checkpoint of `models:/NAME@champion`, `models:/NAME/3` or a folder."""
-    return resolution.resolve(model)
+    checkpoint = resolution.resolve(model)
+    caches.trim()
+    return checkpoint
 
 
 def version_of(model: str) -> ModelVersion:

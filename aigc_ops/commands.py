@@ -218,14 +218,19 @@ def export(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
 def score(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
     """Scores of two sets of images, by name."""
     from aigc_ops import chain
+    from aigc_ops.config import read_yaml
 
+    weights = "dinov2_weights" if arguments.extractor.startswith("dinov2") else "inception_weights"
+    backbone = read_yaml(Path(arguments.backbone)) if arguments.backbone else {}
     values = chain.score(
         arguments.real,
         arguments.fake,
         arguments.metrics.split(","),
         skip_damaged=arguments.skip_damaged,
+        num_processes=arguments.processes,
         extractor=arguments.extractor,
-        inception_weights=arguments.weights,
+        backbone=backbone,
+        **{weights: arguments.weights},
         inception_resize=arguments.resize,
         precision="bf16" if arguments.mode == "fast" else "fp32",
         device=arguments.device,

@@ -19,6 +19,12 @@ Everything lies under .aigc_ops, or AIGC_OPS_HOME. Exit code 0: done; 1: a stage
 2: wrong usage or config."""
 
 SWITCHES = ("--json", "--force", "--help")
+EXTRACTORS = (
+    "inception-v3",
+    "efficientnet-lite0",
+    *(f"dinov2-vit-{size}-14" for size in "sblg"),
+    "backbone",
+)
 CONFIG_COMMANDS = {
     "run": "the whole chain: validate, train, evaluate, register, promote, package",
     "validate": "check a dataset against its expectations",
@@ -126,12 +132,17 @@ def _add_judging(command: Command) -> None:
     )
     score.add_argument(
         "--extractor",
-        choices=("inception-v3", "efficientnet-lite0"),
+        choices=EXTRACTORS,
         default="inception-v3",
         help="network whose features are compared; efficientnet-lite0 needs no download "
         "(%(default)s)",
     )
-    score.add_argument("--weights", metavar="PATH", help="inception-v3's weights; else cached")
+    score.add_argument(
+        "--weights", metavar="PATH", help="inception-v3's or DINOv2's weights; else cached"
+    )
+    score.add_argument(
+        "--backbone", metavar="YAML", help="the network that --extractor backbone is; see the docs"
+    )
     score.add_argument(
         "--mode",
         choices=("exact", "fast"),
@@ -147,6 +158,9 @@ def _add_judging(command: Command) -> None:
     )
     score.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (%(default)s)")
     score.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
+    score.add_argument(
+        "--processes", type=int, default=1, help="that read images side by side (%(default)s)"
+    )
     score.add_argument(
         "--skip-damaged", action="store_true", help="pass damaged images over and name them"
     )

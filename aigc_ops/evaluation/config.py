@@ -1,12 +1,61 @@
 """Settings of the evaluation: how many samples are judged, in which feature space."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_ops.devices import DeviceName, PrecisionName
 
-ExtractorName = Literal["efficientnet-lite0", "inception-v3"]
+ExtractorName = Literal[
+    "efficientnet-lite0",
+    "inception-v3",
+    "dinov2-vit-s-14",
+    "dinov2-vit-b-14",
+    "dinov2-vit-l-14",
+    "dinov2-vit-g-14",
+    "backbone",
+]
+
+
+class BackboneConfig(BaseModel):
+    """A network of your own whose features are compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str | None = Field(
+        default=None,
+        description="File of a torchvision network's state_dict (.safetensors or .pth), or a "
+        "program of torch.export (.pt2) that makes (B, D) features of (B, 3, H, W) inputs.",
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-fA-F]{64}$",
+        description="The file's SHA-256. A .pt2 needs it, for it can run code when it is loaded.",
+    )
+    architecture: str | None = Field(
+        default=None,
+        description="torchvision's name of the network of a state_dict, such as resnet50; its "
+        "features are what its last linear layer sees.",
+    )
+    input_size: int = Field(
+        default=224, ge=8, le=1024, description="Pixels to which each side is resized."
+    )
+    resize: Literal["bilinear", "bicubic"] = Field(
+        default="bilinear", description="Filter of the resizing, antialiased."
+    )
+    mean: Sequence[float] = Field(
+        default=[0.485, 0.456, 0.406],
+        min_length=3,
+        max_length=3,
+        description="Subtracted from red, green and blue in [0, 1].",
+    )
+    std: Sequence[float] = Field(
+        default=[0.229, 0.224, 0.225],
+        min_length=3,
+        max_length=3,
+        description="By which they are then divided.",
+    )
 
 
 class EvaluationConfig(BaseModel):
@@ -16,6 +65,13 @@ class EvaluationConfig(BaseModel):
 
     num_samples: int = Field(
         default=2000, ge=2, le=1_000_000, description="Images drawn from the model and judged."
+    )
+    num_seeds: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Sets of num_samples images, each from a seed of its own, for which the "
+        "distance is told: the first is the score, the others its spread.",
     )
     num_reference: int = Field(
         default=5000,
@@ -28,7 +84,8 @@ class EvaluationConfig(BaseModel):
     extractor: ExtractorName = Field(
         default="efficientnet-lite0",
         description="Network whose features are compared. inception-v3 gives `fid`; "
-        "efficientnet-lite0 is packaged and needs no network.",
+        "efficientnet-lite0 is packaged and needs no network; dinov2-vit-l-14 and its like are "
+        "torch-fidelity's; backbone is a network of your own.",
     )
     input_size: int | None = Field(
         default=None,
@@ -36,7 +93,7 @@ class EvaluationConfig(BaseModel):
         le=512,
         multiple_of=32,
         description="Pixels to which efficientnet-lite0 sees each side resized; empty: 128. "
-        "inception-v3 always sees 299.",
+        "The others have their own.",
     )
     inception_weights: str | None = Field(
         default=None,
@@ -48,6 +105,13 @@ class EvaluationConfig(BaseModel):
         description="How inception-v3's images are resized, which is part of the number's name: "
         "tensorflow as the first FID and torch-fidelity (`fid`), clean as clean-fid, legacy as "
         "pytorch-fid.",
+    )
+    dinov2_weights: str | None = Field(
+        default=None,
+        description="File of DINOv2's weights; empty: torch hub's cache. They are never fetched.",
+    )
+    backbone: BackboneConfig = Field(
+        default=BackboneConfig(), description="The network that the extractor backbone is."
     )
     num_texts: int = Field(
         default=64,
@@ -91,5 +155,5 @@ class EvaluationConfig(BaseModel):
     precision: PrecisionName = Field(
         default="auto",
         description="auto: bf16 where the processor has it for efficientnet-lite0; fp32 for "
-        "inception-v3, so that `fid` is what others report.",
+        "the others, so that `fid` is what others report.",
     )

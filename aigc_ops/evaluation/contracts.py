@@ -8,11 +8,17 @@ from pydantic import JsonValue
 from aigc_ops.artifacts import Score
 from aigc_ops.evaluation.embeddings import TextExtractor
 from aigc_ops.evaluation.extractors import Extractor
+from aigc_ops.evaluation.kernels import SUBSET_SIZE
 from aigc_ops.evaluation.statistics import Estimate
 
 INTERVAL = "95 %, delete-a-group jackknife: expected value at this n, reference fixed"
-SUBSETS_INTERVAL = "mean +- 1.96 standard deviations over 100 subsets of at most 1,000"
+SUBSETS_INTERVAL = "mean +- 1.96 standard deviations over 100 subsets of 1,000"
 EXACT_INTERVAL = "95 %, Clopper-Pearson: of other samples of this model"
+
+
+def kernel_interval(num: int) -> str:
+    """What the kernel distance's interval of so many samples says."""
+    return INTERVAL if num <= SUBSET_SIZE else SUBSETS_INTERVAL
 
 
 def score_of(estimate: Estimate, contract: Mapping[str, JsonValue]) -> Score:

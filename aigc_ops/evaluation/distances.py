@@ -58,14 +58,19 @@ def check_features(features: NDArray[np.floating]) -> Array:
             f"expected features of shape (N, D) with N of at least 2, found {features.shape}; "
             "judge more samples (--evaluation.num-samples)"
         )
-    rows = features.astype(np.float64)
-    if not np.isfinite(rows).all():
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    check_finite(features)
+    return features.astype(np.float64)
+
+
+def check_finite(features: NDArray[np.floating], *, first: int = 0) -> None:
+    """Raise EvaluationError naming the first row, counted from `first`, that is not finite."""
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
         raise EvaluationError(
-            f"features of {len(bad)} of {len(rows)} images are not finite, the first at row "
-            f"{bad[0]}; try --evaluation.precision fp32"
+            f"features of {len(bad)} of {len(features)} images are not finite, the first at row "
+            f"{first + bad[0]}; try --evaluation.precision fp32"
         )
-    return rows
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

@@ -12,13 +12,14 @@ from aigc_ops.artifacts import DatasetRef, Score
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.contracts import (
     EXACT_INTERVAL,
-    SUBSETS_INTERVAL,
     distance_contract,
+    kernel_interval,
     score_of,
 )
 from aigc_ops.evaluation.distances import Array
 from aigc_ops.evaluation.embeddings import ABSENT, TextExtractor, load_text_extractor
 from aigc_ops.evaluation.kernels import kernel_estimate, kid_name
+from aigc_ops.evaluation.moments import FeatureSet
 from aigc_ops.evaluation.overlap import Nearest, Overlap, overlap
 from aigc_ops.evaluation.reference import reference_rows, reference_statistics
 from aigc_ops.evaluation.statistics import Estimate, frechet_estimate, ratio_estimate
@@ -83,14 +84,21 @@ def likeness(
         warnings.warn(ABSENT, stacklevel=2)
         return ABSENT
     reference = reference_statistics(
-        lambda: extractor.features(heldout.texts, what="the data"), dict(terms), extractor, cache
+        lambda: FeatureSet(extractor.features(heldout.texts, what="the data")),
+        dict(terms),
+        extractor,
+        cache,
     )
     drawn = extractor.features(texts, what="the samples")
     contract = {**distance_contract(len(texts), extractor, terms, seed), "decoding": decoding}
     kernel = kernel_estimate(reference.features, drawn)
     values = {
-        extractor.metric: score_of(frechet_estimate(drawn, reference.gaussian), contract),
-        kid_name(extractor): score_of(kernel, {**contract, "interval": SUBSETS_INTERVAL}),
+        extractor.metric: score_of(
+            frechet_estimate(FeatureSet(drawn), reference.gaussian), contract
+        ),
+        kid_name(extractor): score_of(
+            kernel, {**contract, "interval": kernel_interval(len(texts))}
+        ),
     }
     similarity = (drawn @ reference.features.T).max(axis=1).astype(np.float64)
     return Likeness(values, similarity, _unknown(extractor, heldout.texts))

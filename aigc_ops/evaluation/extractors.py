@@ -41,6 +41,8 @@ class ExtractorIdentity(Noun):
     input_size: int
     """Pixels to which each side is resized."""
     resize: str
+    normalisation: str
+    """What becomes of the levels x of 0 to 255 before the network, unless it says otherwise."""
     precision: Precision
 
 
@@ -84,14 +86,38 @@ class Extractor:
 def load_extractor(config: EvaluationConfig) -> Extractor:
     """The configured extractor, its weights checked; raises EvaluationError without them."""
     device = choose_device(config.device)
+    _warn_of_ignored(config)
     if config.extractor == "inception-v3":
         return _inception(config, device)
-    if config.inception_weights is not None:
-        warnings.warn(
-            f"evaluation.inception_weights is ignored: the extractor is {config.extractor}",
-            stacklevel=2,
+    if config.extractor == "efficientnet-lite0":
+        return _efficientnet(config, device)
+    if config.input_size is not None:
+        raise EvaluationError(
+            f"evaluation.input_size is of efficientnet-lite0, and the extractor is "
+            f"{config.extractor}; leave it out"
         )
-    return _efficientnet(config, device)
+    if config.extractor == "backbone":
+        from aigc_ops.evaluation.backbones import load_backbone
+
+        return load_backbone(config, device)
+    from aigc_ops.evaluation.dinov2 import load_dinov2
+
+    return load_dinov2(config, device)
+
+
+def _warn_of_ignored(config: EvaluationConfig) -> None:
+    """Warn of settings that are another extractor's."""
+    for name, of in {
+        "inception_weights": "inception-v3",
+        "inception_resize": "inception-v3",
+        "dinov2_weights": "dinov2",
+        "backbone": "backbone",
+    }.items():
+        is_set = getattr(config, name) != EvaluationConfig.model_fields[name].default
+        if is_set and not config.extractor.startswith(of):
+            warnings.warn(
+                f"evaluation.{name} is ignored: the extractor is {config.extractor}", stacklevel=3
+            )
 
 
 def _efficientnet(config: EvaluationConfig, device: torch.device) -> Extractor:
@@ -121,6 +147,7 @@ def _efficientnet(config: EvaluationConfig, device: torch.device) -> Extractor:
         width=1280,
         input_size=size,
         resize="bilinear-antialiased",
+        normalisation="(x - 127) / 128",
         precision=choose_precision(config.precision, device),
     )
     return Extractor("fd_efficientnet_lite0", identity, device, features, config.batch_size)
@@ -190,6 +217,7 @@ def _inception(config: EvaluationConfig, device: torch.device) -> Extractor:
         width=2048,
         input_size=INCEPTION_INPUT_SIZE,
         resize=RESIZE_NAMES[config.inception_resize],
+        normalisation="2x / 255 - 1" if config.inception_resize == "legacy" else "(x - 128) / 128",
         precision=precision,
     )
     name = "fid" if digest == weights.INCEPTION_SHA256 else f"fd_inception_v3_{digest[:8]}"
@@ -204,25 +232,28 @@ INCEPTION_LAYERS = (
     *("Conv2d_4a_3x3", "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b"),
     *("Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool"),
 )
+TENSORFLOW_RESIZE = "bilinear-tensorflow1"
 RESIZE_NAMES = {
-    "tensorflow": "bilinear-tensorflow1",
+    "tensorflow": TENSORFLOW_RESIZE,
     "clean": "bicubic-antialiased-pil",
     "legacy": "bilinear-pytorch",
 }
 
 
-def _as_tensorflow(images: Tensor) -> Tensor:
+def resized_as_tensorflow(images: Tensor, side: int) -> Tensor:
     """As the reference code of Heusel et al. resizes, and torch-fidelity after it."""
     from torch_fidelity.interpolate_compat_tensorflow import (
         interpolate_bilinear_2d_like_tensorflow1x,
     )
 
-    side = INCEPTION_INPUT_SIZE
-    resized = interpolate_bilinear_2d_like_tensorflow1x(
+    found: Tensor = interpolate_bilinear_2d_like_tensorflow1x(
         images.float(), size=(side, side), align_corners=False
     )
-    inputs: Tensor = (resized - 128) / 128
-    return inputs
+    return found
+
+
+def _as_tensorflow(images: Tensor) -> Tensor:
+    return (resized_as_tensorflow(images, INCEPTION_INPUT_SIZE) - 128) / 128
 
 
 def _as_clean_fid(images: Tensor) -> Tensor:

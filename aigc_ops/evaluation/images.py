@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor
 
@@ -19,11 +18,12 @@ from aigc_ops.evaluation.classes import class_estimates, num_tested
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.contracts import (
     EXACT_INTERVAL,
-    SUBSETS_INTERVAL,
     distance_contract,
+    kernel_interval,
     score_of,
 )
 from aigc_ops.evaluation.extractors import Extractor
+from aigc_ops.evaluation.gathering import gathered, runs
 from aigc_ops.evaluation.kernels import kernel_estimate, kid_name
 from aigc_ops.evaluation.memorisation import (
     MIN_HELDOUT,
@@ -32,6 +32,7 @@ from aigc_ops.evaluation.memorisation import (
     Pictured,
     look_for_copies,
 )
+from aigc_ops.evaluation.moments import MAX_KEPT, FeatureSet
 from aigc_ops.evaluation.neighbours import nearest_distances, neighbour_estimates
 from aigc_ops.evaluation.reference import (
     Reference,
@@ -39,11 +40,11 @@ from aigc_ops.evaluation.reference import (
     reference_statistics,
     reference_terms,
 )
-from aigc_ops.evaluation.statistics import frechet_estimate
+from aigc_ops.evaluation.statistics import frechet_estimate, frechet_value
 from aigc_ops.generative import ImageData, ImageModel, Images
+from aigc_ops.noise import sample_seeds
 from aigc_ops.sample_request import SampleRequest
 
-MAX_BYTES_AT_ONCE = 2**28
 MAX_NEIGHBOURS = 5000
 """Images on either side among which neighbours are looked for: all distances are kept."""
 
@@ -88,13 +89,18 @@ def score_images(
     terms = splits.terms(config.reference)
     reference = splits.reference(config.reference)
     asked = sampling.requests(model, config.num_samples, seed=seed)
-    samples = samples_of(model, extractor, asked)
     contract = distance_contract(config.num_samples, extractor, terms, seed)
-    distance = frechet_estimate(samples.features, reference.gaussian)
-    values = {extractor.metric: score_of(distance, contract)}
+    samples, features = samples_of(model, extractor, asked)
+    distance = frechet_estimate(features, reference.gaussian)
+    others = [
+        frechet_value(_drawn(model, extractor, config, other), reference.gaussian)
+        for other in sample_seeds(seed, config.num_seeds)[1:]
+    ]
+    score = score_of(distance, contract).model_copy(update={"other_seeds": tuple(others)})
+    values = {extractor.metric: score}
 
-    real = reference.features[:MAX_NEIGHBOURS]
-    drawn = samples.features[:MAX_NEIGHBOURS]
+    near = reference_rows(len(reference.features), MAX_NEIGHBOURS)
+    real, drawn = reference.features[near], features.rows[:MAX_NEIGHBOURS]
     among = {**contract, "n": len(drawn), "num_reference": len(real)}
     del among["below_width"]
     found = neighbour_estimates(real, drawn)
@@ -103,14 +109,17 @@ def score_images(
         assert labels is not None, ref.uri
         numbers = np.array([request.label for request in asked[: len(drawn)]])
         found |= class_estimates(
-            real, labels.numpy()[: len(real)], drawn, numbers, model.shape.num_classes
+            real, labels.numpy()[near], drawn, numbers, model.shape.num_classes
         )
     values |= {name: score_of(estimate, among) for name, estimate in found.items()}
     if bound := found.get("real_label_agreement"):
         terms_of_real = {**among, "n": num_tested(len(real))}
         values["real_label_agreement"] = score_of(bound, terms_of_real)
-    kernel = kernel_estimate(reference.features, samples.features)
-    values[kid_name(extractor)] = score_of(kernel, {**contract, "interval": SUBSETS_INTERVAL})
+    kernel = kernel_estimate(reference.features, features.rows)
+    of_kept = {"n": len(features.rows), "num_reference": len(reference.features)}
+    values[kid_name(extractor)] = score_of(
+        kernel, {**contract, **of_kept, "interval": kernel_interval(len(features.rows))}
+    )
 
     memorisation = nearest = None
     if ref.num_heldout >= MIN_HELDOUT:
@@ -152,19 +161,35 @@ class Splits:
         config = self._config.model_copy(update={"reference": split})
         return reference_terms(self._ref, self._data_config, config)
 
+    def _rows(self, split: Split) -> Tensor:
+        """Which rows of a split stand for it."""
+        num, available = self.terms(split)["num_reference"], len(self._read(split))
+        assert isinstance(num, int), num
+        return torch.tensor(reference_rows(available, num))
+
     def images(self, split: Split) -> ImageData:
-        """The images that stand for a split."""
+        """The images that stand for a split, as far as their features are kept."""
         if split not in self._images:
-            data, num = self._read(split), self.terms(split)["num_reference"]
-            assert isinstance(num, int), num
-            self._images[split] = data.take(torch.tensor(reference_rows(len(data), num)))
+            rows = self._rows(split)
+            kept = torch.tensor(reference_rows(len(rows), MAX_KEPT))
+            self._images[split] = self._read(split).take(rows[kept])
         return self._images[split]
 
     def reference(self, split: Split) -> Reference:
-        """Their features and statistics."""
+        """Features and statistics of all that stand for a split."""
 
-        def compute() -> NDArray[np.float32]:
-            return self._extractor.features(self.images(split).images, what="the data")
+        def compute() -> FeatureSet:
+            data, rows = self._read(split), self._rows(split)
+            if len(rows) <= MAX_KEPT:
+                features = self._extractor.features(self.images(split).images, what="the data")
+                return FeatureSet(features)
+            return gathered(
+                runs(len(rows)),
+                lambda start, stop: data.take(rows[start:stop]).images,
+                data.shape,
+                self._extractor,
+                what="the data",
+            )
 
         return reference_statistics(compute, self.terms(split), self._extractor, self._cache)
 
@@ -208,15 +233,25 @@ def check_shape(model: ImageModel, ref: DatasetRef) -> None:
         )
 
 
-def samples_of(model: ImageModel, extractor: Extractor, asked: Sequence[SampleRequest]) -> Pictured:
-    """The model's samples, and features of each; of many, images of the first alone."""
-    shape = model.shape
-    at_once = max(1, MAX_BYTES_AT_ONCE // (shape.channels * shape.height * shape.width))
-    features: list[NDArray[np.float32]] = []
-    first: Tensor | None = None
-    for start in range(0, len(asked), at_once):
-        images = sampling.draw(model, asked[start : start + at_once], progress=True)
-        first = images if first is None else first
-        features.append(extractor.features(images, what="the samples"))
-    assert first is not None, asked
-    return Pictured(first, np.concatenate(features))
+def samples_of(
+    model: ImageModel, extractor: Extractor, asked: Sequence[SampleRequest]
+) -> tuple[Pictured, FeatureSet]:
+    """The first of the model's samples with their features, and features of all."""
+    first: list[Tensor] = []
+
+    def draw(start: int, stop: int) -> Tensor:
+        images = sampling.draw(model, asked[start:stop], progress=True)
+        first[:] = first or [images]
+        return images
+
+    planned = runs(len(asked), scattered=False)
+    features = gathered(planned, draw, model.shape, extractor, what="the samples")
+    return Pictured(first[0][: len(features.rows)], features.rows), features
+
+
+def _drawn(
+    model: ImageModel, extractor: Extractor, config: EvaluationConfig, seed: int
+) -> FeatureSet:
+    """Features of samples from another seed."""
+    asked = sampling.requests(model, config.num_samples, seed=seed)
+    return samples_of(model, extractor, asked)[1]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from aigc_ops import sampling
+from aigc_ops import caches, sampling
 from aigc_ops.artifacts import Checkpoint, DatasetRef, file_digest, json_digest
 from aigc_ops.checkpoints import WEIGHTS, load_model
 from aigc_ops.data import DataConfig, read_split
@@ -22,6 +22,7 @@ from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
 from aigc_ops.evaluation.images import Splits, check_shape, samples_of
 from aigc_ops.evaluation.memorisation import Pictured
+from aigc_ops.evaluation.moments import MAX_KEPT
 from aigc_ops.evaluation.reference import reference_rows, reference_terms
 from aigc_ops.evaluation.statistics import paired_error, paired_ratio_error
 from aigc_ops.evaluation.texts import surprise
@@ -91,7 +92,7 @@ def compare(
     mine, theirs, error, freedom = paired_error(
         sides[0].features, sides[1].features, reference.gaussian
     )
-    return Paired(extractor.metric, mine, theirs, error, freedom, config.num_samples)
+    return Paired(extractor.metric, mine, theirs, error, freedom, len(sides[0].features))
 
 
 def drawing_times(candidate: Checkpoint, champion: Checkpoint, config: EvaluationConfig) -> float:
@@ -131,6 +132,7 @@ def kept_samples(
         verify_folder(folder)
     except CheckpointError:
         return None
+    caches.mark_used(folder)
     kept = load_file(folder / KEPT)
     if len(kept["features"]) < num:
         return None
@@ -159,13 +161,13 @@ def drawn(
     seed: int,
     cache: Path,
 ) -> Pictured:
-    """The first samples of a seed: what an evaluation kept, else drawn now and kept."""
+    """The first samples of a seed, at most 10,000: what an evaluation kept, else drawn and kept."""
     check_shape(model, ref)
-    num = config.num_samples
+    num = min(config.num_samples, MAX_KEPT)
     kept = kept_samples(checkpoint, extractor, num, seed=seed, cache=cache)
     if kept is None:
         asked = sampling.requests(model, num, seed=seed)
-        kept = samples_of(model, extractor, asked)
+        kept, _ = samples_of(model, extractor, asked)
         keep_samples(kept, checkpoint, extractor, seed=seed, cache=cache)
     return kept
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 from safetensors.numpy import load_file, save_file
 
+from aigc_ops import caches
 from aigc_ops.artifacts import DatasetRef, json_digest
 from aigc_ops.data import DataConfig
 from aigc_ops.errors import CheckpointError, EvaluationError
@@ -19,12 +20,13 @@ from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Gaussian
 from aigc_ops.evaluation.embeddings import TextExtractor
 from aigc_ops.evaluation.extractors import Extractor
+from aigc_ops.evaluation.moments import MAX_KEPT, FeatureSet
 from aigc_ops.folders import verify_folder, write_folder
 from aigc_ops.noise import sample_seeds
 
 FACTOR = "reference.safetensors"
 DESCRIPTION = "reference.json"
-FORMAT = "mean-factor-features"
+FORMAT = "num-mean-factor-features"
 READ_AS = {
     "image": {"image_column", "image_size"},
     "text": {"text_column", "prompt_column", "documents"},
@@ -69,46 +71,48 @@ def reference_rows(available: int, num: int) -> list[int]:
 class Reference:
     """What samples are compared with."""
 
+    num: int
     gaussian: Gaussian
     features: NDArray[np.float32]
-    """(M, D) of the images or texts, as many as `reference_rows` chose, in that order."""
+    """(M, D), of every image or text in order, or of those of a large set that are kept."""
 
 
 def reference_statistics(
-    compute: Callable[[], NDArray[np.float32]],
+    compute: Callable[[], FeatureSet],
     terms: dict[str, JsonValue],
     extractor: Extractor | TextExtractor,
     cache: Path,
 ) -> Reference:
     """Features of the reference rows and their statistics, computed once per cache.
 
-    `compute` gives the features (N, D) of what `terms` name, by this extractor, and is not
-    called when the cache holds them. Damaged ones are computed again with a warning; a
+    `compute` gives the features of what `terms` name, by this extractor, and is not called
+    when the cache holds them. Damaged ones are computed again with a warning; a
     second process waits for the first.
     """
     from filelock import FileLock
 
     identity = extractor.identity.model_dump(mode="json")
-    description = {"format": FORMAT, "terms": terms, "extractor": identity}
+    description = {"format": FORMAT, "kept": MAX_KEPT, "terms": terms, "extractor": identity}
     folder = cache / json_digest(description)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if kept := _read(folder):
             return kept
-        features = compute()
-        gaussian = Gaussian.of_features(features)
+        found = compute()
+        reference = Reference(found.num, found.gaussian(), found.rows)
 
         def fill(partial: Path) -> None:
             arrays: dict[str, NDArray[Any]] = {
-                "mean": gaussian.mean,
-                "factor": np.ascontiguousarray(gaussian.factor),
-                "features": features,
+                "num": np.array(reference.num),
+                "mean": reference.gaussian.mean,
+                "factor": np.ascontiguousarray(reference.gaussian.factor),
+                "features": reference.features,
             }
             save_file(arrays, partial / FACTOR)
             (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
         write_folder(folder, fill)
-        return Reference(gaussian, features)
+        return reference
 
 
 def _read(folder: Path) -> Reference | None:
@@ -120,5 +124,7 @@ def _read(folder: Path) -> Reference | None:
     except CheckpointError as error:
         warnings.warn(f"reference statistics are computed again: {error}", stacklevel=2)
         return None
+    caches.mark_used(folder)
     kept = load_file(folder / FACTOR)
-    return Reference(Gaussian(kept["mean"], kept["factor"]), kept["features"])
+    gaussian = Gaussian(kept["mean"], kept["factor"])
+    return Reference(int(kept["num"]), gaussian, kept["features"])

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -124,13 +125,30 @@ def render(
 def _row(name: str, score: Score, is_primary: bool) -> dict[str, Any]:
     return {
         "name": name,
-        "meaning": MEANINGS.get(name, ""),
+        "meaning": MEANINGS.get(name) or _meaning_by_kind(name),
         "primary": is_primary,
         "value": f"{score.value:.4g}",
         "low": f"{score.low:.3g}",
         "high": f"{score.high:.3g}",
         "n": score.contract.get("n", ""),
+        "seeds": _over_seeds(score),
     }
+
+
+def _over_seeds(score: Score) -> str:
+    """The spread of values over seeds, where there are several."""
+    if not score.other_seeds:
+        return ""
+    values = (score.value, *score.other_seeds)
+    mean, spread = statistics.fmean(values), statistics.stdev(values)
+    return f"over {len(values)} seeds {mean:.4g}, standard deviation {spread:.2g}"
+
+
+def _meaning_by_kind(name: str) -> str:
+    """Of a distance in another network's features."""
+    kinds = {"fd_": "Fréchet distance to the data in", "kd_": "kernel distance to the data in"}
+    kind = kinds.get(name[:3])
+    return f"{kind} the features of {name[3:]}; lower is better" if kind else ""
 
 
 def _contracts(values: Mapping[str, Score]) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Two sets of images compared on their own, with no training in sight."""
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,17 +10,18 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from aigc_ops.artifacts import Score
-from aigc_ops.data.collections import Collection, Picture
+from aigc_ops.data.collections import Collection
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.contracts import INTERVAL, SUBSETS_INTERVAL, score_of, warn_below_width
+from aigc_ops.evaluation.contracts import INTERVAL, kernel_interval, score_of, warn_below_width
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
+from aigc_ops.evaluation.gathering import collection_features
 from aigc_ops.evaluation.images import MAX_NEIGHBOURS
 from aigc_ops.evaluation.kernels import kernel_estimate, kid_name
+from aigc_ops.evaluation.moments import FeatureSet
 from aigc_ops.evaluation.neighbours import neighbour_estimates
-from aigc_ops.evaluation.reference import Reference, reference_statistics
+from aigc_ops.evaluation.reference import reference_rows, reference_statistics
 from aigc_ops.evaluation.statistics import Estimate, frechet_estimate
-from aigc_ops.tracking import progress_bar
 
 Metric = Literal["fid", "kid", "isc", "prc"]
 METRICS: tuple[Metric, ...] = ("fid", "kid", "isc", "prc")
@@ -37,12 +37,14 @@ def score_sets(
     config: EvaluationConfig,
     *,
     cache: Path,
+    num_processes: int = 1,
 ) -> dict[str, Score]:
     """Scores of fake images against real ones, by the names that their contracts allow.
 
-    `fid` gives the Fréchet distance, `kid` the kernel distance, `isc` the Inception Score
-    (of inception-v3 alone), `prc` precision, recall, density and coverage among at most
-    5,000 images a side. Features of the real images are kept in `cache` by content. Raises
+    `fid` gives the Fréchet distance, of any number of images in the same memory; `kid` the
+    kernel distance and `isc` the Inception Score (of inception-v3 alone), of at most 10,000
+    images a side, scattered evenly; `prc` precision, recall, density and coverage among at
+    most 5,000. Features of the real images are kept in `cache` by content. Raises
     EvaluationError when a set is too small for a metric.
     """
     extractor = load_extractor(config)
@@ -51,74 +53,52 @@ def score_sets(
             f"the Inception Score needs inception-v3's classes, which {config.extractor} lacks; "
             "leave isc out, or take --extractor inception-v3"
         )
-    reference = _reference(real, extractor, cache)
-    drawn = _features(fake, extractor)
+
+    def features(collection: Collection) -> FeatureSet:
+        return collection_features(collection, extractor, config, num_processes=num_processes)
+
+    digest = real.digest()
+    terms: dict[str, JsonValue] = {"collection": digest, "skipped": real.skip_damaged}
+    reference = reference_statistics(lambda: features(real), terms, extractor, cache)
+    drawn = features(fake)
     contract: dict[str, JsonValue] = {
-        "n": len(drawn),
+        "n": drawn.num,
         "extractor": extractor.identity.name,
         **extractor.identity.model_dump(mode="json", exclude={"name"}),
-        "num_reference": len(reference.features),
-        "reference": real.digest(),
+        "num_reference": reference.num,
+        "reference": digest,
+        **_passed_over(num_damaged=len(fake) - drawn.num),
+        **_passed_over(num_reference_damaged=len(real) - reference.num),
     }
+    of_kept = {**contract, "n": len(drawn.rows), "num_reference": len(reference.features)}
     values: dict[str, Score] = {}
     if "fid" in metrics:
-        warn_below_width(extractor, len(drawn), len(reference.features))
+        warn_below_width(extractor, drawn.num, reference.num)
         estimate = frechet_estimate(drawn, reference.gaussian)
         values[extractor.metric] = score_of(estimate, {**contract, "interval": INTERVAL})
     if "kid" in metrics:
-        estimate = kernel_estimate(reference.features, drawn)
-        terms = {**contract, "interval": SUBSETS_INTERVAL}
+        estimate = kernel_estimate(reference.features, drawn.rows)
+        terms = {**of_kept, "interval": kernel_interval(len(drawn.rows))}
         values[kid_name(extractor)] = score_of(estimate, terms)
     if "isc" in metrics:
-        estimate = _inception_score(drawn, extractor)
-        terms = {
-            **contract,
-            "interval": f"mean +- 1.96 standard deviations over {NUM_SPLITS} parts",
-        }
-        values["inception_score"] = score_of(estimate, terms)
+        estimate = _inception_score(drawn.rows, extractor)
+        values["inception_score"] = score_of(estimate, {**of_kept, "interval": PARTS_INTERVAL})
     if "prc" in metrics:
-        near, far = reference.features[:MAX_NEIGHBOURS], drawn[:MAX_NEIGHBOURS]
-        terms = {**contract, "n": len(far), "num_reference": len(near), "interval": INTERVAL}
+        near, far = (_scattered(rows) for rows in (reference.features, drawn.rows))
+        among = {**contract, "n": len(far), "num_reference": len(near), "interval": INTERVAL}
         found = neighbour_estimates(near, far)
-        values |= {name: score_of(estimate, terms) for name, estimate in found.items()}
+        values |= {name: score_of(estimate, among) for name, estimate in found.items()}
     return values
 
 
-def _reference(real: Collection, extractor: Extractor, cache: Path) -> Reference:
-    terms: dict[str, JsonValue] = {"collection": real.digest(), "skipped": real.skip_damaged}
-    return reference_statistics(lambda: _features(real, extractor), terms, extractor, cache)
+def _passed_over(**counts: int) -> dict[str, JsonValue]:
+    """Images that were passed over, where there were any."""
+    return {name: count for name, count in counts.items() if count}
 
 
-def _features(collection: Collection, extractor: Extractor) -> NDArray[np.float32]:
-    """Features (N, D) of all images, in their order; says what was passed over."""
-    rows = []
-    with progress_bar(desc=f"features of {collection.path.name}", unit="images") as bar:
-        for batch in _batches(collection.images(), extractor.batch_size):
-            rows.append(extractor.features_of(torch.from_numpy(np.stack(batch))))
-            bar.update(len(batch))
-    if collection.skipped:
-        num, shown = len(collection.skipped), "; ".join(collection.skipped[:5])
-        what = f"{collection.path}: {num} damaged images were passed over: {shown}"
-        warnings.warn(what, stacklevel=2)
-    num = sum(map(len, rows))
-    if num < 2:
-        raise EvaluationError(
-            f"{collection.path}: holds {num} images; at least 2 are needed, and for a distance "
-            f"that means something more than {extractor.identity.width}"
-        )
-    return np.concatenate(rows)
-
-
-def _batches(images: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
-    """Neighbours of one size together, at most so many."""
-    batch: list[Picture] = []
-    for image in images:
-        if batch and (len(batch) == size or image.shape != batch[0].shape):
-            yield batch
-            batch = []
-        batch.append(image)
-    if batch:
-        yield batch
+def _scattered(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As many rows as neighbours are looked for among; files lie by class as often as not."""
+    return rows[reference_rows(len(rows), MAX_NEIGHBOURS)]
 
 
 def _inception_score(features: NDArray[np.float32], extractor: Extractor) -> Estimate:

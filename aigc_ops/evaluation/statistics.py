@@ -1,6 +1,6 @@
 """Intervals of scores, from features and likelihoods already at hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ from aigc_ops.evaluation.distances import (
     frechet_terms,
     nuclear_norm,
 )
+from aigc_ops.evaluation.moments import NUM_BLOCKS, FeatureSet, Moments, merged
 
-NUM_GROUPS = 10
 NUM_PAIRED_GROUPS = 20
 """More than for an interval that is only shown: a gate looks far into the tail."""
 NUM_RESAMPLES = 1000
@@ -31,27 +31,57 @@ class Estimate:
     high: float
 
 
-def frechet_estimate(features: NDArray[np.floating], reference: Gaussian) -> Estimate:
-    """Fréchet distance of (N, D) features from the reference, with a 95 % interval.
+def frechet_estimate(drawn: FeatureSet, reference: Gaussian) -> Estimate:
+    """Fréchet distance of features from the reference, with a 95 % interval.
 
-    The interval is of the distance's expected value over draws of N samples, with the
-    reference held fixed: it speaks of this N alone, for the distance falls as N grows
+    The interval is of the distance's expected value over draws of as many samples, with the
+    reference held fixed: it speaks of this number alone, for the distance falls as it grows
     (Chong & Forsyth 2020). Its width is the delete-a-group jackknife's (Kott 2001), whose
     replicates share the bias that makes bootstrap intervals miss. Groups are blocks of
     neighbours, so samples that go round the classes keep their balance in each.
     """
-    rows = check_features(features)
-    if rows.shape[1] != reference.width:
+    if drawn.rows.shape[1] != reference.width:
         raise EvaluationError(
-            f"features are {rows.shape[1]} wide, the reference {reference.width}; "
+            f"features are {drawn.rows.shape[1]} wide, the reference {reference.width}; "
             "compare those of one extractor"
         )
+    if drawn.blocks:
+        return _by_moments(drawn.blocks, reference)
+    rows = check_features(drawn.rows)
+    if len(rows) > reference.width:
+        blocks = np.array_split(rows, NUM_BLOCKS)
+        return _by_moments([Moments.of_features(block) for block in blocks], reference)
     projected = rows @ reference.factor.T
 
     def distance(kept: NDArray[np.bool_]) -> float:
         return _distance(rows[kept], projected[kept], reference)
 
     return jackknife(distance, len(rows))
+
+
+def frechet_value(drawn: FeatureSet, reference: Gaussian) -> float:
+    """Fréchet distance of features from the reference, without its interval."""
+    if drawn.blocks:
+        return _distance_of_moments(merged(drawn.blocks), reference)
+    rows = check_features(drawn.rows)
+    return _distance(rows, rows @ reference.factor.T, reference)
+
+
+def _by_moments(blocks: Sequence[Moments], reference: Gaussian) -> Estimate:
+    whole = merged(blocks)
+    found = _delete_a_group(
+        _distance_of_moments(whole, reference),
+        [_distance_of_moments(whole.without(block), reference) for block in blocks],
+    )
+    return Estimate(found.value, max(0.0, found.low), found.high)
+
+
+def _distance_of_moments(moments: Moments, reference: Gaussian) -> float:
+    covariance = moments.covariance
+    gram = reference.factor @ covariance @ reference.factor.T
+    cross = float(np.sqrt(np.linalg.eigvalsh(gram).clip(min=0)).sum())
+    variance = float(np.trace(covariance))
+    return frechet_terms(moments.mean - reference.mean, variance, reference.total_variance, cross)
 
 
 def _distance(rows: Array, projected: Array, reference: Gaussian) -> float:
@@ -67,20 +97,36 @@ def _distance(rows: Array, projected: Array, reference: Gaussian) -> float:
     )
 
 
-def jackknife(statistic: Callable[[NDArray[np.bool_]], float], num: int) -> Estimate:
-    """A statistic of `num` rows, told which to keep, with a delete-a-group 95 % interval."""
-    from scipy.special import stdtrit
+def jackknife(
+    statistic: Callable[[NDArray[np.bool_]], float],
+    num: int,
+    *,
+    least: float = 0.0,
+    most: float = np.inf,
+) -> Estimate:
+    """A statistic of `num` rows, told which to keep, with a delete-a-group 95 % interval.
 
+    The interval is cut to `least` and `most`, between which the statistic lies: most of a share
+    is 1.
+    """
     value = statistic(np.ones(num, dtype=bool))
     replicates = []
-    for block in np.array_split(np.arange(num), min(NUM_GROUPS, num)):
+    for block in np.array_split(np.arange(num), min(NUM_BLOCKS, num)):
         kept = np.ones(num, dtype=bool)
         kept[block] = False
         replicates.append(statistic(kept))
+    found = _delete_a_group(value, replicates)
+    return Estimate(value, max(least, found.low), min(most, found.high))
+
+
+def _delete_a_group(value: float, replicates: Sequence[float]) -> Estimate:
+    """The 95 % interval that the values without each group give (Kott 2001)."""
+    from scipy.special import stdtrit
+
     groups = len(replicates)
     error = float(np.sqrt((groups - 1) * np.var(replicates)))
     reach = float(stdtrit(groups - 1, (1 + CONFIDENCE) / 2)) * error
-    return Estimate(value, max(0.0, value - reach), value + reach)
+    return Estimate(value, value - reach, value + reach)
 
 
 def ratio_estimate(numerators: Array, denominators: Array, *, seed: int) -> Estimate:

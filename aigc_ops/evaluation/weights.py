@@ -54,22 +54,41 @@ def inception_weights(path: str | None) -> tuple[str, io.BytesIO]:
     tensors read from another file without running anything in it.
     """
     if path is not None:
-        content = _read(Path(path), "give a file in the layout of torch-fidelity's weights")
-        digest = hashlib.sha256(content).hexdigest()
+        advice = "give a file in the layout of torch-fidelity's weights"
+        digest, content = read_file(path, advice)
         if digest == INCEPTION_SHA256:
             return digest, io.BytesIO(content)
-        return digest, _tensors_alone(path, content)
+        anew = io.BytesIO()
+        torch.save(plain_tensors(path, content), anew)
+        anew.seek(0)
+        return digest, anew
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
+    cached = hub_folder() / URL_INCEPTION_V3.rsplit("/", 1)[-1]
     if not cached.is_file():
         _download(URL_INCEPTION_V3, cached)
     advice = "delete it to have it fetched again"
     return INCEPTION_SHA256, _checked(cached, INCEPTION_SHA256, advice)
 
 
-def _tensors_alone(path: str, content: bytes) -> io.BytesIO:
-    """A file of tensors by name, written anew from one that may hold anything."""
+def dinov2_weights(name: str, path: str | None) -> tuple[str, dict[str, Tensor]]:
+    """SHA-256 and tensors of DINOv2's weights: `path`, else torch hub's cache; never fetched."""
+    file = Path(path) if path else hub_folder() / f"{name}_pretrain.pth"
+    digest, content = read_file(
+        file,
+        f"put facebookresearch's {name}_pretrain.pth there, or name it with "
+        "--evaluation.dinov2-weights FILE",
+    )
+    return digest, plain_tensors(str(file), content)
+
+
+def hub_folder() -> Path:
+    """Where torch hub keeps weights: under TORCH_HOME."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def plain_tensors(path: str, content: bytes) -> dict[str, Tensor]:
+    """Tensors by name of a file that may hold anything, of which nothing is run."""
     try:
         if path.endswith(".safetensors"):
             state: Any = safetensors.torch.load(content)
@@ -82,25 +101,24 @@ def _tensors_alone(path: str, content: bytes) -> io.BytesIO:
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise EvaluationError(f"{path}: holds no tensors by name; save the network's state_dict")
-    anew = io.BytesIO()
-    torch.save(state, anew)
-    anew.seek(0)
-    return anew
+    return dict(state)
 
 
-def _read(path: Path, advice: str) -> bytes:
+def read_file(path: str | Path, advice: str) -> tuple[str, bytes]:
+    """SHA-256 and bytes of a file; raises EvaluationError, with the advice, without it."""
     try:
-        return path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise EvaluationError(
             f"{path}: weights cannot be read ({error.strerror}); {advice}"
         ) from error
+    return hashlib.sha256(content).hexdigest(), content
 
 
 def _checked(path: Path, expected: str, advice: str) -> io.BytesIO:
     """A file's bytes when their SHA-256 is the expected one, else EvaluationError."""
-    content = _read(path, advice)
-    if (digest := hashlib.sha256(content).hexdigest()) != expected:
+    digest, content = read_file(path, advice)
+    if digest != expected:
         raise EvaluationError(
             f"{path}: SHA-256 is {digest[:12]}, expected {expected[:12]}; {advice}"
         )

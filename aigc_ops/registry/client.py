@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from filelock import FileLock
 
 from aigc_ops.errors import RegistryError
-from aigc_ops.home import export_environment
+from aigc_ops.home import export_environment, home
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

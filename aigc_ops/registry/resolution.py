@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from aigc_ops import caches
 from aigc_ops.artifacts import Checkpoint, ModelVersion
 from aigc_ops.errors import CheckpointError, RegistryError
 from aigc_ops.folders import MANIFEST, read_provenance, verify_folder
@@ -73,6 +74,7 @@ def fetch(version: ModelVersion) -> Checkpoint:
             with _downloaded(version) as folder:
                 shutil.rmtree(target, ignore_errors=True)
                 folder.rename(target)
+        caches.mark_used(target)
     return _read(target)
 
 

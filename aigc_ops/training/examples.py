@@ -9,6 +9,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from aigc_ops import caches
 from aigc_ops.artifacts import json_digest
 from aigc_ops.errors import CheckpointError
 from aigc_ops.folders import verify_folder, write_folder
@@ -104,6 +105,7 @@ def _made(model: Generative, data: Data, cache: Path | None) -> Mapping[str, Ten
             verify_folder(folder)
         except CheckpointError:  # none yet, or a damaged one
             write_folder(folder, lambda partial: _write(model, data, partial))
+        caches.mark_used(folder)
     # A map that is private may be written to, which torch asks of arrays.
     files = sorted(folder.glob("*.npy"))
     return {file.stem: torch.from_numpy(np.load(file, mmap_mode="c")) for file in files}

@@ -16,6 +16,7 @@ from aigc_ops.evaluation import weights
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.distances import Gaussian
 from aigc_ops.evaluation.embeddings import MAX_TOKENS, TextExtractor, load_text_extractor
+from aigc_ops.evaluation.moments import FeatureSet
 from aigc_ops.evaluation.statistics import frechet_estimate
 from tests.conftest import ROOT
 
@@ -103,7 +104,7 @@ def test_shuffled_words_are_further_from_texts_than_other_texts(minilm: TextExtr
     salad = [" ".join(words[start : start + 8]) for start in range(0, 480, 8)]
     reference = Gaussian.of_features(minilm.features(lines[:60], what="the data"))
     real, mixed = (
-        frechet_estimate(minilm.features(texts, what="samples"), reference)
+        frechet_estimate(FeatureSet(minilm.features(texts, what="samples")), reference)
         for texts in (lines[60:], salad)
     )
     assert real.high < mixed.low

@@ -98,9 +98,19 @@ def test_other_efficientnet_weights_are_refused(monkeypatch: pytest.MonkeyPatch)
         load_extractor(EvaluationConfig(device="cpu"))
 
 
-def test_inception_weights_for_another_extractor_warn() -> None:
-    with pytest.warns(UserWarning, match="inception_weights is ignored"):
-        load_extractor(EvaluationConfig(inception_weights="weights.pth", device="cpu"))
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"inception_weights": "weights.pth"},
+        {"inception_resize": "clean"},
+        {"dinov2_weights": "weights.pth"},
+        {"backbone": {"weights": "weights.pth"}},
+    ],
+)
+def test_settings_of_another_extractor_warn(setting: dict[str, Any]) -> None:
+    (name,) = setting
+    with pytest.warns(UserWarning, match=f"{name} is ignored: the extractor is efficientnet"):
+        load_extractor(EvaluationConfig(device="cpu", **setting))
 
 
 # Inception: the real weights cannot be shipped, so a file of random ones takes their place.

@@ -95,3 +95,12 @@ def test_too_few_images_of_a_class_have_no_spread() -> None:
     assert "class_spread" not in found
     assert "label_agreement" in found
     assert class_estimates(real[:4], labels[:4], real, labels, 3) == {}
+
+
+def test_intervals_of_shares_end_at_one() -> None:
+    generator = np.random.default_rng(0)
+    real = generator.normal(size=(60, 2)).astype(np.float32)
+    found = neighbour_estimates(real, real[:30] * 0.6)  # amid the real ones
+    assert all(0 <= found[n].low <= found[n].high <= 1 for n in ("precision", "recall", "coverage"))
+    assert found["precision"].value > 0.9
+    assert found["density"].high > 1

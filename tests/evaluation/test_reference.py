@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from aigc_ops import caches
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.data import DataConfig, open_dataset
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.extractors import Extractor, load_extractor
+from aigc_ops.evaluation.moments import FeatureSet
 from aigc_ops.evaluation.reference import (
     Reference,
     reference_rows,
@@ -26,9 +28,9 @@ class Reader:
         self.features = features
         self.calls = 0
 
-    def __call__(self) -> np.ndarray:
+    def __call__(self) -> FeatureSet:
         self.calls += 1
-        return self.features
+        return FeatureSet(self.features)
 
 
 @pytest.fixture
@@ -95,6 +97,23 @@ def test_of_two_writers_one_computes_and_both_get_the_same(
         )
     assert reader.calls == 1
     assert same(*found)
+
+
+def test_what_is_pruned_while_it_is_read_and_written_is_made_again_whole(
+    extractor: Extractor, reader: Reader, home: Path
+) -> None:
+    cache = home / "cache" / "reference"
+    first = reference_statistics(reader, {"reference": "a"}, extractor, cache)
+
+    def read(_: int) -> Reference:
+        return reference_statistics(reader, {"reference": "a"}, extractor, cache)
+
+    with ThreadPoolExecutor(3) as pool:
+        found = pool.map(read, range(30))
+        removed = list(pool.map(lambda _: len(caches.prune(0)), range(60)))
+        assert all(same(each, first) for each in found)
+    assert sum(removed) == reader.calls - len(caches.entries())
+    assert reader.calls > 1
 
 
 def test_an_entry_says_what_it_was_made_of(

@@ -15,6 +15,7 @@ from aigc_ops.evaluation import EvaluationConfig, evaluate
 from aigc_ops.evaluation import weights as extractor_weights
 from aigc_ops.evaluation.controls import ControlsReport
 from aigc_ops.generative import TextData
+from aigc_ops.noise import sample_seeds
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.doubts import copying
 from aigc_ops.tracking import SilentTracker
@@ -83,6 +84,7 @@ def test_an_image_model_is_scored_with_its_contract(
         "width": 1280,
         "input_size": 128,
         "resize": "bilinear-antialiased",
+        "normalisation": "(x - 127) / 128",
         "precision": "fp32",
         "dataset": ref.content_digest,
         "split": "train",
@@ -103,6 +105,24 @@ def test_scores_are_the_same_again_and_others_by_another_seed(
     other = judged(gan, image_folder, tmp_path / "c", seed=1)
     assert first.values == again.values
     assert first.values[first.primary].value != other.values[other.primary].value
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_the_distance_is_told_for_several_seeds_where_asked(
+    gan: Checkpoint, image_folder: Path, tmp_path: Path
+) -> None:
+    small = {"input_size": 32, "num_controls": 0}
+    several = judged(gan, image_folder, tmp_path / "a", num_seeds=3, **small)
+    score = several.values[several.primary]
+    second, _ = score.other_seeds
+    alone = judged(gan, image_folder, tmp_path / "b", seed=sample_seeds(0, 3)[1], **small)
+    assert second == pytest.approx(alone.values[alone.primary].value, rel=1e-6)
+    assert len({score.value, *score.other_seeds}) == 3
+    one = judged(gan, image_folder, tmp_path / "c", **small).values[several.primary]
+    assert one == score.model_copy(update={"other_seeds": ()})
+    assert contract_differences(one, score) == []
+    assert "over 3 seeds" in (tmp_path / "a" / "report.html").read_text()
+    assert "seeds" not in (tmp_path / "c" / "report.html").read_text()
 
 
 @pytest.mark.filterwarnings(FEW)

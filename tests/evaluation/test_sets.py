@@ -14,10 +14,14 @@ from PIL import Image
 from aigc_ops.data.collections import Collection
 from aigc_ops.errors import DataError, EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.extractors import load_extractor
+from aigc_ops.evaluation.gathering import collection_features
+from aigc_ops.evaluation.moments import FeatureSet, Moments, merged
 from aigc_ops.evaluation.sets import METRICS, score_sets
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than the extractor:UserWarning")
 NUM = 20
+NAME = "fd_efficientnet_lite0"
 
 
 def pictures(seed: int, *, num: int = NUM, size: int = 32) -> np.ndarray:
@@ -111,28 +115,71 @@ def test_the_same_images_are_the_same_wherever_they_lie(tmp_path: Path, kind: st
     assert folder[0].shape == (3, 32, 32)
 
 
+@pytest.mark.parametrize("kind", ["folder", "set.zip", "set.parquet", "set.npy", "set.npz"])
+def test_a_run_of_a_set_is_that_part_of_it(tmp_path: Path, kind: str) -> None:
+    path = write(pictures(0), tmp_path / kind)
+    if kind == "set.parquet":
+        pd.read_parquet(path).to_parquet(path, row_group_size=6)
+    collection = Collection(path)
+    every = list(collection.images())
+    assert len(collection) == len(every) == NUM
+    for start, stop in ((0, 1), (5, 13), (6, 12), (19, 20), (7, 7), (0, 99)):
+        part = list(collection.images(start, stop))
+        assert len(part) == len(every[start:stop])
+        assert all(np.array_equal(a, b) for a, b in zip(part, every[start:stop], strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*1 damaged images:UserWarning")
+def test_a_large_set_is_the_same_read_by_one_process_or_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = write(pictures(0, num=60), tmp_path / "real")
+    (real / "0031.png").write_bytes(b"no image")
+    collection = Collection(real, skip_damaged=True)
+    config = EvaluationConfig(input_size=32, device="cpu", precision="fp32")
+    extractor = load_extractor(config)
+
+    def features(num_processes: int) -> FeatureSet:
+        return collection_features(collection, extractor, config, num_processes=num_processes)
+
+    whole = Moments.of_features(features(1).rows)
+    # Of sets above this bound moments of ten runs are kept, and some of the rows.
+    monkeypatch.setattr("aigc_ops.evaluation.gathering.MAX_KEPT", 12)
+    one, two = features(1), features(2)
+    for found in (one, two):
+        assert found.num == whole.num == 59
+        assert (len(found.blocks), len(found.rows)) == (10, 12)
+        together = merged(found.blocks)
+        np.testing.assert_allclose(together.mean, whole.mean, atol=1e-5)
+        largest = np.abs(whole.scatter).max()
+        np.testing.assert_allclose(together.scatter, whole.scatter, atol=1e-5 * largest)
+    np.testing.assert_allclose(one.rows, two.rows, atol=1e-5)
+
+
 def test_a_set_is_at_no_distance_from_itself_and_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, fake = write(pictures(0), tmp_path / "real"), write(pictures(1), tmp_path / "fake.npy")
-    first = scored(real, real, tmp_path / "cache")["fd_efficientnet_lite0"]
+    first = scored(real, real, tmp_path / "cache")[NAME]
     assert first.value == pytest.approx(0, abs=1e-3)
-    away = scored(real, fake, tmp_path / "cache")["fd_efficientnet_lite0"]
-    back = scored(fake, real, tmp_path / "cache")["fd_efficientnet_lite0"]
+    away = scored(real, fake, tmp_path / "cache")[NAME]
+    back = scored(fake, real, tmp_path / "cache")[NAME]
     assert away.value == pytest.approx(back.value, rel=1e-6)
     opened = []
     images = Collection.images
-    monkeypatch.setattr(Collection, "images", lambda self: opened.append(self) or images(self))
-    again = scored(real, fake, tmp_path / "cache")["fd_efficientnet_lite0"]
+    monkeypatch.setattr(
+        Collection, "images", lambda self, *span: opened.append(self) or images(self, *span)
+    )
+    again = scored(real, fake, tmp_path / "cache")[NAME]
     assert again == away
     assert [each.path.name for each in opened] == ["fake.npy"]
 
 
 def test_a_changed_set_is_another_reference(tmp_path: Path) -> None:
     real, fake = write(pictures(0), tmp_path / "real"), write(pictures(1), tmp_path / "fake")
-    before = scored(real, fake, tmp_path / "cache")["fd_efficientnet_lite0"]
+    before = scored(real, fake, tmp_path / "cache")[NAME]
     Image.fromarray(pictures(5)[0]).save(real / "0000.png")
-    after = scored(real, fake, tmp_path / "cache")["fd_efficientnet_lite0"]
+    after = scored(real, fake, tmp_path / "cache")[NAME]
     assert before.contract["reference"] != after.contract["reference"]
     assert before.value != after.value
 
@@ -144,14 +191,28 @@ def test_damaged_images_are_named_or_passed_over_and_counted(tmp_path: Path) -> 
         scored(real, fake, tmp_path / "cache")
     with pytest.warns(UserWarning, match=r"1 damaged images were passed over: .*0003\.png"):
         found = scored(real, fake, tmp_path / "cache", skip=True)
-    assert found["fd_efficientnet_lite0"].contract["num_reference"] == NUM - 1
+    again = scored(real, fake, tmp_path / "cache", skip=True)  # with the reference kept
+    for each in (found, again):
+        assert each[NAME].contract["num_reference"] == NUM - 1
+        assert each[NAME].contract["num_reference_damaged"] == 1
+        assert "num_damaged" not in each[NAME].contract
+
+
+@pytest.mark.filterwarnings("ignore:.*1 damaged images:UserWarning")
+def test_a_link_that_leads_nowhere_is_a_damaged_image(tmp_path: Path) -> None:
+    real, fake = write(pictures(0), tmp_path / "real"), write(pictures(1), tmp_path / "fake")
+    (real / "link.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"link\.png: cannot be read"):
+        scored(real, fake, tmp_path / "cache")
+    found = scored(real, fake, tmp_path / "cache", skip=True)
+    assert found[NAME].contract["num_reference_damaged"] == 1
 
 
 def test_sets_of_mixed_sizes_are_scored(tmp_path: Path) -> None:
     real = write(pictures(0), tmp_path / "real")
     for index in range(0, NUM, 3):
         Image.fromarray(pictures(2, num=1, size=50)[0]).save(real / f"{index:04d}.png")
-    assert scored(real, real, tmp_path / "cache")["fd_efficientnet_lite0"].value < 1e-3
+    assert scored(real, real, tmp_path / "cache")[NAME].value < 1e-3
 
 
 def test_black_images_have_a_distance(tmp_path: Path) -> None:
@@ -159,7 +220,7 @@ def test_black_images_have_a_distance(tmp_path: Path) -> None:
     np.save(tmp_path / "black.npy", black)
     real = write(pictures(0), tmp_path / "real")
     found = scored(real, tmp_path / "black.npy", tmp_path / "cache", metrics=("fid", "kid", "prc"))
-    assert found["fd_efficientnet_lite0"].value > 1
+    assert found[NAME].value > 1
     assert found["near_duplicates"].value == 1
 
 
@@ -173,6 +234,12 @@ def test_black_images_have_a_distance(tmp_path: Path) -> None:
         (lambda p: _written(p / "a.npy", b"junk"), "not a NumPy file of plain numbers"),
         (lambda p: _saved(p / "f.npy", np.zeros((3, 4, 4), np.float32)), "float32 of shape"),
         (lambda p: _saved(p / "o.npy", np.array([{}, {}])), "plain numbers"),
+        (lambda p: _saved(p / "c.npy", np.asfortranarray(pictures(0))), "stored by columns"),
+        (lambda p: _saved(p / "z.npy", np.zeros((9, 0, 4, 3), np.uint8)), "have no pixels"),
+        (lambda p: _cut(_saved(p / "t.npy", pictures(0))), "cut short"),
+        (lambda p: _cut(_zipped(p / "t.npz", pictures(0))), "not a NumPy file"),
+        (lambda p: _zipped(p / "n.npz", pictures(0), "x"), "arr_0, images, samples; found x"),
+        (lambda p: (p / "none").mkdir() or p / "none", "holds 0 images; at least 2"),
     ],
 )
 def test_what_is_no_set_of_images_is_refused(tmp_path: Path, make: Any, message: str) -> None:
@@ -189,6 +256,15 @@ def _written(path: Path, content: bytes) -> Path:
 def _saved(path: Path, array: np.ndarray) -> Path:
     np.save(path, array, allow_pickle=True)
     return path
+
+
+def _zipped(path: Path, array: np.ndarray, name: str = "images") -> Path:
+    np.savez_compressed(path, **{name: array})
+    return path
+
+
+def _cut(path: Path) -> Path:
+    return _written(path, path.read_bytes()[:-200])
 
 
 def test_the_inception_score_needs_inception(tmp_path: Path) -> None:

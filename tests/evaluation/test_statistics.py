@@ -3,7 +3,8 @@ import pytest
 
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.distances import Gaussian, frechet_distance
-from aigc_ops.evaluation.statistics import frechet_estimate, ratio_estimate
+from aigc_ops.evaluation.moments import FeatureSet
+from aigc_ops.evaluation.statistics import Estimate, frechet_estimate, ratio_estimate
 
 WIDTH = 16
 REFERENCE = Gaussian(np.zeros(WIDTH), np.diag(1 / np.sqrt(np.arange(1, WIDTH + 1))))
@@ -13,10 +14,14 @@ def draws(num: int, generator: np.random.Generator) -> np.ndarray:
     return 0.8 * generator.normal(size=(num, WIDTH)) @ REFERENCE.factor + 0.2
 
 
+def estimated(rows: np.ndarray, reference: Gaussian) -> Estimate:
+    return frechet_estimate(FeatureSet(rows), reference)
+
+
 @pytest.mark.parametrize("num", [3, 10, 15, 16, 17, 100])
 def test_the_value_is_the_frechet_distance(num: int) -> None:
     rows = draws(num, np.random.default_rng(0))
-    estimate = frechet_estimate(rows, REFERENCE)
+    estimate = estimated(rows, REFERENCE)
     expected = frechet_distance(Gaussian.of_features(rows), REFERENCE)
     assert estimate.value == pytest.approx(expected, rel=1e-6)
     assert 0 <= estimate.low < estimate.value < estimate.high
@@ -25,7 +30,7 @@ def test_the_value_is_the_frechet_distance(num: int) -> None:
 @pytest.mark.parametrize("num", [WIDTH // 2, 2 * WIDTH, 10 * WIDTH])
 def test_the_interval_holds_the_expected_value_at_its_n(num: int) -> None:
     generator = np.random.default_rng(num)
-    estimates = [frechet_estimate(draws(num, generator), REFERENCE) for _ in range(300)]
+    estimates = [estimated(draws(num, generator), REFERENCE) for _ in range(300)]
     expected = np.mean([estimate.value for estimate in estimates])
     held = np.mean([estimate.low <= expected <= estimate.high for estimate in estimates])
     assert 0.90 <= held <= 0.99
@@ -33,8 +38,8 @@ def test_the_interval_holds_the_expected_value_at_its_n(num: int) -> None:
 
 def test_the_interval_of_few_samples_does_not_hold_the_distance_of_many() -> None:
     generator = np.random.default_rng(0)
-    few = frechet_estimate(draws(WIDTH, generator), REFERENCE)
-    many = frechet_estimate(draws(2000 * WIDTH, generator), REFERENCE)
+    few = estimated(draws(WIDTH, generator), REFERENCE)
+    many = estimated(draws(2000 * WIDTH, generator), REFERENCE)
     assert few.low > many.high
 
 
@@ -44,25 +49,25 @@ def test_samples_that_go_round_their_classes_have_a_narrower_interval() -> None:
     widths = []
     for classes in (np.arange(500) % 10, generator.integers(10, size=500)):
         rows = 0.3 * draws(500, generator) + centres[classes]
-        estimate = frechet_estimate(rows, REFERENCE)
+        estimate = estimated(rows, REFERENCE)
         widths.append(estimate.high - estimate.low)
     assert widths[0] < widths[1] / 2
 
 
 def test_two_samples_are_enough_for_a_finite_interval() -> None:
-    estimate = frechet_estimate(draws(2, np.random.default_rng(0)), REFERENCE)
+    estimate = estimated(draws(2, np.random.default_rng(0)), REFERENCE)
     assert 0 <= estimate.low < estimate.value < estimate.high < np.inf
 
 
 def test_equal_samples_have_a_value_and_no_spread() -> None:
-    estimate = frechet_estimate(np.ones((50, WIDTH)), REFERENCE)
+    estimate = estimated(np.ones((50, WIDTH)), REFERENCE)
     assert estimate.value == pytest.approx(WIDTH + REFERENCE.total_variance)
     assert estimate.high - estimate.low == pytest.approx(0, abs=1e-9)
 
 
 def test_features_of_another_width_are_refused() -> None:
     with pytest.raises(EvaluationError, match="15 wide, the reference 16"):
-        frechet_estimate(np.zeros((10, 15)), REFERENCE)
+        estimated(np.zeros((10, 15)), REFERENCE)
 
 
 def test_a_ratio_weighs_documents_by_their_length() -> None:
