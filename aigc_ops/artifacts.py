@@ -9,7 +9,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Modality = Literal["image", "text"]
 
@@ -103,6 +110,14 @@ class Score(Noun):
     other_seeds: tuple[float, ...] = Field(
         default=(), description="Values of the same under the seeds that follow the contract's."
     )
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Value, interval and contract; other seeds only where some were drawn."""
+        record: dict[str, Any] = handler(self)
+        if not self.other_seeds:
+            record.pop("other_seeds", None)
+        return record
 
 
 class Scores(Noun):
