@@ -131,6 +131,7 @@ def _question(packet: StoredPacket, complaint: str) -> str:
     """What the form shows above its fields, Markdown."""
     ruling, name = packet.content["ruling"], packet.version.name
     against = f"champion {packet.champion}" if packet.champion else "no champion yet"
+    link = pages.packet_link(packet.version, packet.packet_digest)
     lines = [f"**{markdown(complaint)}**", ""] if complaint else []
     lines += [
         f"## {markdown(name)}: version {packet.version.version} against {against}",
@@ -139,7 +140,7 @@ def _question(packet: StoredPacket, complaint: str) -> str:
         "",
         *(f"- {markdown(reason)}" for reason in ruling["reasons"]),
         "",
-        f"Look at the evidence first: [review packet]({pages.packet_link(packet)}), or "
+        f"Look at the evidence first: [review packet]({link}), or",
         f"`aigc-ops review {name} {packet.version.version}`.",
         "",
         f"Packet `{packet.packet_digest}`",

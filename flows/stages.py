@@ -205,6 +205,9 @@ def _promote(config: Config, dataset: DatasetRef, version: ModelVersion) -> Verd
         f"`aigc-ops review {version.name} {version.version}` opens the evidence.",
         key=_key(config, "verdict"),
     )
+    if verdict.packet_digest:
+        link = pages.packet_link(version, verdict.packet_digest)
+        create_link_artifact(link, link_text="review packet", key=_key(config, "review-packet"))
     return verdict
 
 

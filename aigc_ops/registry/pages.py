@@ -2,7 +2,7 @@
 
 from aigc_ops.artifacts import ModelVersion
 from aigc_ops.registry.client import address, connect, faults, is_http
-from aigc_ops.registry.evidence import PAGE, StoredPacket, packet_place
+from aigc_ops.registry.evidence import PAGE, packet_place
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens over a store that has no server of its own."""
@@ -29,10 +29,10 @@ def links(version: ModelVersion) -> dict[str, str]:
     }
 
 
-def packet_link(packet: StoredPacket) -> str:
+def packet_link(version: ModelVersion, packet_digest: str) -> str:
     """Web address of a version's review packet among its run's artifacts."""
-    run = links(packet.version)["training-run"]
-    return f"{run}/artifacts/{packet_place(packet.packet_digest)}/{PAGE}"
+    run = links(version)["training-run"]
+    return f"{run}/artifacts/{packet_place(packet_digest)}/{PAGE}"
 
 
 def _base() -> str:

@@ -78,7 +78,7 @@ def test_the_runs_page_shows_every_stage(servers: Servers, run: Any, page: Page)
 def test_the_artifacts_hold_grid_scores_card_and_links(servers: Servers, run: Any, page: Page):
     artifacts = call(f"{servers.prefect}/api/artifacts/filter", {})
     keys = {artifact["key"]: artifact for artifact in artifacts}
-    wanted = {"samples", "scores", "model-card", "verdict", "bento"}
+    wanted = {"samples", "scores", "model-card", "verdict", "review-packet", "bento"}
     assert {f"from-the-form-{each}" for each in wanted} <= set(keys)
     assert servers.mlflow in keys["from-the-form-mlflow-model-version"]["data"]
     page.goto(f"{servers.prefect}/artifacts/artifact/{keys['from-the-form-samples']['id']}")
