@@ -5,9 +5,12 @@ import os
 import random
 import signal
 import time
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef
@@ -19,8 +22,6 @@ from tests.conftest import free_port
 from tests.models.test_pretrained import save_pretrained
 from tests.training.runs import FILES, Recorder, assert_bit_equal
 
-# One thread each, and no lock is held where these tests fork.
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 DATA = TextData([f"Answer {i}, {'你好 ' * (i % 3)}😀" for i in range(24)], ["What?"] * 24)
 LORA = {"rank": 2, "alpha": 8.0}
 
@@ -65,24 +66,23 @@ def test_a_pretrained_run_cut_and_resumed_ends_bit_equal(
     assert any(".lora_" in name for name in stored) is (lora is not None)
 
 
-def forked(source: Path, folder: Path, variables: dict[str, str], **settings: object) -> int:
-    """A process of its own that trains, without ten seconds of imports; its id.
+def started(source: Path, folder: Path, variables: dict[str, str], **settings: object) -> Any:
+    """A process of its own that trains; it leaves its reports in `folder / "metrics.json"`.
 
-    It leaves what it reported in `folder / "metrics.json"`.
+    A fresh interpreter: a fork of one that has trained already cannot differentiate.
     """
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        os.environ.update(variables)
-        tracker = Recorder()
-        run(source, folder, tracker=tracker, **settings)
-        if variables.get("RANK", "0") == "0":
-            (folder / "metrics.json").write_text(json.dumps(tracker.metrics))
-        status = 0
-    finally:
-        os._exit(status)
+    child = get_context("spawn").Process(target=_train, args=(source, folder, variables, settings))
+    child.start()
+    return child
+
+
+def _train(source: Path, folder: Path, variables: dict[str, str], settings: dict[str, Any]) -> None:
+    os.environ.update(variables)
+    torch.set_num_threads(1)
+    tracker = Recorder()
+    run(source, folder, tracker=tracker, **settings)
+    if variables.get("RANK", "0") == "0":
+        (folder / "metrics.json").write_text(json.dumps(tracker.metrics))
 
 
 def test_adapters_killed_at_a_random_moment_end_bit_equal_to_uninterrupted_ones(
@@ -91,14 +91,14 @@ def test_adapters_killed_at_a_random_moment_end_bit_equal_to_uninterrupted_ones(
     settings = {"lora": LORA, "steps": 60, "checkpoint_every": 5}
     folder = tmp_path / "killed"
     whole = run(source, tmp_path / "whole", **settings)
-    child = forked(source, folder, {}, **settings)
+    child = started(source, folder, {}, **settings)
     while not list(folder.glob("step-*")):
-        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        assert child.exitcode is None
         time.sleep(0.005)
     time.sleep(random.Random(0).uniform(0, 0.15))
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)  # else there was nothing left to kill
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL  # else there was nothing left to kill
     assert not (folder / "finished.json").exists()
     run(source, folder, **settings)
     assert_bit_equal(Path(whole.uri), folder / Path(whole.uri).name)
@@ -111,10 +111,12 @@ def test_two_processes_train_adapters_as_one_does(source: Path, tmp_path: Path) 
     team = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     team |= {"MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
     children = [
-        forked(source, tmp_path / "2", {**team, "RANK": rank, "LOCAL_RANK": rank}, **settings)
+        started(source, tmp_path / "2", {**team, "RANK": rank, "LOCAL_RANK": rank}, **settings)
         for rank in ("0", "1")
     ]
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
     together = json.loads((tmp_path / "2" / "metrics.json").read_text())
     for (_, one), (_, two) in zip(tracker.metrics, together, strict=True):
         for name in (name for name in one if name.startswith(("loss/", "gradient_norm/"))):
