@@ -26,17 +26,12 @@ def approve(
     packet = _packet(version, seen)
     decision = _decision(packet, who, reason, flow_run)
     policy = PromotionConfig.model_validate(packet.content["promotion"])
-    earlier = registry.approvals(version, packet.packet_digest)
-    if any(each.casefold() == decision.who.casefold() for each in earlier):
-        raise DecisionError(
-            f"{decision.who} has approved {version.uri} already; somebody else must too"
-        )
-    if len(earlier) + 1 < policy.reviewers:
-        registry.approve(version, decision, champion=packet.champion)
-        return _verdict(version, packet, decision, promoted=False, waiting=True)
-    if registry.promote(version, decision, champion=packet.champion) is None:
+    entry = registry.promote(
+        version, decision, champion=packet.champion, reviewers=policy.reviewers
+    )
+    if entry is None:
         raise DecisionError(f"{version.uri} is the champion already")
-    return _verdict(version, packet, decision, promoted=True)
+    return verdict_of(version, entry)
 
 
 def reject(
@@ -50,8 +45,7 @@ def reject(
     """Record that a person rejected the version; as `approve`."""
     packet = _packet(version, seen)
     decision = _decision(packet, who, reason, flow_run)
-    registry.reject(version, decision)
-    return _verdict(version, packet, decision, promoted=False)
+    return verdict_of(version, registry.reject(version, decision))
 
 
 def rollback(
@@ -63,15 +57,21 @@ def rollback(
 
 
 def verdict_of(version: ModelVersion, entry: Entry) -> Verdict:
-    """The verdict that an entry of the log was told as."""
+    """The verdict that an entry of the log on this version stands for."""
     packet = read_packet(version)
-    decision = Decision(who=entry.who, reason=entry.reason)
-    return _verdict(
-        version,
-        packet,
-        decision,
+    is_waiting = entry.action == "approve"
+    said = "rejected" if entry.action == "reject" else "approved"
+    more = "; another reviewer must approve too" if is_waiting else ""
+    return Verdict(
+        model=version,
         promoted=entry.action == "promote",
-        waiting=entry.action == "approve",
+        alias="champion" if entry.action == "promote" else "challenger",
+        champion=champion(version.name),
+        reasons=(f"{said} by {entry.who}: {entry.reason}{more}",),
+        gate=packet.content["ruling"]["outcome"],
+        waiting=is_waiting,
+        packet_digest=packet.packet_digest,
+        packet_uri=f"{packet.folder}/{PAGE}",
     )
 
 
@@ -102,26 +102,3 @@ def _checked(who: str, reason: str) -> Decision:
         if len(text) > most:
             raise DecisionError(f"the {what} has {len(text)} characters; {most} at most")
     return Decision(who=who, reason=reason)
-
-
-def _verdict(
-    version: ModelVersion,
-    packet: StoredPacket,
-    decision: Decision,
-    *,
-    promoted: bool,
-    waiting: bool = False,
-) -> Verdict:
-    said = "approved" if promoted or waiting else "rejected"
-    more = "; another reviewer must approve too" if waiting else ""
-    return Verdict(
-        model=version,
-        promoted=promoted,
-        alias="champion" if promoted else "challenger",
-        champion=champion(version.name),
-        reasons=(f"{said} by {decision.who}: {decision.reason}{more}",),
-        gate=packet.content["ruling"]["outcome"],
-        waiting=waiting,
-        packet_digest=packet.packet_digest,
-        packet_uri=f"{packet.folder}/{PAGE}",
-    )

@@ -63,7 +63,7 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
     RegistryError or CheckpointError for a version that is not ready, damaged, or not scored
     where there is no champion yet.
     """
-    registry.reconcile(version.name, setting.promotion.guard)
+    moved = registry.reconcile(version.name, setting.promotion.guard)
     champion = champion_of(version.name)
     if champion == version:
         return Verdict(
@@ -71,7 +71,7 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
             promoted=True,
             alias="champion",
             champion=version,
-            reasons=("it is the champion already",),
+            reasons=("it is the champion already", *moved),
         )
     mine = store.evidence_of(version)
     ruling, digest, folder = _weighed(mine, champion, setting)
@@ -90,7 +90,7 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
         registry.promote(version, decision, champion=champion.version if champion else None)
     elif not is_rejected:
         registry.challenge(version, decision)
-    reasons = ruling.reasons
+    reasons = (*ruling.reasons, *moved)
     if is_rejected and last:
         reasons = (f"rejected by {last.who}: {last.reason}", *reasons)
     return Verdict(
@@ -128,7 +128,7 @@ def _weighed(
             return ruling, packet.packet_digest, Path(packet.folder)
         except RegistryError:
             pass  # it is made anew
-    ruling, theirs = _rule(mine, champion, setting)
+    ruling, mine, theirs = _rule(mine, champion, setting)
     with tempfile.TemporaryDirectory(prefix=".packet-", dir=home()) as name:
         folder = Path(name) / "packet"
         sides = [each for each in (mine, theirs) if each]
@@ -170,28 +170,28 @@ def _shown(sides: Sequence[Evidence], names: Sequence[str], setting: Setting) ->
 
 def _rule(
     mine: Evidence, champion: ModelVersion | None, setting: Setting
-) -> tuple[Ruling, Evidence | None]:
-    """What the gate says, and the champion's record with scores under the same contract."""
+) -> tuple[Ruling, Evidence, Evidence | None]:
+    """What the gate says, and both records with the scores that it looked at last."""
     unfit = doubt(mine.scores) or copying(mine.scores, setting.promotion)
     if champion is None:
         if unfit:
             raise RegistryError(f"{mine.version.uri} cannot become champion: {unfit}")
         reason = f"the first valid version while {mine.version.name} has no champion"
-        return Ruling(outcome="promote", reasons=(reason,)), None
+        return Ruling(outcome="promote", reasons=(reason,)), mine, None
     theirs = None
     try:
         theirs = store.evidence_of(champion)
         if mine.scores is None or unfit:
-            return Ruling(outcome="keep", reasons=(f"not valid: {unfit}",)), theirs
+            return Ruling(outcome="keep", reasons=(f"not valid: {unfit}",)), mine, theirs
         return _compare(mine, mine.scores, theirs, setting)
     except (CheckpointError, EvaluationError, ModelError) as error:
         reason = f"the champion, version {champion.version}, cannot be judged here: {error}"
-        return Ruling(outcome="undecided", reasons=(reason,)), theirs
+        return Ruling(outcome="undecided", reasons=(reason,)), mine, theirs
 
 
 def _compare(
     mine: Evidence, scores: Scores, theirs: Evidence, setting: Setting
-) -> tuple[Ruling, Evidence]:
+) -> tuple[Ruling, Evidence, Evidence]:
     """Look at both, with twice the samples each time, until the gate is sure or may not."""
     ours, rival = fetch(mine.version), fetch(theirs.version)
     standing = theirs.scores
@@ -207,11 +207,6 @@ def _compare(
         if is_image:
             num = int(str(first)) * 2 ** (look - 1)
             evaluation = evaluation.model_copy(update={"num_samples": num})
-        if look > 1:
-            scores = _evaluated(ours, evaluation, setting)
-        if not _is_comparable(scores, standing):
-            standing = _evaluated(rival, evaluation, setting)
-        assert standing is not None, theirs.version
         paired = compare(
             ours,
             rival,
@@ -221,15 +216,23 @@ def _compare(
             seed=setting.seed,
             cache=setting.cache,
         )
+        if look > 1 or paired.metric != scores.primary:
+            scores = _evaluated(ours, evaluation, setting)
+        if standing is None or not _is_comparable(scores, standing):
+            standing = _evaluated(rival, evaluation, setting)
         guards = guards_of(scores, standing, costs, setting.promotion)
         ruling = judge(paired, guards, setting.promotion, look=look, looks=looks)
         if ruling.outcome != "undecided":
             break
-    return ruling, theirs.model_copy(update={"scores": standing})
+    return (
+        ruling,
+        mine.model_copy(update={"scores": scores}),
+        theirs.model_copy(update={"scores": standing}),
+    )
 
 
-def _is_comparable(mine: Scores, theirs: Scores | None) -> bool:
-    if theirs is None or doubt(theirs) or theirs.primary != mine.primary:
+def _is_comparable(mine: Scores, theirs: Scores) -> bool:
+    if doubt(theirs) or theirs.primary != mine.primary:
         return False
     key = mine.primary
     return not contract_differences(mine.values[key], theirs.values[key])

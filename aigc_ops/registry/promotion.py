@@ -60,18 +60,28 @@ class Decision(Noun):
         return printable(text)
 
 
-def promote(version: ModelVersion, decision: Decision, *, champion: int | None) -> Entry | None:
+def promote(
+    version: ModelVersion, decision: Decision, *, champion: int | None, reviewers: int = 1
+) -> Entry | None:
     """Make the version champion in the place of the one that the decision knew of.
 
-    None when it is champion already. Raises DecisionError when another one has become champion
-    since or the version was rejected on this evidence, and CheckpointError when its stored
-    files were changed.
+    Where several reviewers must agree, all but the last approval of this evidence are recorded
+    and move nothing. None when the version is champion already. Raises DecisionError when another
+    one has become champion since, the version was rejected on this evidence or the reviewer has
+    approved it before, and CheckpointError when its stored files were changed.
     """
     with _changing(version) as (client, model, aliases):
         if aliases.get(CHAMPION) == version.version:
             return None
         _require_champion(version, aliases, champion)
         _require_not_rejected(model, version, decision)
+        earlier = _approvals(model, version, decision)
+        if decision.who.casefold() in earlier:
+            raise DecisionError(
+                f"{decision.who} has approved {version.uri} already; somebody else must too"
+            )
+        if len(earlier) + 1 < reviewers:
+            return _decide(client, model, "approve", version, aliases, dict(aliases), decision)
         verify_stored(version)
         after = {**aliases, CHAMPION: version.version}
         if champion is not None:
@@ -88,14 +98,6 @@ def challenge(version: ModelVersion, decision: Decision) -> Entry | None:
             return None
         after = {**aliases, CHALLENGER: version.version}
         return _decide(client, model, "challenge", version, aliases, after, decision)
-
-
-def approve(version: ModelVersion, decision: Decision, *, champion: int | None) -> Entry:
-    """Record the first of two approvals; no alias moves."""
-    with _changing(version) as (client, model, aliases):
-        _require_champion(version, aliases, champion)
-        _require_not_rejected(model, version, decision)
-        return _decide(client, model, "approve", version, aliases, dict(aliases), decision)
 
 
 def reject(version: ModelVersion, decision: Decision) -> Entry:
@@ -156,11 +158,6 @@ def reconcile(name: str, mode: Literal["flag", "revert"]) -> list[str]:
         return found
 
 
-def tags_of(version: ModelVersion) -> dict[str, str]:
-    """The version's tags as they stand."""
-    return dict(_ready(connect(), version.name, version.version).tags)
-
-
 @contextmanager
 def _changing(
     version: ModelVersion,
@@ -208,6 +205,16 @@ def _is_said(client: "MlflowClient", version: ModelVersion, decision: Decision) 
     tags = _ready(client, version.name, version.version).tags
     said: bool = {REASON_TAG: decision.reason, GATE_TAG: decision.gate}.items() <= tags.items()
     return said
+
+
+def _approvals(model: "RegisteredModel", version: ModelVersion, decision: Decision) -> set[str]:
+    """Who approved the version on the decision's evidence before, in one case of letters."""
+    return {
+        entry.who.casefold()
+        for entry in audit.read_log(model)
+        if (entry.action, entry.version, entry.packet_digest)
+        == ("approve", version.version, decision.packet_digest)
+    }
 
 
 def _decide(
@@ -280,17 +287,6 @@ def _tags(entry: Entry) -> dict[str, str]:
         FLOW_RUN_TAG: entry.flow_run,
     }
     return {tag: value for tag, value in tags.items() if value}
-
-
-def approvals(version: ModelVersion, packet_digest: str | None) -> list[str]:
-    """Who has approved the version on this evidence, while two must."""
-    model = audit.registered(connect(), version.name)
-    return [
-        entry.who
-        for entry in audit.read_log(model)
-        if (entry.action, entry.version, entry.packet_digest)
-        == ("approve", version.version, packet_digest)
-    ]
 
 
 def last_decision(version: ModelVersion) -> Entry | None:

@@ -95,9 +95,9 @@ def test_a_rejected_version_cannot_be_approved_on_the_same_evidence(add: Add) ->
     promotion.challenge(version, ANN)
     promotion.reject(version, ANN)
     assert aliases()[2] == ()
-    for decide in (promotion.promote, promotion.approve):
+    for reviewers in (1, 2):
         with pytest.raises(DecisionError, match="rejected by Ann on this evidence"):
-            decide(version, ANN, champion=1)
+            promotion.promote(version, ANN, champion=1, reviewers=reviewers)
     with pytest.raises(DecisionError, match="rejected by Ann"):
         promotion.reject(version, ANN)
     newer = ANN.model_copy(update={"packet_digest": "q" * 64})
