@@ -1,6 +1,7 @@
 """The commands by which people decide and look back: review, approve, trace, doctor ..."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ def approve(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, li
     verdict = decide(
         _version(arguments), who=arguments.reviewer, reason=arguments.reason, seen=arguments.packet
     )
+    _tell(verdict.model.name)
     lines = list(verdict.reasons)
     if verdict.promoted:
         uri = verdict.model.uri
@@ -54,6 +56,7 @@ def reject(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
     verdict = decide(
         _version(arguments), who=arguments.reviewer, reason=arguments.reason, seen=arguments.packet
     )
+    _tell(verdict.model.name)
     return _dumped(verdict), list(verdict.reasons)
 
 
@@ -64,6 +67,7 @@ def rollback(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, l
     from aigc_ops.serving.bentos import find_bento
 
     entry = decide(arguments.name, arguments.to, who=arguments.reviewer, reason=arguments.reason)
+    _tell(arguments.name)
     version = champion(arguments.name)
     bento = find_bento(version) if version else None
     lines = [f"models:/{entry.model}/{entry.version} is champion again"]
@@ -141,6 +145,15 @@ def _version(arguments: argparse.Namespace) -> ModelVersion:
     elif not model.startswith("models:/"):
         model = f"models:/{model}@challenger"
     return chain.version_of(model)
+
+
+def _tell(name: str) -> None:
+    """Tell a Prefect server, where one is configured, of the model's last decision."""
+    if os.environ.get("PREFECT_API_URL"):
+        from aigc_ops.registry.audit import audit as verify
+        from flows.events import tell_entry
+
+        tell_entry(verify(name).entries[-1])
 
 
 def _dumped(verdict: Verdict) -> Answer:

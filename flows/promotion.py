@@ -13,14 +13,14 @@ from pydantic import Field
 
 from aigc_ops import chain
 from aigc_ops.artifacts import ModelVersion, Verdict
-from aigc_ops.errors import StaleDecision
+from aigc_ops.errors import DecisionError, StaleDecision
 from aigc_ops.home import export_environment
 from aigc_ops.plain import markdown, printable
 from aigc_ops.promotion import review as people
 from aigc_ops.registry import pages
 from aigc_ops.registry.audit import Entry, audit
 from aigc_ops.registry.evidence import StoredPacket, read_packet
-from aigc_ops.registry.promotion import reconcile
+from aigc_ops.registry.promotion import last_decision, reconcile
 from aigc_ops.registry.versions import models
 from flows import stages
 from flows.events import tell, tell_entry, tell_verdict
@@ -57,7 +57,7 @@ def review(model: str, version: int) -> Verdict:
     export_environment()
     show_messages_alone()
     candidate = chain.version_of(f"models:/{model}/{version}")
-    complaint = ""
+    complaint, done = "", _done_here(candidate)
     for attempt in range(MAX_ATTEMPTS):
         packet = read_packet(candidate)
         form = suspend_flow_run(
@@ -69,29 +69,49 @@ def review(model: str, version: int) -> Verdict:
         if not (form.reason.strip() and form.reviewer.strip()):
             complaint = "A decision names who took it and why: the name or the reason was empty."
             continue
+        complaint = ""
         try:
-            verdict = _answered(candidate, form, attempt)
+            verdict = _answered(candidate, form, attempt, done)
         except StaleDecision as error:
             complaint = f"{error} It was weighed anew: this is the evidence now."
             verdict = _weigh_anew(candidate, attempt, times=1)
-        if not verdict.waiting:
+        except DecisionError as error:
+            if _is_decided(candidate):
+                raise
+            complaint = str(error)
+            continue
+        if verdict.waiting:
+            complaint = complaint or "; ".join(verdict.reasons)
+        else:
             _show(verdict)
             stages.package(chain.config_of(chain.resolve(candidate.uri)), verdict)
             return verdict
     raise StaleDecision(f"{candidate.uri} was asked about {MAX_ATTEMPTS} times without a decision")
 
 
-def _answered(candidate: ModelVersion, form: ReviewForm, attempt: int) -> Verdict:
-    """Carry the form out; a rerun of this flow run finds what it did before."""
-    if form.decision == "more samples":
-        return _weigh_anew(candidate, attempt, times=2)
-    mine = [
+def _done_here(candidate: ModelVersion) -> list[Entry]:
+    """What this flow run decided before it was suspended or cut short, in order."""
+    return [
         entry
         for entry in audit(candidate.name).entries
-        if entry.flow_run == str(flow_run.id) and entry.who == printable(form.reviewer.strip())
+        if entry.flow_run == str(flow_run.id) and entry.action in ("approve", "promote", "reject")
     ]
-    if mine:
-        return people.verdict_of(candidate, mine[-1])
+
+
+def _is_decided(candidate: ModelVersion) -> bool:
+    last = last_decision(candidate)
+    return last is not None and last.action in ("promote", "reject", "rollback")
+
+
+def _answered(
+    candidate: ModelVersion, form: ReviewForm, attempt: int, done: list[Entry]
+) -> Verdict:
+    """Carry the form out; what a rerun finds done already is taken from `done`."""
+    if form.decision == "more samples":
+        return _weigh_anew(candidate, attempt, times=2)
+    who, reason = printable(form.reviewer.strip()), printable(form.reason.strip())
+    if done and (done[0].who, done[0].reason) == (who, reason):
+        return people.verdict_of(candidate, done.pop(0))
     decide = people.approve if form.decision == "approve" else people.reject
     verdict = decide(
         candidate, who=form.reviewer, reason=form.reason, seen=form.packet, flow_run=flow_run.id

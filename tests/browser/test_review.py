@@ -81,7 +81,7 @@ def run_of(servers: Servers, run: str, *states: str, seconds: float = 300) -> An
     return eventually(found, seconds=seconds)
 
 
-def config_of(images: Path, seed: int) -> dict[str, Any]:
+def config_of(images: Path, seed: int, reviewers: int = 1) -> dict[str, Any]:
     """A run of the chain whose version a person must decide on."""
     return {
         "name": "pets",
@@ -90,17 +90,17 @@ def config_of(images: Path, seed: int) -> dict[str, Any]:
         "model": {"family": "gan", "latent_dim": 4, "generator_width": 4, "critic_width": 4},
         "training": {"steps": 2, "batch_size": 8},
         "evaluation": {"num_samples": 8, "num_reference": 8},
-        "promotion": {"approval": "review", "max_samples": 8},
+        "promotion": {"approval": "review", "max_samples": 8, "reviewers": reviewers},
         "packaging": {"enabled": False},
     }
 
 
-def weighed(images: Path, seed: int) -> int:
+def weighed(images: Path, seed: int, reviewers: int = 1) -> int:
     """Make one more version and its packet, in this process."""
     from aigc_ops import chain
     from aigc_ops.config import parse_config
 
-    config = parse_config(config_of(images, seed), source="the test")
+    config = parse_config(config_of(images, seed, reviewers), source="the test")
     dataset = chain.open_data(config)
     checkpoint = chain.train(config, dataset)
     scores = chain.evaluate(config, dataset, checkpoint)
@@ -180,18 +180,42 @@ def test_an_approval_in_the_form_of_the_chains_review_moves_the_champion(
 
 @pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
 def test_a_stale_review_is_weighed_anew_and_a_rejection_leaves_the_champion(
-    servers: Servers, images: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+    servers: Servers,
+    messages: list[str],
+    images: Path,
+    page: Page,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     for variable, value in servers.variables.items():
         monkeypatch.setenv(variable, value)
-    from aigc_ops.chain import version_of
-    from aigc_ops.promotion.review import approve
-
     second, third = weighed(images, 1), weighed(images, 2)
     run = review_of(servers, third)
-    approve(version_of(f"models:/pets/{second}"), who="Bob", reason="by the command line")
+    decide = (sys.executable, "-m", "aigc_ops", "approve", "pets", str(second))
+    by_bob = ("--reviewer", "Bob", "--reason", "by the command line")
+    subprocess.run([*decide, *by_bob], cwd=ROOT, check=True)
+    told = f"promote models:/pets/{second} by Bob: by the command line"
+    eventually(lambda: told in messages)
     answer(page, servers, run, "approve", "Ann", "sharper still")
     asked_again(servers, page, run, "It was weighed anew")
     answer(page, servers, run, "reject", "Ann", "not against this one")
     run_of(servers, run, "COMPLETED")
     assert champion(servers) == second
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
+def test_where_two_must_agree_the_form_asks_for_another_name(
+    servers: Servers, images: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+):
+    for variable, value in servers.variables.items():
+        monkeypatch.setenv(variable, value)
+    before, version = champion(servers), weighed(images, 3, reviewers=2)
+    run = review_of(servers, version)
+    answer(page, servers, run, "approve", "Ann", "good pets")
+    asked_again(servers, page, run, "another reviewer must approve too")
+    answer(page, servers, run, "approve", "ann", "very good pets")
+    asked_again(servers, page, run, "ann has approved")
+    assert champion(servers) == before
+    answer(page, servers, run, "approve", "Bob", "good indeed")
+    run_of(servers, run, "COMPLETED")
+    assert champion(servers) == version
