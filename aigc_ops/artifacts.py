@@ -6,6 +6,7 @@ rerun alone and to run on another machine.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,6 +192,17 @@ class RunResult(Noun):
     version: ModelVersion
     verdict: Verdict
     bento: BentoTag | None = Field(description="The champion's Bento; None when not packaged.")
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted name, as MLflow params and flags name them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(dotted(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def json_digest(value: Any) -> str:

@@ -22,9 +22,10 @@ from aigc_ops.artifacts import (
     Scores,
     ValidationReport,
     Verdict,
+    dotted,
     json_digest,
 )
-from aigc_ops.config import RunConfig, dotted, merged, parse_config
+from aigc_ops.config import RunConfig, merged, parse_config
 from aigc_ops.data import open_dataset, read_split, warm
 from aigc_ops.data.collections import Collection
 from aigc_ops.data.validation import require

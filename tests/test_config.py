@@ -4,7 +4,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from aigc_ops.config import RunConfig, dotted, field_paths, load_config, merged, run_config_type
+from aigc_ops.artifacts import dotted
+from aigc_ops.config import RunConfig, field_paths, load_config, merged, run_config_type
 from aigc_ops.errors import ConfigError
 from aigc_ops.flags import control_values, parse_flags
 from aigc_ops.models import family_names

@@ -104,7 +104,7 @@ def render(
         subtitle=f"checkpoint {checkpoint.manifest_digest[:12]} against data {ref.version}",
         notes=findings.notes,
         rows=[_row(name, score, name == primary) for name, score in values.items()],
-        contracts=_contracts(values),
+        contracts=contracts_of(values),
         sections=[
             {
                 "heading": section.heading,
@@ -151,7 +151,7 @@ def _meaning_by_kind(name: str) -> str:
     return f"{kind} the features of {name[3:]}; lower is better" if kind else ""
 
 
-def _contracts(values: Mapping[str, Score]) -> list[dict[str, Any]]:
+def contracts_of(values: Mapping[str, Score]) -> list[dict[str, Any]]:
     """Contracts with the names of the scores under each."""
     keyed = [(json_digest(score.contract), name) for name, score in values.items()]
     order = {digest: place for place, (digest, _) in reversed(list(enumerate(keyed)))}

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from aigc_ops.artifacts import Score, contract_differences
-from aigc_ops.evaluation.report import MEANINGS, curves_picture, encoded
+from aigc_ops.artifacts import Score, contract_differences, dotted
+from aigc_ops.evaluation.report import MEANINGS, contracts_of, curves_picture, encoded
 from aigc_ops.evaluation.shown import Shown
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Ruling
@@ -42,7 +42,12 @@ def write_packet(
 ) -> None:
     """Write `packet.html` and `packet.json`, which holds the page's SHA-256, into a folder."""
     content = _content(candidate, champion, ruling, config)
-    page = _page(content, shown, curves)
+    contracts = [
+        (each.version.uri, contracts_of(each.scores.values))
+        for each in (candidate, champion)
+        if each and each.scores
+    ]
+    page = _page(content, shown, curves, contracts)
     content["page_sha256"] = hashlib.sha256(page.encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(page, encoding="utf-8")
@@ -119,17 +124,7 @@ def _data(evidence: Evidence) -> dict[str, Any]:
 
 
 def _config(evidence: Evidence) -> dict[str, Any]:
-    return _dotted(evidence.provenance.get("config") or {})
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return dotted(evidence.provenance.get("config") or {})
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -146,7 +141,12 @@ def _time(milliseconds: int | None) -> str | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
 
 
-def _page(content: Mapping[str, Any], shown: Shown, curves: Sequence[tuple[str, Curves]]) -> str:
+def _page(
+    content: Mapping[str, Any],
+    shown: Shown,
+    curves: Sequence[tuple[str, Curves]],
+    contracts: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+) -> str:
     """The page; every text in it is escaped, and it loads nothing."""
     from jinja2 import Environment
 
@@ -161,4 +161,5 @@ def _page(content: Mapping[str, Any], shown: Shown, curves: Sequence[tuple[str, 
         pairs=[(name, encoded(image)) for name, image in shown.pairs],
         curves=[(name, encoded(image)) for name, image in plots],
         texts=shown.texts,
+        contracts=contracts,
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, ModelVersion, Scores
+from aigc_ops.artifacts import Checkpoint, DatasetRef, ModelVersion, Scores, dotted
 from aigc_ops.checkpoints import load_model
 from aigc_ops.errors import RegistryError
 from aigc_ops.folders import read_model_json, read_provenance
@@ -98,7 +98,8 @@ def _create(
     )
     tags = _tags(checkpoint, provenance, digest)
     with faults(f"registering {name!r}"):
-        stored = _stored_model(client, run, name, tags, _flat(read_model_json(folder)["config"]))
+        params = dotted(read_model_json(folder)["config"])
+        stored = _stored_model(client, run, name, tags, params)
         if stored.status != "READY":
             with upload_folder(checkpoint, digest, card, model.controls()) as upload:
                 client.log_model_artifacts(stored.model_id, str(upload))
@@ -130,7 +131,7 @@ def _run(
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
     run_id = open_run(client, checkpoint.manifest_digest, f"{name} {checkpoint.family}")
-    params = _flat(provenance.get("config") or {})
+    params = dotted(provenance.get("config") or {})
     tags = source_tags(_revision(provenance))
     describe_run(client, run_id, params=params, tags=tags, dataset=dataset)
     with faults("closing the run"):
@@ -143,7 +144,7 @@ def _stored_model(
     run: "Run",
     name: str,
     tags: Mapping[str, str],
-    params: Mapping[str, str],
+    params: Mapping[str, object],
 ) -> "LoggedModel":
     """MLflow's stored model of these tags: what a killed registration left, or a new one."""
     experiment = run.info.experiment_id
@@ -159,7 +160,7 @@ def _stored_model(
         name=stored_name,
         source_run_id=run.info.run_id,
         tags=dict(tags),
-        params=dict(params),
+        params={key: str(value) for key, value in params.items()},
         model_type=tags[FAMILY_TAG],
     )
 
@@ -258,13 +259,3 @@ def _tags(checkpoint: Checkpoint, provenance: Mapping[str, Any], digest: str) ->
 def _revision(provenance: Mapping[str, Any]) -> Revision | None:
     revision = provenance.get("revision")
     return Revision.model_validate(revision) if revision else None
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat

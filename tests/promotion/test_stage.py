@@ -61,6 +61,14 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
         "evaluation.num_samples",
     }
 
+    unsure, looked = made(images, 3, min_improvement=0, false_promotion_rate=1e-12)
+    packet = read_packet(unsure).content
+    assert (looked.gate, looked.waiting) == ("undecided", True)
+    assert (packet["ruling"]["looks"], packet["ruling"]["num"]) == (2, 16)
+    (decides,) = [row for row in packet["scores"] if row["decides"]]
+    sides = [decides[side]["contract"]["n"] for side in ("candidate", "champion")]
+    assert (sides, decides["unequal"]) == ([16, 16], [])
+
     for folder in stored_models(store):
         weights = folder / STORED_FOLDER / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
