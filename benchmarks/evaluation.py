@@ -1,8 +1,11 @@
 """Speed, precision, resolution and intervals of the evaluation room, on real digits and texts.
 
-python benchmarks/evaluation.py [speed] [costs] [ladder] [coverage] [copies] [memory] [texts]
+    python benchmarks/evaluation.py [PART ...]
+
+The parts: speed, costs, ladder, coverage, copies, recitals, memory, texts; all by default.
 """
 
+import random
 import resource
 import subprocess
 import sys
@@ -33,6 +36,10 @@ from aigc_ops.evaluation.memorisation import Pictured, look_for_copies
 from aigc_ops.evaluation.moments import FeatureSet
 from aigc_ops.evaluation.reference import reference_statistics
 from aigc_ops.evaluation.statistics import frechet_estimate
+from aigc_ops.evaluation.verbatim import look_for_recitals
+from aigc_ops.generative import TextData
+from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.noise import Noise
 
 SETTINGS = [(128, "bf16"), (128, "fp32"), (224, "bf16"), (224, "fp32")]
 
@@ -139,12 +146,16 @@ def ladder(num: int = 300) -> None:
 
 
 def coverage(repeats: int = 100) -> None:
-    """How often the interval holds the expected value at its n, on Gaussians of known kind."""
+    """How often the intervals hold what they speak of, on Gaussians of known kind.
+
+    The distance's the expected value at its n, the extrapolation's the distance of the two
+    Gaussians themselves.
+    """
     generator = np.random.default_rng(0)
     for width in (32, 64):
         spectrum = np.diag(1 / np.sqrt(np.arange(1, width + 1)))
         reference = Gaussian(np.zeros(width), spectrum)
-        for n in (width // 2, width, 4 * width, 20 * width):
+        for n in (width // 2, width, 2 * width, 4 * width, 20 * width):
             for shift, scale in ((0.0, 1.0), (1.0, 0.7), (0.0, 1.3)):
                 estimates = [
                     frechet_estimate(
@@ -158,10 +169,16 @@ def coverage(repeats: int = 100) -> None:
                 ]
                 expected = np.mean([e.value for e in estimates])
                 held = np.mean([e.low <= expected <= e.high for e in estimates])
-                print(f"D = {width:3}, n = {n:4}, shift {shift}, scale {scale}: {held:6.1%}")
+                mean = np.full(width, shift / np.sqrt(width))
+                truth = frechet_distance(Gaussian(mean, scale * spectrum), reference)
+                reached = np.mean([e.limit.low <= truth <= e.limit.high for e in estimates])
+                print(
+                    f"D = {width:3}, n = {n:4}, shift {shift}, scale {scale}: at n {held:4.0%}, "
+                    f"extrapolated {reached:4.0%}"
+                )
 
 
-def copies(repeats: int = 20) -> None:
+def copies(repeats: int = 100) -> None:
     """How often copying is found where a share of the samples are altered copies, and where none.
 
     Each repeat deals the real digits out anew: 3,000 trained on, 500 held out, 1,000 samples,
@@ -178,7 +195,7 @@ def copies(repeats: int = 20) -> None:
     def rows(of: Pictured, index: Tensor) -> Pictured:
         return Pictured(of.images[index], of.features[index.numpy()])
 
-    for share in (0.0, 0.02, 0.05, 0.1, 0.2):
+    for share in (0.0, 0.01, 0.02, 0.05, 0.1, 0.2):
         flagged = 0
         for _ in range(repeats):
             order = torch.randperm(len(images), generator=generator)
@@ -189,10 +206,52 @@ def copies(repeats: int = 20) -> None:
                 torch.cat([part.images for part in parts]),
                 np.concatenate([part.features for part in parts]),
             )
-            found = look_for_copies(samples, rows(plain, train), rows(plain, heldout))
+            found = look_for_copies(
+                samples, rows(plain, train), rows(plain, heldout), num_all=len(train)
+            )
             assert found is not None
             flagged += found[0].flagged
         print(f"{share:4.0%} copies: flagged in {flagged} of {repeats}", flush=True)
+
+
+def recitals(repeats: int = 50) -> None:
+    """How often learning by heart is found where a GPT knows a share of its texts, and where none.
+
+    Each repeat draws texts of 24 random syllables anew: 80 of training, 60 held out. A small GPT
+    has seen a share of the first a hundred times (of none: 20 others), the rest never.
+    """
+    syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+    for share in (0.0, 0.025, 0.05, 0.1, 0.25):
+        flagged = 0
+        for seed in range(repeats):
+            draw = random.Random(seed)
+            train, heldout, others = (
+                [" ".join(draw.choices(syllables, k=24)) for _ in range(num)]
+                for num in (80, 60, 20)
+            )
+            model = _taught(train[: round(share * len(train))] or others, num_steps=100)
+            found = look_for_recitals(model, TextData(train), TextData(heldout), num=len(train))
+            assert not isinstance(found, str), found
+            flagged += found[0].flagged
+        print(f"{share:5.1%} known by heart: flagged in {flagged} of {repeats}", flush=True)
+
+
+def _taught(known: list[str], *, num_steps: int) -> Gpt:
+    """A GPT of two layers after so many steps over all of these texts."""
+    torch.manual_seed(0)
+    config = GptConfig(
+        vocab_size=384, context_length=64, num_layers=2, num_heads=4, width=64, dropout=0.0,
+        optimizer={"learning_rate": 3e-3},
+    )  # fmt: skip
+    model = Gpt.from_data(config, TextData(known))
+    examples, optimizer = model.examples(TextData(known)), model.optimizer("network")
+    noise = Noise(0, rows=torch.arange(1), batch_size=1, device=torch.device("cpu"))
+    for _ in range(num_steps):
+        (loss,) = model.losses(examples, noise)
+        optimizer.zero_grad()
+        loss.value.backward()
+        optimizer.step()
+    return model.eval()
 
 
 def texts(num: int = 300) -> None:
@@ -223,7 +282,7 @@ def texts(num: int = 300) -> None:
         drawn = extractor.features(samples, what=name)
         found, kernel = (
             frechet_estimate(FeatureSet(drawn), gaussian),
-            kernel_estimate(features, drawn),
+            kernel_estimate(features, drawn)[0],
         )
         reach = found.high - found.value
         print(f"{name:32}{found.value:.3f} ± {reach:.3f}   {kernel.value:9.6f}", flush=True)
@@ -299,6 +358,7 @@ PARTS = {
     "coverage": coverage,
     "copies": copies,
     "memory": memory,
+    "recitals": recitals,
     "texts": texts,
 }
 

@@ -3,10 +3,11 @@
 import hashlib
 import math
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.fingerprint import visible_files
-from aigc_ops.data.images import decode, fit
+from aigc_ops.data.images import decode_as_stored, fit
 from aigc_ops.data.layout import IMAGE_SUFFIXES, unreadable_parquet
 from aigc_ops.errors import DataError
 
@@ -65,21 +66,24 @@ class Collection:
                 return int(table.metadata.num_rows)
         return len(self._names)
 
-    def images(self, start: int = 0, stop: int | None = None) -> Iterator[Picture]:
-        """The images from `start` to `stop`, in order of their names.
+    def images(self, places: Sequence[int] | NDArray[np.intp] | None = None) -> Iterator[Picture]:
+        """The images at ascending places in the order of their names; all of them by default.
 
-        Raises DataError naming one that is damaged.
+        They are as Pillow converts them to RGB, which is how published distances take theirs:
+        transparency is dropped, an EXIF orientation not followed. Raises DataError naming one
+        that is damaged.
         """
         self.skipped = []
-        stop = len(self) if stop is None else stop
+        places = range(len(self)) if places is None else [int(place) for place in places]
         if self._kind == "array":
-            yield from _in_array(self.path, start, stop)
+            yield from _in_array(self.path, places)
             return
-        for name, content in self._encoded(start, stop):
+        for name, content in self._encoded(places):
             try:
-                if isinstance(content, OSError):
-                    raise DataError(f"cannot be read ({content.strerror})")
-                yield fit(decode(content), None, 3)
+                if isinstance(content, Exception):
+                    reason = getattr(content, "strerror", None) or content
+                    raise DataError(f"cannot be read ({reason})")
+                yield fit(decode_as_stored(content), None, 3)
             except DataError as error:
                 if not self.skip_damaged:
                     raise DataError(
@@ -97,41 +101,44 @@ class Collection:
             found = [str(name) for name in visible_files(self.path)]
         return sorted(name for name in found if Path(name).suffix.lower() in IMAGE_SUFFIXES)
 
-    def _encoded(self, start: int, stop: int) -> Iterator[tuple[str, bytes | OSError]]:
+    def _encoded(self, places: Sequence[int]) -> Iterator[tuple[str, bytes | Exception]]:
         """Names and bytes of image files, or why a file has none."""
         if self._kind == "table":
-            yield from self._in_table(start, stop)
+            yield from self._in_table(places)
         elif self._kind == "archive":
             with _archive(self.path) as archive:
-                for entry in map(archive.getinfo, self._names[start:stop]):
+                for entry in (archive.getinfo(self._names[place]) for place in places):
                     name = f"{self.path}: {entry.filename}"
                     if entry.file_size > MAX_ENTRY_BYTES:
                         raise DataError(f"{name} unpacks to {entry.file_size:,} bytes; too many")
-                    yield name, archive.read(entry)
+                    yield name, _bytes_of(partial(archive.read, entry))
         else:
-            for name in self._names[start:stop]:
-                try:
-                    content: bytes | OSError = (self.path / name).read_bytes()
-                except OSError as error:
-                    content = error
-                yield str(self.path / name), content
+            for file in (self.path / self._names[place] for place in places):
+                yield str(file), _bytes_of(file.read_bytes)
 
-    def _in_table(self, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
-        column, first = DataConfig.model_fields["image_column"].default, 0
+    def _in_table(self, places: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+        column, first, wanted = DataConfig.model_fields["image_column"].default, 0, set(places)
         with _table(self.path) as table:
             if column not in table.schema_arrow.names:
                 found = ", ".join(table.schema_arrow.names)
                 raise DataError(f"{self.path}: expected a column {column!r}; found {found}")
             for group in range(table.num_row_groups):
                 index, first = first, first + table.metadata.row_group(group).num_rows
-                if first <= start or index >= stop:
+                if wanted.isdisjoint(range(index, first)):
                     continue
                 for batch in table.iter_batches(256, row_groups=[group], columns=[column]):
                     for value in batch.column(0).to_pylist():
                         content = value.get("bytes") if isinstance(value, dict) else value
-                        if start <= index < stop:
+                        if index in wanted:
                             yield f"{self.path} row {index}", content or b""
                         index += 1
+
+
+def _bytes_of(read: Callable[[], bytes]) -> bytes | Exception:
+    try:
+        return read()
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        return error
 
 
 @contextmanager
@@ -202,11 +209,11 @@ def _shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
     return shape if len(shape) == 4 else (*shape, 1)
 
 
-def _in_array(path: Path, start: int, stop: int) -> Iterator[Picture]:
+def _in_array(path: Path, places: Sequence[int]) -> Iterator[Picture]:
     with _array(path) as (file, shape):
-        num_bytes = math.prod(shape[1:])
-        file.seek(file.tell() + start * num_bytes)
-        for _ in range(start, min(stop, shape[0])):
+        first, num_bytes = file.tell(), math.prod(shape[1:])
+        for place in places:
+            file.seek(first + place * num_bytes)
             content = file.read(num_bytes)
             if len(content) < num_bytes:
                 raise ValueError("cut short")

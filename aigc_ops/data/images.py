@@ -60,6 +60,16 @@ def decode(content: bytes) -> Image.Image:
     return flatten(_load(image))
 
 
+def decode_as_stored(content: bytes) -> Image.Image:
+    """The image in mode RGB as Pillow converts it, neither turned nor laid over white.
+
+    So pytorch-fid, clean-fid and torch-fidelity take images. Raises DataError as `decode`.
+    """
+    image = _open(content)
+    check_header(_header(image, content))
+    return _load(image, upright=False).convert("RGB")
+
+
 def measure(content: bytes) -> tuple[ImageHeader, Image.Image]:
     """Header and upright pixels, in the file's own mode, of any image that decodes."""
     image = _open(content)
@@ -126,10 +136,11 @@ def _header(image: Image.Image, content: bytes) -> ImageHeader:
     return ImageHeader(str(image.format), mode, image.width, image.height, frames)
 
 
-def _load(image: Image.Image) -> Image.Image:
+def _load(image: Image.Image, *, upright: bool = True) -> Image.Image:
     try:
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
     except _DECODER_FAULTS as error:
         raise DataError(f"undecodable ({_words(error)})") from error
     return image

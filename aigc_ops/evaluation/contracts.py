@@ -8,24 +8,39 @@ from pydantic import JsonValue
 from aigc_ops.artifacts import Score
 from aigc_ops.evaluation.embeddings import TextExtractor
 from aigc_ops.evaluation.extractors import Extractor
-from aigc_ops.evaluation.kernels import SUBSET_SIZE
-from aigc_ops.evaluation.statistics import Estimate
+from aigc_ops.evaluation.statistics import Estimate, FrechetEstimate
+from aigc_ops.revision import code_digest
 
 INTERVAL = "95 %, delete-a-group jackknife: expected value at this n, reference fixed"
-SUBSETS_INTERVAL = "mean +- 1.96 standard deviations over 100 subsets of 1,000"
+LIMIT_INTERVAL = "95 %, jackknife extrapolated in 1/n: of any number of samples, reference fixed"
 EXACT_INTERVAL = "95 %, Clopper-Pearson: of other samples of this model"
-
-
-def kernel_interval(num: int) -> str:
-    """What the kernel distance's interval of so many samples says."""
-    return INTERVAL if num <= SUBSET_SIZE else SUBSETS_INTERVAL
+MIN_WIDTHS = 2
+"""Samples for each feature from which on a distance is extrapolated."""
 
 
 def score_of(estimate: Estimate, contract: Mapping[str, JsonValue]) -> Score:
-    """The estimate under its contract."""
+    """The estimate under its contract, to which the code that computed it belongs."""
     return Score(
-        value=estimate.value, low=estimate.low, high=estimate.high, contract=dict(contract)
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        contract={**contract, "code": code_digest()[:12]},
     )
+
+
+def frechet_scores(
+    extractor: Extractor | TextExtractor,
+    estimate: FrechetEstimate,
+    contract: Mapping[str, JsonValue],
+) -> dict[str, Score]:
+    """The distance at this number of samples, and of enough of them its extrapolation."""
+    values = {extractor.metric: score_of(estimate, {**contract, "interval": INTERVAL})}
+    num = contract["n"]
+    assert isinstance(num, int), num
+    if num >= MIN_WIDTHS * extractor.identity.width:
+        terms = {**contract, "interval": LIMIT_INTERVAL}
+        values[f"{extractor.metric}_infinity"] = score_of(estimate.limit, terms)
+    return values
 
 
 def distance_contract(
@@ -42,7 +57,6 @@ def distance_contract(
         **identity.model_dump(mode="json", exclude={"name"}),
         **terms,
         "seed": seed,
-        "interval": INTERVAL,
         "below_width": below_width,
     }
 

@@ -13,12 +13,12 @@ from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.contracts import (
     EXACT_INTERVAL,
     distance_contract,
-    kernel_interval,
+    frechet_scores,
     score_of,
 )
 from aigc_ops.evaluation.distances import Array
 from aigc_ops.evaluation.embeddings import ABSENT, TextExtractor, load_text_extractor
-from aigc_ops.evaluation.kernels import kernel_estimate, kid_name
+from aigc_ops.evaluation.kernels import kernel_scores
 from aigc_ops.evaluation.moments import FeatureSet
 from aigc_ops.evaluation.overlap import Nearest, Overlap, overlap
 from aigc_ops.evaluation.reference import reference_rows, reference_statistics
@@ -91,15 +91,10 @@ def likeness(
     )
     drawn = extractor.features(texts, what="the samples")
     contract = {**distance_contract(len(texts), extractor, terms, seed), "decoding": decoding}
-    kernel = kernel_estimate(reference.features, drawn)
-    values = {
-        extractor.metric: score_of(
-            frechet_estimate(FeatureSet(drawn), reference.gaussian), contract
-        ),
-        kid_name(extractor): score_of(
-            kernel, {**contract, "interval": kernel_interval(len(texts))}
-        ),
-    }
+    estimate = frechet_estimate(FeatureSet(drawn), reference.gaussian)
+    values = frechet_scores(extractor, estimate, contract)
+    del contract["below_width"]
+    values |= kernel_scores(extractor, reference.features, drawn, contract)
     similarity = (drawn @ reference.features.T).max(axis=1).astype(np.float64)
     return Likeness(values, similarity, _unknown(extractor, heldout.texts))
 
@@ -171,4 +166,4 @@ def recital_score(found: Verbatim, ref: DatasetRef) -> Score:
         "decoding": "greedy",
         "interval": EXACT_INTERVAL.replace("samples of this model", "training texts"),
     }
-    return Score(value=found.share, low=found.low, high=found.high, contract=contract)
+    return score_of(Estimate(found.share, found.low, found.high), contract)

@@ -28,12 +28,12 @@ MAX_BYTES_AT_ONCE = 2**28
 
 @dataclass(frozen=True)
 class Run:
-    """A run of neighbours of a set."""
+    """A part of a set."""
 
-    start: int
-    stop: int
+    places: NDArray[np.intp]
+    """Of its images in the set, ascending."""
     kept: NDArray[np.intp]
-    """Places in it of the images whose features are kept."""
+    """Places among these of the images whose features are kept."""
     with_moments: bool
 
     def accumulator(self, width: int) -> Accumulator:
@@ -41,24 +41,29 @@ class Run:
         return Accumulator(width, kept=self.kept, with_moments=self.with_moments)
 
 
-def runs(num: int, *, at_least: int = 1, scattered: bool = True) -> list[Run]:
+def runs(num: int, *, at_least: int = 1, scattered: bool = True, dealt: bool = False) -> list[Run]:
     """The runs of a set of `num`; of a large one ten, whose kept rows are scattered or the first.
 
-    Of up to 10,000 images every feature is kept, and moments of none.
+    Of up to 10,000 images every feature is kept, and moments of none. A run is one of
+    neighbours, or of a large set where asked one dealt out at random, the same at every call.
     """
     kept = np.array(reference_rows(num, MAX_KEPT) if scattered else range(min(num, MAX_KEPT)), int)
     is_large = num > MAX_KEPT
-    places = np.array_split(np.arange(num), NUM_BLOCKS if is_large else min(at_least, max(1, num)))
-    edges = np.cumsum([0, *map(len, places)])
+    order = shuffled(num) if dealt and is_large else np.arange(num)
+    parts = np.array_split(order, NUM_BLOCKS if is_large else min(at_least, max(1, num)))
     return [
-        Run(start, stop, kept[(kept >= start) & (kept < stop)] - start, is_large)
-        for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+        Run(part, np.flatnonzero(np.isin(part, kept)), is_large) for part in map(np.sort, parts)
     ]
+
+
+def shuffled(num: int) -> NDArray[np.intp]:
+    """An order of so many that has nothing to do with how they lie; the same at every call."""
+    return np.random.default_rng(0).permutation(num)
 
 
 def gathered(
     planned: Sequence[Run],
-    images: Callable[[int, int], Tensor],
+    images: Callable[[NDArray[np.intp]], Tensor],
     shape: ImageShape,
     extractor: Extractor,
     *,
@@ -66,15 +71,15 @@ def gathered(
 ) -> FeatureSet:
     """Features of images of one shape.
 
-    `images` gives (N, C, H, W) uint8 ones by the places where they start and stop, and is
-    asked for 256 MiB of them at a time. `what` names them in the progress bar.
+    `images` gives (N, C, H, W) uint8 ones by their places, and is asked for 256 MiB of them at a
+    time. `what` names them in the progress bar.
     """
     at_once = max(1, MAX_BYTES_AT_ONCE // (shape.channels * shape.height * shape.width))
     parts = []
     for run in planned:
         accumulator = run.accumulator(extractor.identity.width)
-        for start in range(run.start, run.stop, at_once):
-            few = images(start, min(start + at_once, run.stop))
+        for start in range(0, len(run.places), at_once):
+            few = images(run.places[start : start + at_once])
             accumulator.add(extractor.features(few, what=what))
         parts.append(accumulator.finish())
     return FeatureSet.of_parts(parts)
@@ -88,7 +93,8 @@ def collection_features(
     `config` is what the extractor was loaded by. Warns of images that were passed over, with
     their number and names. Raises EvaluationError with fewer than two.
     """
-    planned, name = runs(len(collection), at_least=num_processes), collection.path.name
+    planned = runs(len(collection), at_least=num_processes, dealt=True)
+    name = collection.path.name
     if num_processes == 1:
         with progress_bar(total=len(collection), desc=f"features of {name}", unit="images") as bar:
             read = [_read(collection, extractor, run, bar.update) for run in planned]
@@ -112,7 +118,7 @@ def _read(
 ) -> tuple[FeatureSet, list[str]]:
     """Features of a run, and what was passed over in it; `tell` hears of each batch's size."""
     accumulator = run.accumulator(extractor.identity.width)
-    for batch in batches(collection.images(run.start, run.stop), extractor.batch_size):
+    for batch in batches(collection.images(run.places), extractor.batch_size):
         accumulator.add(extractor.features_of(torch.from_numpy(np.stack(batch))))
         tell(len(batch))
     return accumulator.finish(), collection.skipped

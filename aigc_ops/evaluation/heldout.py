@@ -14,6 +14,7 @@ from aigc_ops.artifacts import DatasetRef, Score
 from aigc_ops.data import DataConfig
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.contracts import score_of
 from aigc_ops.evaluation.distances import Array
 from aigc_ops.evaluation.reference import reference_rows, reference_terms
 from aigc_ops.evaluation.statistics import ratio_estimate
@@ -67,7 +68,7 @@ def score_heldout(
 
 def _mean(values: Array, contract: dict[str, JsonValue]) -> Score:
     mean = ratio_estimate(values, np.ones(len(values)), seed=SEED)
-    return Score(value=mean.value, low=mean.low, high=mean.high, contract=contract)
+    return score_of(mean, contract)
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor
 
@@ -18,13 +19,15 @@ from aigc_ops.evaluation.classes import class_estimates, num_tested
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.contracts import (
     EXACT_INTERVAL,
+    INTERVAL,
     distance_contract,
-    kernel_interval,
+    frechet_scores,
     score_of,
 )
 from aigc_ops.evaluation.extractors import Extractor
 from aigc_ops.evaluation.gathering import gathered, runs
-from aigc_ops.evaluation.kernels import kernel_estimate, kid_name
+from aigc_ops.evaluation.inception_score import inception_scores
+from aigc_ops.evaluation.kernels import kernel_scores
 from aigc_ops.evaluation.memorisation import (
     MIN_HELDOUT,
     Memorisation,
@@ -40,7 +43,7 @@ from aigc_ops.evaluation.reference import (
     reference_statistics,
     reference_terms,
 )
-from aigc_ops.evaluation.statistics import frechet_estimate, frechet_value
+from aigc_ops.evaluation.statistics import Estimate, frechet_estimate, frechet_value
 from aigc_ops.generative import ImageData, ImageModel, Images
 from aigc_ops.noise import sample_seeds
 from aigc_ops.sample_request import SampleRequest
@@ -92,17 +95,18 @@ def score_images(
     contract = distance_contract(config.num_samples, extractor, terms, seed)
     samples, features = samples_of(model, extractor, asked)
     distance = frechet_estimate(features, reference.gaussian)
+    values = frechet_scores(extractor, distance, contract)
+    del contract["below_width"]
     others = [
         frechet_value(_drawn(model, extractor, config, other), reference.gaussian)
         for other in sample_seeds(seed, config.num_seeds)[1:]
     ]
-    score = score_of(distance, contract).model_copy(update={"other_seeds": tuple(others)})
-    values = {extractor.metric: score}
+    primary = values[extractor.metric].model_copy(update={"other_seeds": tuple(others)})
+    values[extractor.metric] = primary
 
     near = reference_rows(len(reference.features), MAX_NEIGHBOURS)
     real, drawn = reference.features[near], features.rows[:MAX_NEIGHBOURS]
-    among = {**contract, "n": len(drawn), "num_reference": len(real)}
-    del among["below_width"]
+    among = {**contract, "n": len(drawn), "num_reference": len(real), "interval": INTERVAL}
     found = neighbour_estimates(real, drawn)
     if model.shape.num_classes:
         labels = splits.images(config.reference).labels
@@ -115,15 +119,15 @@ def score_images(
     if bound := found.get("real_label_agreement"):
         terms_of_real = {**among, "n": num_tested(len(real))}
         values["real_label_agreement"] = score_of(bound, terms_of_real)
-    kernel = kernel_estimate(reference.features, features.rows)
-    of_kept = {"n": len(features.rows), "num_reference": len(reference.features)}
-    values[kid_name(extractor)] = score_of(
-        kernel, {**contract, **of_kept, "interval": kernel_interval(len(features.rows))}
-    )
+    values |= kernel_scores(extractor, reference.features, features.rows, contract)
+    if extractor.classifier is not None:
+        values |= inception_scores(extractor, features.rows, contract)
 
     memorisation = nearest = None
     if ref.num_heldout >= MIN_HELDOUT:
-        looked = look_for_copies(samples, splits.pictured("train"), splits.pictured("heldout"))
+        looked = look_for_copies(
+            samples, splits.pictured("train"), splits.pictured("heldout"), num_all=ref.num_train
+        )
         if looked:
             memorisation, nearest = looked
             values |= _copy_scores(memorisation, contract, splits.terms("heldout"))
@@ -185,7 +189,7 @@ class Splits:
                 return FeatureSet(features)
             return gathered(
                 runs(len(rows)),
-                lambda start, stop: data.take(rows[start:stop]).images,
+                lambda places: data.take(rows[places]).images,
                 data.shape,
                 self._extractor,
                 what="the data",
@@ -208,9 +212,8 @@ def _copy_scores(
         "heldout": unseen["reference"],
         "interval": EXACT_INTERVAL,
     }
-    del terms["below_width"]
     return {
-        name: Score(value=copies.share, low=copies.low, high=copies.high, contract=terms)
+        name: score_of(Estimate(copies.share, copies.low, copies.high), terms)
         for name, copies in {
             "copies_in_pixels": found.in_pixels,
             "copies_in_features": found.in_features,
@@ -239,8 +242,8 @@ def samples_of(
     """The first of the model's samples with their features, and features of all."""
     first: list[Tensor] = []
 
-    def draw(start: int, stop: int) -> Tensor:
-        images = sampling.draw(model, asked[start:stop], progress=True)
+    def draw(places: NDArray[np.intp]) -> Tensor:
+        images = sampling.draw(model, [asked[place] for place in places], progress=True)
         first[:] = first or [images]
         return images
 

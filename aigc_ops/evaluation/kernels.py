@@ -1,32 +1,67 @@
 """Kernel distance of features (Binkowski et al. 2018), computed as torch-fidelity does."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
+from aigc_ops.artifacts import Score
+from aigc_ops.evaluation.contracts import INTERVAL, score_of
+from aigc_ops.evaluation.distances import Array
 from aigc_ops.evaluation.embeddings import TextExtractor
 from aigc_ops.evaluation.extractors import Extractor
-from aigc_ops.evaluation.statistics import Estimate, jackknife
+from aigc_ops.evaluation.moments import NUM_BLOCKS
+from aigc_ops.evaluation.statistics import Estimate, delete_a_group
 
 NUM_FIXED = 5000
-"""Real images against which few samples' spread is taken."""
+"""Real images against which the samples' spread is taken."""
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020
 """torch-fidelity's own; the seed chooses the subsets."""
+SPREAD = f"none: standard deviation over {SUBSETS} subsets of {SUBSET_SIZE:,}"
 
 
 def kid_name(extractor: Extractor | TextExtractor) -> str:
     """`kid` of the features of `fid`, else named after the extractor."""
-    return "kid" if extractor.metric == "fid" else extractor.metric.replace("fd_", "kd_", 1)
+    if extractor.metric.startswith("fid"):
+        return extractor.metric.replace("fid", "kid", 1)
+    return extractor.metric.replace("fd_", "kd_", 1)
 
 
-def kernel_estimate(real: NDArray[np.float32], drawn: NDArray[np.float32]) -> Estimate:
-    """Mean unbiased squared MMD over subsets, with the range that most subsets keep.
+def kernel_scores(
+    extractor: Extractor | TextExtractor,
+    real: NDArray[np.float32],
+    drawn: NDArray[np.float32],
+    contract: Mapping[str, JsonValue],
+    *,
+    order: NDArray[np.intp] | None = None,
+) -> dict[str, Score]:
+    """The kernel distance of (M, D) and (N, D) features, and its spread over subsets.
+
+    `order` is that in which the drawn are cut into the jackknife's groups. Of at most 1,000
+    samples each subset holds all, and tells no spread.
+    """
+    estimate, spread = kernel_estimate(real, drawn, order=order)
+    of_kept: dict[str, JsonValue] = {**contract, "n": len(drawn), "num_reference": len(real)}
+    name = kid_name(extractor)
+    values = {name: score_of(estimate, {**of_kept, "interval": INTERVAL})}
+    if len(drawn) > SUBSET_SIZE:
+        terms = {**of_kept, "interval": SPREAD}
+        values[f"{name}_std"] = score_of(Estimate(spread, spread, spread), terms)
+    return values
+
+
+def kernel_estimate(
+    real: NDArray[np.float32],
+    drawn: NDArray[np.float32],
+    *,
+    order: NDArray[np.intp] | None = None,
+) -> tuple[Estimate, float]:
+    """Mean unbiased squared MMD over subsets with its 95 % interval, and their spread.
 
     A polynomial kernel of degree 3. Being unbiased it speaks of any number of samples, and
-    may fall below 0. low and high are the mean less and plus 1.96 standard deviations over
-    the subsets of 1,000: the spread of one subset, wider than that of the mean. Of at most
-    1,000 samples each subset holds all, which would show no spread: their interval is the
-    jackknife's, the real images held fixed.
+    may fall below 0. The interval is the delete-a-group jackknife's, the real images held fixed.
     """
     from torch_fidelity.metric_kid import (
         KEY_METRIC_KID_MEAN,
@@ -42,26 +77,37 @@ def kernel_estimate(real: NDArray[np.float32], drawn: NDArray[np.float32]) -> Es
         rng_seed=SEED,
         verbose=False,
     )
-    mean, spread = found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD]
-    if len(drawn) <= SUBSET_SIZE:
-        among = _jackknifed(real[:NUM_FIXED], drawn)
-        return Estimate(mean, mean + among.low - among.value, mean + among.high - among.value)
-    return Estimate(mean, mean - 1.96 * spread, mean + 1.96 * spread)
+    mean = found[KEY_METRIC_KID_MEAN]
+    among = _jackknifed(real[:NUM_FIXED], drawn if order is None else drawn[order])
+    estimate = Estimate(mean, mean + among.low - among.value, mean + among.high - among.value)
+    return estimate, found[KEY_METRIC_KID_STD]
 
 
 def _jackknifed(real: NDArray[np.float32], drawn: NDArray[np.float32]) -> Estimate:
-    """What the squared MMD owes to the samples (Gretton et al. 2012, eq. 3), with its interval."""
-    among, between = _kernel(drawn, drawn), _kernel(drawn, real).mean(axis=1)
-    np.fill_diagonal(among, 0)
+    """What the squared MMD owes to the samples (Gretton et al. 2012, eq. 3), with its interval.
 
-    def statistic(kept: NDArray[np.bool_]) -> float:
-        num = int(kept.sum())
+    Group by group, so that no matrix of all samples is held.
+    """
+    groups = np.array_split(drawn, min(NUM_BLOCKS, len(drawn)))
+    sizes = np.array([len(group) for group in groups])
+    between = np.array([_kernel(group, real).mean(axis=1).sum() for group in groups])
+    among = np.zeros((len(groups), len(groups)))
+    for row, here in enumerate(groups):
+        for column, there in enumerate(groups[: row + 1]):
+            products = _kernel(here, there)
+            own = float(np.trace(products)) if row == column else 0.0
+            among[row, column] = among[column, row] = products.sum() - own
+
+    def statistic(kept: Sequence[int]) -> float:
+        num = int(sizes[kept].sum())
         pairs = max(1, num * (num - 1))
-        return float(among[np.ix_(kept, kept)].sum() / pairs - 2 * between[kept].mean())
+        return float(among[np.ix_(kept, kept)].sum() / pairs - 2 * between[kept].sum() / num)
 
-    return jackknife(statistic, len(drawn), least=-np.inf)
+    every = list(range(len(groups)))
+    replicates = [statistic([g for g in every if g != left_out]) for left_out in every]
+    return delete_a_group(statistic(every), replicates)
 
 
-def _kernel(rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+def _kernel(rows: NDArray[np.float32], others: NDArray[np.float32]) -> Array:
     products = rows.astype(np.float64) @ others.astype(np.float64).T
     return np.asarray((products / rows.shape[1] + 1) ** 3)

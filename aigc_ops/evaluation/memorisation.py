@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional
 
+from aigc_ops.evaluation.statistics import share_estimate
+
 EXPECTED = 0.01
 """Share of held-out images below the bound."""
 FLAGGED = 0.04
@@ -50,7 +52,12 @@ class Memorisation(BaseModel):
     num_samples: int
     num_train: int
     """Training images searched."""
+    num_all: int
+    """Training images there are."""
     num_heldout: int
+    """Held-out images that set the bounds."""
+    num_leaked: int
+    """Held-out images that equal a training image, which set none."""
     exact: int
     """Samples equal to a training image, pixel by pixel."""
     in_pixels: Copies
@@ -60,7 +67,8 @@ class Memorisation(BaseModel):
     @property
     def told(self) -> str:
         """The finding in a sentence, which claims no more than was looked at."""
-        searched = f"{self.num_samples:,} samples against {self.num_train:,} training images"
+        some = f"{self.num_train:,} of the " if self.num_train < self.num_all else ""
+        searched = f"{self.num_samples:,} samples against {some}{self.num_all:,} training images"
         shares = ", ".join(
             f"{c.share:.1%} ({c.low:.1%} to {c.high:.1%}) in {space}"
             for space, c in {"pixels": self.in_pixels, "features": self.in_features}.items()
@@ -69,6 +77,8 @@ class Memorisation(BaseModel):
             f"{searched}: {self.exact} exact copies; near copies {shares}, where held-out images "
             f"give {EXPECTED:.0%}"
         )
+        if self.num_leaked:
+            found += f" ({self.num_leaked} others equal a training image and were left out)"
         if self.flagged:
             return f"{found}. Training images are being copied."
         if self.exact:
@@ -98,34 +108,48 @@ class Pictured:
 
 
 def look_for_copies(
-    drawn: Pictured, train: Pictured, heldout: Pictured
+    drawn: Pictured, train: Pictured, heldout: Pictured, *, num_all: int
 ) -> tuple[Memorisation, Nearest] | None:
     """What was found, and each sample's nearest training image in features.
 
-    None with fewer than 100 held-out images, which bound nothing, or 12 training images.
+    `train` are those of `num_all` that are searched. None with fewer than 100 held-out images
+    unlike any of these, which bound nothing, or 12 training images.
     """
     if len(heldout) < MIN_HELDOUT or len(train) < NEXT + 2 or not len(drawn):
         return None
     here, real, unseen = (_pixels(each.images) for each in (drawn, train, heldout))
-    in_pixels = nearest(here, real)
-    equal = (drawn.images == train.images[in_pixels.index]).flatten(1).all(dim=1)
+    in_pixels, of_unseen = nearest(here, real), nearest(unseen, real)
+    equal, leaked = _equal(drawn, train, in_pixels), _equal(heldout, train, of_unseen)
+    if (~leaked).sum() < MIN_HELDOUT:
+        return None
     features = [
         torch.from_numpy(np.asarray(each.features[: len(each)], np.float32))
         for each in (drawn, train, heldout)
     ]
     in_features = nearest(features[0], features[1])
-    pixels = _copies(in_pixels.closeness, nearest(unseen, real).closeness)
-    others = _copies(in_features.closeness, nearest(features[2], features[1]).closeness)
+    unseen_features = nearest(features[2], features[1])
+    pixels = _copies(in_pixels.closeness, of_unseen.closeness[~leaked])
+    others = _copies(in_features.closeness, unseen_features.closeness[~leaked])
+    surely_equal = share_estimate(int(equal.sum()), len(drawn)).low
+    # Data that repeats itself gives equal images to held-out ones too.
+    usual = max(EXPECTED, float(leaked.float().mean()))
     found = Memorisation(
         num_samples=len(drawn),
         num_train=len(train),
-        num_heldout=len(heldout),
+        num_all=num_all,
+        num_heldout=int((~leaked).sum()),
+        num_leaked=int(leaked.sum()),
         exact=int(equal.sum()),
         in_pixels=pixels,
         in_features=others,
-        flagged=max(pixels.low, others.low) > FLAGGED,
+        flagged=max(pixels.low, others.low) > FLAGGED or surely_equal > usual,
     )
     return found, in_features
+
+
+def _equal(images: Pictured, train: Pictured, found: Nearest) -> Tensor:
+    """(N,) bool: which images are their nearest training image, pixel by pixel."""
+    return (images.images == train.images[found.index]).flatten(1).all(dim=1)
 
 
 def nearest(rows: Tensor, train: Tensor) -> Nearest:
@@ -155,10 +179,7 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _copies(closeness: Tensor, unseen: Tensor) -> Copies:
-    from scipy.stats import beta
-
     bound = float(unseen.quantile(EXPECTED))
     num, total = int((closeness < bound).sum()), len(closeness)
-    low = float(beta.ppf(0.025, num, total - num + 1)) if num else 0.0
-    high = float(beta.ppf(0.975, num + 1, total - num)) if num < total else 1.0
-    return Copies(num=num, share=num / total, low=low, high=high, bound=bound)
+    share = share_estimate(num, total)
+    return Copies(num=num, share=share.value, low=share.low, high=share.high, bound=bound)

@@ -20,6 +20,7 @@ MEANINGS = {
     "fd_efficientnet_lite0": "Fréchet distance to the data in EfficientNet-Lite0's features",
     "kid": "kernel distance in Inception's features, unbiased; lower is better",
     "kd_efficientnet_lite0": "kernel distance in EfficientNet-Lite0's features, unbiased",
+    "inception_score": "how sure Inception is of single samples and how varied they are together",
     "precision": "share of samples that lie among real images",
     "recall": "share of real images that lie among samples",
     "density": "real neighbourhoods that a sample lies in, over their number; near 1 is good",
@@ -51,6 +52,17 @@ MEANINGS = {
     "beginnings; at most 1 % of held-out texts do (or one, of few)",
     "general_bits_per_byte": "surprise at general texts",
     "general_bits_per_byte_before": "… before this training: what was forgotten?",
+}
+OF_ANOTHER = {
+    "_infinity": "extrapolated to any number of samples:",
+    "_std": "standard deviation over subsets of 1,000 of",
+}
+STEMS = {
+    "fid_": "Fréchet distance in Inception's features of images resized as",
+    "kid_": "kernel distance in Inception's features of images resized as",
+    "fd_": "Fréchet distance to the data, lower is better, in the features of",
+    "kd_": "kernel distance to the data, lower is better, in the features of",
+    "inception_score_": "Inception Score by weights or a resizing that are not the standard ones:",
 }
 
 
@@ -125,7 +137,7 @@ def render(
 def _row(name: str, score: Score, is_primary: bool) -> dict[str, Any]:
     return {
         "name": name,
-        "meaning": MEANINGS.get(name) or _meaning_by_kind(name),
+        "meaning": meaning_of(name),
         "primary": is_primary,
         "value": f"{score.value:.4g}",
         "low": f"{score.low:.3g}",
@@ -144,11 +156,17 @@ def _over_seeds(score: Score) -> str:
     return f"over {len(values)} seeds {mean:.4g}, standard deviation {spread:.2g}"
 
 
-def _meaning_by_kind(name: str) -> str:
-    """Of a distance in another network's features."""
-    kinds = {"fd_": "Fréchet distance to the data in", "kd_": "kernel distance to the data in"}
-    kind = kinds.get(name[:3])
-    return f"{kind} the features of {name[3:]}; lower is better" if kind else ""
+def meaning_of(name: str) -> str:
+    """What a score tells, also of one named after a network or a way to resize."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    for suffix, of_it in OF_ANOTHER.items():
+        if name.endswith(suffix):
+            return f"{of_it} {name.removesuffix(suffix)}"
+    for stem, told in STEMS.items():
+        if name.startswith(stem):
+            return f"{told} {name.removeprefix(stem)}"
+    return ""
 
 
 def contracts_of(values: Mapping[str, Score]) -> list[dict[str, Any]]:

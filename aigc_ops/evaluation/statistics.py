@@ -31,14 +31,24 @@ class Estimate:
     high: float
 
 
-def frechet_estimate(drawn: FeatureSet, reference: Gaussian) -> Estimate:
+@dataclass(frozen=True)
+class FrechetEstimate(Estimate):
+    """A Fréchet distance at its number of samples, and what it tells of any number."""
+
+    limit: Estimate
+    """Extrapolated in 1/n to infinitely many samples; sound from twice the features' width on."""
+
+
+def frechet_estimate(drawn: FeatureSet, reference: Gaussian) -> FrechetEstimate:
     """Fréchet distance of features from the reference, with a 95 % interval.
 
     The interval is of the distance's expected value over draws of as many samples, with the
     reference held fixed: it speaks of this number alone, for the distance falls as it grows
     (Chong & Forsyth 2020). Its width is the delete-a-group jackknife's (Kott 2001), whose
     replicates share the bias that makes bootstrap intervals miss. Groups are blocks of
-    neighbours, so samples that go round the classes keep their balance in each.
+    neighbours, so samples that go round the classes keep their balance in each; rows that lie
+    by class must be shuffled first. The limit is the jackknife's own (Quenouille 1956): the
+    line in 1/n through all samples and through all but a group.
     """
     if drawn.rows.shape[1] != reference.width:
         raise EvaluationError(
@@ -56,7 +66,7 @@ def frechet_estimate(drawn: FeatureSet, reference: Gaussian) -> Estimate:
     def distance(kept: NDArray[np.bool_]) -> float:
         return _distance(rows[kept], projected[kept], reference)
 
-    return jackknife(distance, len(rows))
+    return _frechet(*replicated(distance, len(rows)))
 
 
 def frechet_value(drawn: FeatureSet, reference: Gaussian) -> float:
@@ -67,13 +77,22 @@ def frechet_value(drawn: FeatureSet, reference: Gaussian) -> float:
     return _distance(rows, rows @ reference.factor.T, reference)
 
 
-def _by_moments(blocks: Sequence[Moments], reference: Gaussian) -> Estimate:
+def _by_moments(blocks: Sequence[Moments], reference: Gaussian) -> FrechetEstimate:
     whole = merged(blocks)
-    found = _delete_a_group(
+    return _frechet(
         _distance_of_moments(whole, reference),
         [_distance_of_moments(whole.without(block), reference) for block in blocks],
     )
-    return Estimate(found.value, max(0.0, found.low), found.high)
+
+
+def _frechet(value: float, replicates: Sequence[float]) -> FrechetEstimate:
+    found = delete_a_group(value, replicates)
+    groups = len(replicates)
+    limit = groups * value - (groups - 1) * float(np.mean(replicates))
+    reach = found.high - value
+    # Chance may lead the line below 0, where no distance lies.
+    beyond = Estimate(max(0.0, limit), max(0.0, limit - reach), max(0.0, limit + reach))
+    return FrechetEstimate(value, max(0.0, found.low), found.high, beyond)
 
 
 def _distance_of_moments(moments: Moments, reference: Gaussian) -> float:
@@ -109,17 +128,24 @@ def jackknife(
     The interval is cut to `least` and `most`, between which the statistic lies: most of a share
     is 1.
     """
+    found = delete_a_group(*replicated(statistic, num))
+    return Estimate(found.value, max(least, found.low), min(most, found.high))
+
+
+def replicated(
+    statistic: Callable[[NDArray[np.bool_]], float], num: int
+) -> tuple[float, list[float]]:
+    """A statistic of `num` rows, told which to keep: of all, and of all but each group."""
     value = statistic(np.ones(num, dtype=bool))
     replicates = []
     for block in np.array_split(np.arange(num), min(NUM_BLOCKS, num)):
         kept = np.ones(num, dtype=bool)
         kept[block] = False
         replicates.append(statistic(kept))
-    found = _delete_a_group(value, replicates)
-    return Estimate(value, max(least, found.low), min(most, found.high))
+    return value, replicates
 
 
-def _delete_a_group(value: float, replicates: Sequence[float]) -> Estimate:
+def delete_a_group(value: float, replicates: Sequence[float]) -> Estimate:
     """The 95 % interval that the values without each group give (Kott 2001)."""
     from scipy.special import stdtrit
 
@@ -127,6 +153,14 @@ def _delete_a_group(value: float, replicates: Sequence[float]) -> Estimate:
     error = float(np.sqrt((groups - 1) * np.var(replicates)))
     reach = float(stdtrit(groups - 1, (1 + CONFIDENCE) / 2)) * error
     return Estimate(value, value - reach, value + reach)
+
+
+def share_estimate(num: int, total: int) -> Estimate:
+    """Num / total with its exact 95 % interval (Clopper & Pearson 1934)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(num, total).proportion_ci(CONFIDENCE, method="exact")
+    return Estimate(num / total, float(interval.low), float(interval.high))
 
 
 def ratio_estimate(numerators: Array, denominators: Array, *, seed: int) -> Estimate:

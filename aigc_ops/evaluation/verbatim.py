@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from aigc_ops import sampling
 from aigc_ops.evaluation.memorisation import EXPECTED, FLAGGED
 from aigc_ops.evaluation.overlap import num_equal
+from aigc_ops.evaluation.statistics import share_estimate
 from aigc_ops.evaluation.wording import spans, words
 from aigc_ops.generative import TextData, TextModel
 from aigc_ops.sample_request import Message, SampleRequest
@@ -132,20 +133,18 @@ def _bound(control: Sequence[Continued]) -> int:
 def _verbatim(
     found: Sequence[Continued], copied: int, control: Sequence[Continued], bound: int
 ) -> Verbatim:
-    from scipy.stats import binomtest
-
-    interval = binomtest(copied, len(found)).proportion_ci(method="exact")
+    share = share_estimate(copied, len(found))
     return Verbatim(
         num=len(found),
         copied=copied,
-        share=copied / len(found),
-        low=float(interval.low),
-        high=float(interval.high),
+        share=share.value,
+        low=share.low,
+        high=share.high,
         bound=bound,
         num_heldout=len(control),
         heldout_copied=sum(each.num_equal >= bound for each in control),
         longest=max(each.num_equal for each in found),
-        flagged=bool(interval.low > FLAGGED),
+        flagged=share.low > FLAGGED,
     )
 
 

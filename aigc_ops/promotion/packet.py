@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_ops.artifacts import Score, contract_differences, dotted
-from aigc_ops.evaluation.report import MEANINGS, contracts_of, curves_picture, encoded
+from aigc_ops.evaluation.report import contracts_of, curves_picture, encoded, meaning_of
 from aigc_ops.evaluation.shown import Shown
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Ruling
@@ -103,7 +103,7 @@ def _scores(candidate: Evidence, champion: Evidence | None) -> list[dict[str, An
     return [
         {
             "name": name,
-            "meaning": MEANINGS.get(name, ""),
+            "meaning": meaning_of(name),
             "decides": name == primary,
             "candidate": _score(mine.get(name)),
             "champion": _score(theirs.get(name)),

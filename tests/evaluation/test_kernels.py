@@ -1,12 +1,16 @@
 """The kernel distance's interval, of many samples and of few."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from aigc_ops.evaluation import kernels
-from aigc_ops.evaluation.kernels import kernel_estimate
+from aigc_ops.evaluation.extractors import Extractor
+from aigc_ops.evaluation.kernels import kernel_estimate, kernel_scores, kid_name
+from aigc_ops.revision import code_digest
 
 WIDTH = 8
 
@@ -26,15 +30,19 @@ def test_the_value_is_torch_fidelitys(num: int, monkeypatch: pytest.MonkeyPatch)
         kid_subset_size=min(num, 40),
         verbose=False,
     )
-    found = kernel_estimate(real, drawn)
+    found, _ = kernel_estimate(real, drawn)
     assert found.value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
     assert found.low < found.value < found.high
 
 
-def test_the_interval_of_few_samples_holds_what_many_show() -> None:
+@pytest.mark.parametrize("subset", [1000, 50])
+def test_the_interval_holds_what_many_draws_show(
+    subset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "SUBSET_SIZE", subset)
     generator = np.random.default_rng(1)
     real = features(400, generator)
-    estimates = [kernel_estimate(real, features(100, generator, shift=0.3)) for _ in range(25)]
+    estimates = [kernel_estimate(real, features(100, generator, shift=0.3))[0] for _ in range(40)]
     expected = np.mean([each.value for each in estimates])
     held = np.mean([each.low <= expected <= each.high for each in estimates])
     assert 0.85 <= held <= 1
@@ -42,5 +50,27 @@ def test_the_interval_of_few_samples_holds_what_many_show() -> None:
 
 def test_two_samples_have_a_finite_interval() -> None:
     generator = np.random.default_rng(2)
-    found = kernel_estimate(features(30, generator), features(2, generator))
+    found, _ = kernel_estimate(features(30, generator), features(2, generator))
     assert np.isfinite([found.low, found.value, found.high]).all()
+
+
+def test_the_spread_over_subsets_is_told_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, extractor: Extractor
+) -> None:
+    monkeypatch.setattr(kernels, "SUBSET_SIZE", 40)
+    generator = np.random.default_rng(0)
+    real = features(70, generator)
+    few = kernel_scores(extractor, real, features(40, generator), {})
+    many = kernel_scores(extractor, real, features(41, generator), {"seed": 1})
+    name = "kd_efficientnet_lite0"
+    assert (few.keys(), many.keys()) == ({name}, {name, f"{name}_std"})
+    assert many[f"{name}_std"].value > 0
+    assert {**many[name].contract, "interval": 0} == {
+        "n": 41, "num_reference": 70, "seed": 1, "interval": 0, "code": code_digest()[:12],
+    }  # fmt: skip
+
+
+def test_each_way_to_resize_has_a_name_of_its_own(extractor: Extractor) -> None:
+    metrics = ("fid", "fid_clean", "fid_legacy", "fd_inception_v3_0123abcd")
+    names = [kid_name(replace(extractor, metric=each)) for each in metrics]
+    assert names == ["kid", "kid_clean", "kid_legacy", "kd_inception_v3_0123abcd"]

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 from torch.nn import functional
 
 from aigc_ops.evaluation.memorisation import (
+    MIN_HELDOUT,
     Memorisation,
     Pictured,
-    _copies,
     look_for_copies,
     nearest,
 )
@@ -43,7 +42,7 @@ def splits() -> dict[str, torch.Tensor]:
 
 def looked_at(splits: dict[str, torch.Tensor], samples: torch.Tensor) -> Memorisation:
     found = look_for_copies(
-        pictured(samples), pictured(splits["train"]), pictured(splits["heldout"])
+        pictured(samples), pictured(splits["train"]), pictured(splits["heldout"]), num_all=3000
     )
     assert found is not None
     return found[0]
@@ -82,8 +81,38 @@ def test_exact_copies_are_counted(splits: dict[str, torch.Tensor]) -> None:
     samples[:7] = splits["train"][100:107]
     found = looked_at(splits, samples)
     assert found.exact == 7
+    assert not found.flagged
     assert "7 exact copies" in found.told
     assert "No copying was found" not in found.told
+    samples[:25] = splits["train"][100:125]
+    assert looked_at(splits, samples).flagged
+
+
+def test_held_out_images_that_are_training_images_do_not_hide_a_copycat(
+    splits: dict[str, torch.Tensor],
+) -> None:
+    leaked = splits["heldout"].clone()
+    leaked[:25] = splits["train"][:25]
+    found = looked_at({**splits, "heldout": leaked}, copycat(splits, 0.1))
+    assert (found.num_leaked, found.num_heldout) == (25, 475)
+    assert found.flagged
+    assert "25 others equal a training image" in found.told
+    clean = looked_at({**splits, "heldout": leaked}, splits["clean"])
+    assert not clean.flagged
+    leaked[: -MIN_HELDOUT + 1] = splits["train"][: 501 - MIN_HELDOUT]
+    few = pictured(leaked)
+    assert (
+        look_for_copies(pictured(splits["clean"]), pictured(splits["train"]), few, num_all=3000)
+        is None
+    )
+
+
+def test_what_was_not_searched_is_told(splits: dict[str, torch.Tensor]) -> None:
+    found = looked_at(splits, splits["clean"])
+    assert "against 3,000 training images" in found.told
+    assert (
+        "against 3,000 of the 60,000 training" in found.model_copy(update={"num_all": 60_000}).told
+    )
 
 
 def test_blurred_digits_are_no_copies(splits: dict[str, torch.Tensor]) -> None:
@@ -100,14 +129,9 @@ def test_pairs_name_the_copied_image(splits: dict[str, torch.Tensor]) -> None:
     assert found.closeness.max() < 0.01
 
 
-def test_the_interval_is_clopper_and_pearsons() -> None:
-    closeness = torch.cat([torch.zeros(12), torch.ones(188)])
-    found = _copies(closeness, torch.linspace(0.1, 1, 100))
-    exact = binomtest(12, 200).proportion_ci(method="exact")
-    assert (found.num, found.share) == (12, 0.06)
-    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
-
-
 def test_too_few_held_out_images_bound_nothing(splits: dict[str, torch.Tensor]) -> None:
     few = pictured(splits["heldout"][:99])
-    assert look_for_copies(pictured(splits["clean"]), pictured(splits["train"]), few) is None
+    assert (
+        look_for_copies(pictured(splits["clean"]), pictured(splits["train"]), few, num_all=3000)
+        is None
+    )

@@ -86,15 +86,24 @@ def test_features_that_are_not_finite_are_named_by_their_place_in_the_run() -> N
 @pytest.mark.parametrize("num", [0, 1, 7, MAX_KEPT, MAX_KEPT + 1, 100_003])
 def test_runs_make_up_the_whole_and_keep_a_bounded_number_scattered_over_it(num: int) -> None:
     planned = runs(num)
-    assert [run.stop for run in planned[:-1]] == [run.start for run in planned[1:]]
-    assert (planned[0].start, planned[-1].stop) == (0, num)
-    kept = np.concatenate([run.kept + run.start for run in planned])
+    np.testing.assert_array_equal(np.concatenate([r.places for r in planned]), np.arange(num))
+    kept = np.concatenate([run.places[run.kept] for run in planned])
     assert len(kept) == min(num, MAX_KEPT)
     assert len(set(kept.tolist())) == len(kept)
     if num > MAX_KEPT:
         assert len(planned) == 10
-        counts = [len(run.kept) / (run.stop - run.start) for run in planned]
+        counts = [len(run.kept) / len(run.places) for run in planned]
         assert max(counts) < 1.2 * min(counts)
+
+
+def test_a_large_set_is_dealt_out_so_that_its_order_tells_nothing() -> None:
+    planned = runs(MAX_KEPT + 1, dealt=True)
+    together = np.concatenate([run.places for run in planned])
+    np.testing.assert_array_equal(np.sort(together), np.arange(MAX_KEPT + 1))
+    for run in planned:
+        assert (np.diff(run.places) > 0).all()
+        assert abs(run.places.mean() / MAX_KEPT - 0.5) < 0.05
+    assert sum(len(run.kept) for run in planned) == MAX_KEPT
 
 
 def test_the_first_rows_are_kept_where_none_are_scattered() -> None:
@@ -103,7 +112,8 @@ def test_the_first_rows_are_kept_where_none_are_scattered() -> None:
 
 
 def test_a_set_is_split_for_several_processes() -> None:
-    assert [(run.start, run.stop) for run in runs(7, at_least=3)] == [(0, 3), (3, 5), (5, 7)]
+    found = [run.places.tolist() for run in runs(7, at_least=3, dealt=True)]
+    assert found == [[0, 1, 2], [3, 4], [5, 6]]
 
 
 def test_images_of_one_shape_are_asked_for_a_few_at_a_time(
@@ -113,9 +123,9 @@ def test_images_of_one_shape_are_asked_for_a_few_at_a_time(
     monkeypatch.setattr("aigc_ops.evaluation.gathering.MAX_BYTES_AT_ONCE", 2 * 28 * 28)
     asked = []
 
-    def images(start: int, stop: int) -> Tensor:
-        asked.append(stop - start)
-        return digits[start:stop]
+    def images(places: np.ndarray) -> Tensor:
+        asked.append(len(places))
+        return digits[places]
 
     shape = ImageShape(channels=1, height=28, width=28)
     found = gathered(runs(30, scattered=False), images, shape, extractor, what="digits")

@@ -18,6 +18,7 @@ from aigc_ops.generative import TextData
 from aigc_ops.noise import sample_seeds
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.doubts import copying
+from aigc_ops.revision import code_digest
 from aigc_ops.tracking import SilentTracker
 from tests.evaluation.conftest import new_gan, new_gpt, new_vae, stored
 from tests.evaluation.test_verbatim import HELDOUT, PLANTED, TRAIN, trained
@@ -93,6 +94,7 @@ def test_an_image_model_is_scored_with_its_contract(
         "seed": 5,
         "interval": "-",
         "below_width": True,
+        "code": code_digest()[:12],
     }
 
 
@@ -251,6 +253,7 @@ def test_a_vae_tells_how_likely_held_out_images_are(
         "likelihood": "bernoulli",
         "pixels": "drawn 0 or 1 by grey level",
         "precision": "fp32",
+        "code": code_digest()[:12],
         "seed": 0,
         "interval": "-",
     }
@@ -340,6 +343,7 @@ def test_drawn_texts_are_compared_with_their_contracts(
         "seed": 2,
         "interval": "-",
         "below_width": True,
+        "code": code_digest()[:12],
         "decoding": "-",
     }
     assert scores.values["real_train_overlap_8"].value == 0  # the lines differ by their numbers

@@ -96,7 +96,7 @@ def test_the_values_are_torch_fidelitys(tmp_path: Path, random_weights: Path) ->
     expected = {
         distance: "frechet_inception_distance",
         distance.replace("fd_", "kd_"): "kernel_inception_distance_mean",
-        "inception_score": "inception_score_mean",
+        distance.replace("fd_inception_v3", "inception_score"): "inception_score_mean",
         "precision": "precision",
         "recall": "recall",
     }
@@ -123,10 +123,10 @@ def test_a_run_of_a_set_is_that_part_of_it(tmp_path: Path, kind: str) -> None:
     collection = Collection(path)
     every = list(collection.images())
     assert len(collection) == len(every) == NUM
-    for start, stop in ((0, 1), (5, 13), (6, 12), (19, 20), (7, 7), (0, 99)):
-        part = list(collection.images(start, stop))
-        assert len(part) == len(every[start:stop])
-        assert all(np.array_equal(a, b) for a, b in zip(part, every[start:stop], strict=True))
+    for places in ([0], [*range(5, 13)], [1, 6, 7, 18], [19], []):
+        part = list(collection.images(places))
+        assert len(part) == len(places)
+        assert all(np.array_equal(a, every[b]) for a, b in zip(part, places, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:.*1 damaged images:UserWarning")
@@ -283,3 +283,53 @@ def test_the_resizers_are_pillows_and_torchs(random_weights: Path) -> None:
     np.testing.assert_allclose(clean[1, 2].numpy(), expected, atol=1e-6)
     assert RESIZERS["legacy"](images).abs().max() < 1 + 1e-5
     assert not torch.allclose(RESIZERS["tensorflow"](images), clean, atol=0.01)
+
+
+def test_images_that_lie_by_class_have_the_interval_of_shuffled_ones(tmp_path: Path) -> None:
+    dark, light = pictures(1, num=80) // 3, 255 - pictures(2, num=80) // 3
+    by_class = np.concatenate([dark, light])
+    real = write(pictures(0), tmp_path / "real.npy")
+    widths = {}
+    for name, order in {
+        "by class": np.arange(160),
+        "shuffled": np.random.default_rng(3).permutation(160),
+    }.items():
+        fake = write(by_class[order], tmp_path / f"{name}.npy")
+        scores = scored(
+            real, fake, tmp_path / "cache", metrics=("fid", "kid", "prc"), input_size=32
+        )
+        widths[name] = {key: score.high - score.low for key, score in scores.items()}
+        assert {"n", "extractor", "reference", "seed", "code"} <= scores["recall"].contract.keys()
+    for key in ("fd_efficientnet_lite0", "kd_efficientnet_lite0"):
+        assert widths["by class"][key] < 2 * widths["shuffled"][key], key
+
+
+def test_images_are_taken_as_pillow_converts_them(tmp_path: Path) -> None:
+    """So the field's tools take them: transparency dropped, orientation not followed."""
+    pixels = pictures(0, num=1)[0]
+    alpha = np.dstack([pixels, np.full(pixels.shape[:2], 60, np.uint8)])
+    (tmp_path / "a").mkdir()
+    Image.fromarray(alpha).save(tmp_path / "a" / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a" / "1.jpg", exif=exif, quality=95)
+    for index, found in enumerate(Collection(tmp_path / "a").images()):
+        with Image.open(sorted((tmp_path / "a").iterdir())[index]) as image:
+            np.testing.assert_array_equal(
+                found.transpose(1, 2, 0), np.asarray(image.convert("RGB"))
+            )
+
+
+@pytest.mark.filterwarnings("ignore:.*1 damaged images:UserWarning")
+def test_a_damaged_image_in_a_zip_is_passed_over_like_one_in_a_folder(tmp_path: Path) -> None:
+    path = write(pictures(0), tmp_path / "set.zip")
+    with zipfile.ZipFile(path) as archive:
+        place = archive.infolist()[3].header_offset + 60
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    collection = Collection(path, skip_damaged=True)
+    assert len(list(collection.images())) == NUM - 1
+    assert len(collection.skipped) == 1
+    with pytest.raises(DataError, match="--skip-damaged"):
+        list(Collection(path).images())

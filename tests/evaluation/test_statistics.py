@@ -4,7 +4,12 @@ import pytest
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.distances import Gaussian, frechet_distance
 from aigc_ops.evaluation.moments import FeatureSet
-from aigc_ops.evaluation.statistics import Estimate, frechet_estimate, ratio_estimate
+from aigc_ops.evaluation.statistics import (
+    FrechetEstimate,
+    frechet_estimate,
+    ratio_estimate,
+    share_estimate,
+)
 
 WIDTH = 16
 REFERENCE = Gaussian(np.zeros(WIDTH), np.diag(1 / np.sqrt(np.arange(1, WIDTH + 1))))
@@ -14,7 +19,7 @@ def draws(num: int, generator: np.random.Generator) -> np.ndarray:
     return 0.8 * generator.normal(size=(num, WIDTH)) @ REFERENCE.factor + 0.2
 
 
-def estimated(rows: np.ndarray, reference: Gaussian) -> Estimate:
+def estimated(rows: np.ndarray, reference: Gaussian) -> FrechetEstimate:
     return frechet_estimate(FeatureSet(rows), reference)
 
 
@@ -41,6 +46,20 @@ def test_the_interval_of_few_samples_does_not_hold_the_distance_of_many() -> Non
     few = estimated(draws(WIDTH, generator), REFERENCE)
     many = estimated(draws(2000 * WIDTH, generator), REFERENCE)
     assert few.low > many.high
+
+
+@pytest.mark.parametrize("widths", [2, 4, 20])
+def test_the_extrapolation_holds_the_distance_of_any_number(widths: int) -> None:
+    generator = np.random.default_rng(widths)
+    mean, factor = np.full(WIDTH, 0.2), 0.8 * REFERENCE.factor
+    truth = frechet_distance(Gaussian(mean, factor), REFERENCE)
+    found = [estimated(draws(widths * WIDTH, generator), REFERENCE) for _ in range(300)]
+    limits = [estimate.limit for estimate in found]
+    held = np.mean([limit.low <= truth <= limit.high for limit in limits])
+    assert 0.90 <= held <= 0.99
+    bias = np.mean([estimate.value for estimate in found]) - truth
+    assert bias > 0.02 * truth
+    assert abs(np.mean([limit.value for limit in limits]) - truth) < 0.3 * bias
 
 
 def test_samples_that_go_round_their_classes_have_a_narrower_interval() -> None:
@@ -85,3 +104,9 @@ def test_the_interval_of_a_ratio_holds_the_ratio_of_all_documents() -> None:
         estimate = ratio_estimate(bits, lengths, seed=0)
         held.append(estimate.low <= 2.5 <= estimate.high)
     assert 0.90 <= np.mean(held) <= 0.99
+
+
+def test_the_interval_of_a_share_is_clopper_and_pearsons() -> None:
+    found = share_estimate(12, 200)
+    assert (found.low, found.value, found.high) == pytest.approx((0.03137, 0.06, 0.10248), abs=1e-4)
+    assert (share_estimate(0, 10).low, share_estimate(10, 10).high) == (0, 1)

@@ -51,8 +51,9 @@ def test_a_run_keeps_the_machines_load_under_mlflows_own_names() -> None:
     }
     loads = [value for _, value in history(tracker, CPU)]
     assert len(loads) >= 3
-    # 0 would be the first, meaningless reading; the last is of an instant, in which it may be.
-    assert all(0 < load <= 100 for load in loads[:-1])
+    # Of an instant it may be 0, and is where the system counts its ticks late.
+    assert all(0 <= load <= 100 for load in loads)
+    assert max(loads) > 0
     assert metrics["system/system_memory_usage_megabytes"] > 100
 
 
