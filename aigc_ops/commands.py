@@ -154,7 +154,7 @@ def score(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list
     values = chain.score(
         arguments.real,
         arguments.fake,
-        arguments.metrics.split(","),
+        [name.strip() for name in arguments.metrics.split(",")],
         skip_damaged=arguments.skip_damaged,
         num_processes=arguments.processes,
         extractor=arguments.extractor,

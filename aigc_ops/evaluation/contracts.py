@@ -14,7 +14,7 @@ from aigc_ops.revision import code_digest
 INTERVAL = "95 %, delete-a-group jackknife: expected value at this n, reference fixed"
 LIMIT_INTERVAL = "95 %, jackknife extrapolated in 1/n: of any number of samples, reference fixed"
 EXACT_INTERVAL = "95 %, Clopper-Pearson: of other samples of this model"
-MIN_WIDTHS = 2
+MIN_WIDTHS = 4
 """Samples for each feature from which on a distance is extrapolated."""
 
 
@@ -66,13 +66,11 @@ def warn_below_width(extractor: Extractor | TextExtractor, num: int, num_referen
     width = extractor.identity.width
     if min(num, num_reference) >= width:
         return False
-    is_text = isinstance(extractor, TextExtractor)
-    what, option = ("texts", "num-texts") if is_text else ("images", "num-samples")
+    what = "texts" if isinstance(extractor, TextExtractor) else "images"
     warnings.warn(
         f"{extractor.metric} of {num} samples against {num_reference} {what}: fewer than the "
         f"extractor's {width} features, so the value is far too high and compares with others of "
-        f"these numbers alone; take more (--evaluation.{option}), or the kernel distance, which "
-        "has no such bias",
+        "these numbers alone; take more of both, or the kernel distance, which has no such bias",
         stacklevel=3,
     )
     return True

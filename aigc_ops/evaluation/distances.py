@@ -56,7 +56,7 @@ def check_features(features: NDArray[np.floating]) -> Array:
     if features.ndim != 2 or len(features) < 2:
         raise EvaluationError(
             f"expected features of shape (N, D) with N of at least 2, found {features.shape}; "
-            "judge more samples (--evaluation.num-samples)"
+            "judge more of them"
         )
     check_finite(features)
     return features.astype(np.float64)
@@ -69,7 +69,7 @@ def check_finite(features: NDArray[np.floating], *, first: int = 0) -> None:
         bad = np.flatnonzero(~finite)
         raise EvaluationError(
             f"features of {len(bad)} of {len(features)} images are not finite, the first at row "
-            f"{first + bad[0]}; try --evaluation.precision fp32"
+            f"{first + bad[0]}; try --evaluation.precision fp32 (`score`: --mode exact)"
         )
 
 

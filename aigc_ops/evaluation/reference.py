@@ -23,10 +23,10 @@ from aigc_ops.evaluation.extractors import Extractor
 from aigc_ops.evaluation.moments import MAX_KEPT, FeatureSet
 from aigc_ops.folders import verify_folder, write_folder
 from aigc_ops.noise import sample_seeds
+from aigc_ops.revision import code_digest
 
 FACTOR = "reference.safetensors"
 DESCRIPTION = "reference.json"
-FORMAT = "num-mean-factor-features"
 READ_AS = {
     "image": {"image_column", "image_size"},
     "text": {"text_column", "prompt_column", "documents"},
@@ -92,7 +92,8 @@ def reference_statistics(
     from filelock import FileLock
 
     identity = extractor.identity.model_dump(mode="json")
-    description = {"format": FORMAT, "kept": MAX_KEPT, "terms": terms, "extractor": identity}
+    made_by = {"code": code_digest(), "device": extractor.device.type}
+    description = {"kept": MAX_KEPT, "terms": terms, "extractor": identity, **made_by}
     folder = cache / json_digest(description)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):

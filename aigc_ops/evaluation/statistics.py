@@ -36,7 +36,7 @@ class FrechetEstimate(Estimate):
     """A Fréchet distance at its number of samples, and what it tells of any number."""
 
     limit: Estimate
-    """Extrapolated in 1/n to infinitely many samples; sound from twice the features' width on."""
+    """Extrapolated in 1/n to any number; sound from four times as many samples as features on."""
 
 
 def frechet_estimate(drawn: FeatureSet, reference: Gaussian) -> FrechetEstimate:

@@ -77,7 +77,7 @@ def dinov2_weights(name: str, path: str | None) -> tuple[str, dict[str, Tensor]]
     digest, content = read_file(
         file,
         f"put facebookresearch's {name}_pretrain.pth there, or name it with "
-        "--evaluation.dinov2-weights FILE",
+        "--evaluation.dinov2-weights FILE (`score`: --weights)",
     )
     return digest, plain_tensors(str(file), content)
 
@@ -148,8 +148,8 @@ def _download(url: str, target: Path) -> None:
     except OSError as error:
         raise EvaluationError(
             f"the FID weights are neither at {target} nor reachable at {url} ({error}). Put the "
-            "file there, or name it with --evaluation.inception-weights FILE, or judge offline "
-            "with --evaluation.extractor efficientnet-lite0"
+            "file there, or name it with --evaluation.inception-weights FILE (`score`: --weights), "
+            "or judge offline by the extractor efficientnet-lite0"
         ) from error
     finally:
         Path(partial).unlink(missing_ok=True)
