@@ -211,11 +211,11 @@ def test_mistakes_are_answered_with_a_message_and_an_exit_code(
     assert "Traceback" not in said
 
 
-def test_bad_data_ends_the_run_and_names_the_row(workplace, first, tmp_path):
+def test_bad_data_ends_the_run_and_names_the_row(served, first, tmp_path):
     images = tmp_path / "images"
-    shutil.copytree(workplace.config.parent / "images", images)
+    shutil.copytree(served.config.parent / "images", images)
     (images / "cat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot an image")
-    answer, said = workplace.run("run", workplace.config, "--data.path", images, code=1)
+    answer, said = served.run("run", served.config, "--data.path", images, code=1)
     assert "cat/broken.png" in answer["error"]
     assert "Traceback" not in said
 
@@ -231,7 +231,9 @@ def test_two_runs_at_once_on_one_home_queue(served, first):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-def test_a_run_stopped_in_mid_training_goes_on_where_it_was(workplace: Workplace, first, how):
+def test_a_run_stopped_in_mid_training_goes_on_where_it_was(
+    workplace: Workplace, served: Workplace, console, first, how
+):
     flags = (
         *("--training.steps", 200, "--training.checkpoint-every", 10),
         *("--seed", int(how), "--packaging.enabled", "false"),
@@ -248,9 +250,9 @@ def test_a_run_stopped_in_mid_training_goes_on_where_it_was(workplace: Workplace
     ended(process, seconds=60)
     assert process.returncode != 0
     assert not (new[0] / "step-00000200").exists()
-    answer, said = workplace.run("run", workplace.config, *flags)
+    answer, said = served.run("run", served.config, *flags)
     assert "resumed after step" in said
     assert answer["checkpoint"]["step"] == 200
-    listed, _ = workplace.run("models")
+    listed, _ = console.run("models")
     digests = [row["version"] for row in listed["models"]]
     assert len(digests) == len(set(digests))
