@@ -26,6 +26,8 @@ NEXT = 10
 MIN_HELDOUT = 100
 SIDE = 32
 """Pixels a side to which images are averaged before they are compared."""
+CANDIDATES = 32
+"""Training images whose distances are taken exactly."""
 AT_ONCE = 4096
 
 Features = NDArray[np.floating]
@@ -153,23 +155,32 @@ def _equal(images: Pictured, train: Pictured, found: Nearest) -> Tensor:
 
 
 def nearest(rows: Tensor, train: Tensor) -> Nearest:
-    """The nearest of training rows (M, D) to each of rows (N, D)."""
-    num = min(NEXT + 1, len(train))
+    """The nearest of training rows (M, D) to each of rows (N, D).
+
+    Matrix products choose candidates, whose distances are then taken one by one: products
+    alone would blur those of near copies.
+    """
+    centre = train.mean(dim=0)
+    num = min(CANDIDATES, len(train))
     distances = torch.full((len(rows), num), torch.inf)
     indices = torch.zeros(len(rows), num, dtype=torch.int64)
-    for start, part in _parts(train):
-        found = torch.cdist(rows, part, compute_mode="donot_use_mm_for_euclid_dist")
-        both = torch.cat([distances, found], dim=1)
+    for start, part in _parts(train, AT_ONCE):
+        both = torch.cat([distances, torch.cdist(rows - centre, part - centre)], dim=1)
         places = torch.arange(start, start + len(part)).expand(len(rows), -1)
         distances, order = both.topk(num, largest=False)
         indices = torch.cat([indices, places], dim=1).gather(1, order)
-    others = distances[:, 1:].mean(dim=1)
-    return Nearest(indices[:, 0], distances[:, 0] / others.clamp(min=1e-12))
+    for start, few in _parts(rows, CANDIDATES):
+        near = train[indices[start : start + len(few)]]
+        distances[start : start + len(few)] = (near - few[:, None]).norm(dim=2)
+    distances, order = distances.sort(dim=1)
+    others = distances[:, 1 : NEXT + 1].mean(dim=1)
+    closeness = distances[:, 0] / others.clamp(min=1e-12)
+    return Nearest(indices.gather(1, order)[:, 0], closeness)
 
 
-def _parts(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(rows), AT_ONCE):
-        yield start, rows[start : start + AT_ONCE]
+def _parts(rows: Tensor, at_once: int) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(rows), at_once):
+        yield start, rows[start : start + at_once]
 
 
 def _pixels(images: Tensor) -> Tensor:

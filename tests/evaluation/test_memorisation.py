@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from aigc_ops.evaluation.memorisation import (
     MIN_HELDOUT,
+    NEXT,
     Memorisation,
     Pictured,
     look_for_copies,
@@ -127,6 +128,17 @@ def test_pairs_name_the_copied_image(splits: dict[str, torch.Tensor]) -> None:
     found = nearest(rows[40:50] + 0.1, rows)
     assert found.index.tolist() == list(range(40, 50))
     assert found.closeness.max() < 0.01
+
+
+def test_distances_are_exact_where_products_would_blur_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    train = 1000 + torch.randn(500, 64, generator=generator)
+    found = nearest(train[:50] + 1e-3, train)
+    distances = torch.cdist(train[:50].double(), train.double())
+    others = distances.topk(NEXT + 1, largest=False).values[:, 1:].mean(dim=1)
+    assert found.index.tolist() == list(range(50))
+    expected = (8e-3 / others).float()
+    torch.testing.assert_close(found.closeness, expected, rtol=0.05, atol=0)
 
 
 def test_too_few_held_out_images_bound_nothing(splits: dict[str, torch.Tensor]) -> None:
