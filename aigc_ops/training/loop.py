@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef
@@ -119,7 +120,9 @@ def _train(
 
     batches = Batches(Examples(model, data, device, cache), config, seed, team)
     read_heldout = partial(read_data, "heldout") if dataset.num_heldout else None
-    watchdog = Watchdog(config.watch, Judge(data, read_heldout), folder, tracker, team)
+    at_once = config.batch_size // (config.micro_batches * team.size)
+    judge = Judge(data, read_heldout, rows_at_once=at_once)
+    watchdog = Watchdog(config.watch, judge, folder, tracker, team)
     curves = Curves(RATE[model.modality])
     rate = Rate(warmup_steps=min(10, (config.steps - state.step) // 2))
     provenance = {
@@ -213,4 +216,6 @@ def _resume(state: TrainingState, checkpoint: Path) -> None:
 def _compile(model: Generative) -> None:
     for part in model.parts().values():
         for network in list(part.children()) or [part]:
-            network.compile()
+            # A list is never called itself, but each of its blocks is.
+            for each in network if isinstance(network, nn.ModuleList) else [network]:
+                each.compile()
