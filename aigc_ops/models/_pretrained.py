@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from aigc_ops.errors import ModelError
+from aigc_ops.folders import MODEL_JSON
 from aigc_ops.generative import TextData
 from aigc_ops.models._adapters import LoraConfig, adapted, add_adapters
 from aigc_ops.models._templates import ChatTemplate
@@ -227,30 +228,35 @@ def _from_hub(source: str) -> Path:
 
 def _check_folder(folder: Path) -> None:
     """Raise ModelError unless the folder looks like a model of safetensors and tokenizer."""
+    if str(folder).startswith("models:/") or (folder / MODEL_JSON).is_file():
+        raise ModelError(
+            f"model.pretrained: {folder} is a model of aigc-ops; start from it by "
+            f"--training.init-from {folder} instead"
+        )
     if not folder.is_dir():
         raise ModelError(
             f"model.pretrained: {folder} is not a folder; give a local Hugging Face folder, a "
             ".gguf file, or OWNER/NAME@COMMIT of the hub"
         )
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"model.pretrained: {folder} has no {name}; save model and tokenizer there with "
-                "transformers' save_pretrained"
-            )
-    if not any(folder.glob("*.safetensors")):
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"model.pretrained: {folder} has no *.safetensors; pickled weights (.bin) can run "
             "code when loaded and are refused, so save them again with save_pretrained"
         )
+    for name in ("config.json", "tokenizer.json", "*.safetensors"):
+        if not any(folder.glob(name)):
+            raise ModelError(
+                f"model.pretrained: {folder} has no {name}; save model and tokenizer there with "
+                "transformers' save_pretrained"
+            )
 
 
 def _vocabulary(
     folder: Path, gguf: str | None, record: Mapping[str, Any], data: TextData
 ) -> Vocabulary:
-    """The model's tokenizer; texts start as it says, dialogue has its chat template's form.
+    """The model's tokenizer; texts start as it says, prompts have its chat template's form.
 
-    Without a template a prompt ends with a new line.
+    Without a template a prompt ends with a new line, or begins the text of a plain document.
     """
     tokenizer, settings = _gguf_tokenizer(folder, gguf, record) if gguf else _tokenizer(folder)
     end = record.get("eos_token_id")
@@ -259,17 +265,13 @@ def _vocabulary(
         raise ModelError(f"model.pretrained: {folder}/config.json has no eos_token_id; set it")
     start = record.get("bos_token_id")
     start = end if start is None else start
-    if data.prompts is None:
-        return Vocabulary(tokenizer, start=start, turn=[], end=end)
-    turn = tokenizer.encode("\n", add_special_tokens=False).ids
-    source = settings.get("chat_template")
-    if not source:
-        return Vocabulary(tokenizer, start=start, turn=turn, end=end)
-    template = ChatTemplate(source, settings.get("bos_token", ""), settings.get("eos_token", ""))
-    closing = tokenizer.encode(template.after_answer(), add_special_tokens=False).ids
-    marks = tokenizer.get_added_tokens_decoder()
-    end = next((token for token in closing if token in marks), end)
-    return Vocabulary(tokenizer, start=start, turn=turn, end=end, template=template)
+    vocabulary = Vocabulary(tokenizer, start=start, turn=[], end=end)
+    if data.prompts is not None:
+        vocabulary.take_turns()
+    if source := settings.get("chat_template"):
+        marks = settings.get("bos_token", ""), settings.get("eos_token", "")
+        vocabulary.take_template(ChatTemplate(source, *marks))
+    return vocabulary
 
 
 def _tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, str]]:

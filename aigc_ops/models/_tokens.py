@@ -17,7 +17,7 @@ from aigc_ops.models._templates import ChatTemplate
 from aigc_ops.sample_request import Message
 
 Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
-MARKS = ("<|start|>", "<|answer|>", "<|end|>")
+MARKS = START, TURN, END = "<|start|>", "<|answer|>", "<|end|>"
 NUM_FIXED = 256 + len(MARKS)
 MOST_TEXTS, MOST_CHARACTERS = 2048, 2**20  # encoded at a time; a token takes 100 bytes then
 THREADS = 2  # each of which waits for the tokenizer's own, and then makes arrays
@@ -131,8 +131,23 @@ class Vocabulary:
     @classmethod
     def _marked(cls, tokenizer: Tokenizer, data: TextData) -> Self:
         ids = tokenizer.get_vocab()
-        start, turn, end = (ids[mark] for mark in MARKS)
-        return cls(tokenizer, start=start, turn=[turn] if data.prompts is not None else [], end=end)
+        vocabulary = cls(tokenizer, start=ids[START], turn=[], end=ids[END])
+        if data.prompts is not None:
+            vocabulary.take_turns()
+        return vocabulary
+
+    def take_turns(self) -> None:
+        """Set prompts apart from their texts from now on: by the mark for that, or a new line."""
+        if not self.turn:
+            mark = self.tokenizer.token_to_id(TURN)
+            self.turn = self._new_line if mark is None else [mark]
+
+    def take_template(self, template: ChatTemplate) -> None:
+        """Frame prompts by the template from now on, and end texts as it ends answers."""
+        self.template = template
+        closing = self._framed([(template.after_answer(), None)])
+        marks = self.tokenizer.get_added_tokens_decoder()
+        self.end = next((token for token in closing if token in marks), self.end)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -177,6 +192,10 @@ class Vocabulary:
             return self._framed(self.template.render(messages, answered=False))
         return self._open(self.encode([prompt])[0] if prompt else [], history)
 
+    def beginning(self, text: str) -> list[int]:
+        """What stands before a text that goes on from this beginning of its own."""
+        return [self.start, *self.encode([text])[0]]
+
     def _open(self, prompt: list[int], history: Sequence[Message] = ()) -> list[int]:
         ids = [self.start]
         after = {"system": self._new_line, "user": self.turn, "assistant": [self.end]}
@@ -199,7 +218,7 @@ class Vocabulary:
 
     def batches(self, data: TextData) -> Iterator[Documents]:
         """The documents in order, many at a time; no more texts than these are held."""
-        if self.template or data.histories:
+        if (self.template and data.prompts is not None) or data.histories:
             for part in _parts(data):
                 texts = self.encode(part.texts)
                 yield Documents.of([self._answer(part, row, ids) for row, ids in enumerate(texts)])

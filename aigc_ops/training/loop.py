@@ -16,7 +16,15 @@ from aigc_ops.checkpoints import differences, load_model, read_checkpoint
 from aigc_ops.data.config import Split
 from aigc_ops.devices import choose_precision, tune
 from aigc_ops.errors import ModelError, TrainingError
-from aigc_ops.generative import Data, FamilyConfig, Generative, ImageModel, Images
+from aigc_ops.generative import (
+    Data,
+    FamilyConfig,
+    Generative,
+    ImageModel,
+    Images,
+    TextData,
+    TextModel,
+)
 from aigc_ops.models import family_type
 from aigc_ops.tracking import Tracker, progress_bar
 from aigc_ops.training.batches import Batches
@@ -108,6 +116,8 @@ def _train(
     torch.manual_seed(seed)
     resumed = folder.newest()
     model = _build(model_config, data, resumed or (Path(initial.uri) if initial else None))
+    if initial and isinstance(model, TextModel) and isinstance(data, TextData):
+        model.go_on(data)
     model.to(device)
     if model.modality == "image":
         model.to(memory_format=torch.channels_last)

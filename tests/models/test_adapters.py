@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from aigc_ops.checkpoints import load_model, write_model
 from aigc_ops.errors import ModelError
 from aigc_ops.folders import write_folder
+from aigc_ops.models._adapters import LoraConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
-from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, train
+from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, small_model, train
 from tests.models.test_pretrained import save_pretrained
 
 
@@ -69,7 +69,7 @@ def test_new_adapters_go_on_from_a_model_without(source: Path, tmp_path: Path) -
     whole = Gpt.from_data(GptConfig(pretrained=str(source), context_length=64), DIALOGUE)
     train(whole, DIALOGUE, steps=5)
     write_folder(tmp_path / "whole", lambda folder: write_model(whole, folder))
-    config = GptConfig(pretrained=str(source), context_length=64, lora={"rank": 2})
+    config = GptConfig(context_length=64, lora={"rank": 2})
     model = load_model(tmp_path / "whole", config=config)
     assert isinstance(model, Gpt)
     assert torch.equal(model.log_likelihood(DIALOGUE)[0], whole.log_likelihood(DIALOGUE)[0])
@@ -85,5 +85,9 @@ def test_an_unknown_target_is_answered_with_those_there_are(source: Path) -> Non
 
 
 def test_adapters_need_a_pretrained_network() -> None:
-    with pytest.raises(ValidationError, match=r"name one in model\.pretrained"):
-        GptConfig(lora={})
+    with pytest.raises(ModelError, match=r"name one in model\.pretrained, start from"):
+        Gpt.from_data(GptConfig(lora={}), DIALOGUE)
+    scratch = small_model()
+    config = scratch.config.model_copy(update={"lora": LoraConfig()})
+    with pytest.raises(ModelError, match=r"is from scratch; .* or leave model\.lora out"):
+        Gpt.from_blueprint(config, scratch.blueprint())

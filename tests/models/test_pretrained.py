@@ -124,6 +124,7 @@ def test_folders_that_hold_no_fit_model_are_refused_with_the_reason(tmp_path: Pa
             Gpt.from_data(GptConfig(pretrained=str(folder), **settings), DIALOGUE)
 
     refused("is not a folder", tmp_path / "none")
+    refused("start from it by --training.init-from models:/x@champion", Path("models:/x@champion"))
     refused(r"has no config\.json", tmp_path)
     refused("256, the pretrained network knows 64", save_pretrained(tmp_path / "long"))
     small = save_pretrained(tmp_path / "small", vocab_size=100, bos_token_id=1, eos_token_id=2)
@@ -132,6 +133,7 @@ def test_folders_that_hold_no_fit_model_are_refused_with_the_reason(tmp_path: Pa
     refused("mark of a text's end is 300; they are of different models", other, context_length=64)
     pickled = save_pretrained(tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    (pickled / "tokenizer.json").unlink()
     refused("pickled weights", pickled, context_length=64)
     cut = save_pretrained(tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
