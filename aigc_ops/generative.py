@@ -344,6 +344,10 @@ class TextModel(Generative):
     def example_terms(self) -> dict[str, JsonValue]:
         """All that decides `examples` beside the data: equal terms give equal examples."""
 
+    @abc.abstractmethod
+    def tokenizer_terms(self) -> dict[str, JsonValue]:
+        """What the tokens are that figures a token count; those compare under equal terms alone."""
+
     def origin(self, data: TextData) -> "TextModel | None":  # noqa: ARG002
         """The model as it was before this training, for such data; None for one begun anew."""
         return None

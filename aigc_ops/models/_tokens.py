@@ -1,5 +1,7 @@
 """Texts as token ids: a vocabulary with its marks, and the frame that it puts around texts."""
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,6 +10,7 @@ from itertools import chain
 from typing import Any, Self
 
 import numpy as np
+from pydantic import JsonValue
 from tokenizers import Encoding, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
@@ -170,6 +173,19 @@ class Vocabulary:
             "turn": list(self.turn),
             "end": self.end,
             "template": self.template and asdict(self.template),
+        }
+
+    def tokenizer_terms(self) -> dict[str, JsonValue]:
+        """Digest, kind and size of the tokenizer alone, whatever its frame."""
+        text = self.tokenizer.to_str()
+        model = json.loads(text)["model"]
+        kind = str(model["type"])
+        if kind == "BPE" and not model["merges"]:
+            kind = "characters" if model["byte_fallback"] else "bytes"
+        return {
+            "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
+            "tokenizer_kind": kind,
+            "tokenizer_size": self.size,
         }
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

@@ -227,6 +227,9 @@ class Gpt(TextModel):
             "train_on_prompts": self.config.train_on_prompts,
         }
 
+    def tokenizer_terms(self) -> dict[str, JsonValue]:
+        return self.vocabulary.tokenizer_terms()
+
     def example_units(self, batch: dict[str, Tensor]) -> int:
         return int((batch["targets"] != IGNORED).sum())
 
