@@ -10,7 +10,13 @@ from aigc_ops.errors import ModelError
 from aigc_ops.folders import write_folder
 from aigc_ops.models._adapters import LoraConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
-from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, small_model, train
+from tests.models.dialogue import (
+    DIALOGUE,
+    next_log_probabilities,
+    requests_of_unlike_lengths,
+    small_model,
+    train,
+)
 from tests.models.test_pretrained import save_pretrained
 
 
@@ -63,6 +69,22 @@ def test_what_is_registered_speaks_as_what_was_trained(
     assert any(".lora_" in name for name in loaded.state_dict()) is not merge
     assert torch.allclose(loaded.log_likelihood(DIALOGUE)[0], likelihood, atol=1e-3)
     assert loaded.sample(requests_of_unlike_lengths()) == texts
+
+
+def test_adapters_are_exported_in_the_weights_and_stay_in_the_model(
+    source: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = adapted(source, merge=False)
+    train(model, DIALOGUE, steps=5)
+    model.export(tmp_path / "exported")
+    assert any(".lora_" in name for name in model.state_dict())
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    ids = next(model.vocabulary.documents(DIALOGUE)).ids
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    assert torch.allclose(next_log_probabilities(model, ids), expected, atol=1e-4)
 
 
 def test_new_adapters_go_on_from_a_model_without(source: Path, tmp_path: Path) -> None:
