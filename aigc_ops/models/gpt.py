@@ -65,7 +65,7 @@ class GptConfig(FamilyConfig):
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of activations dropped.")
     train_on_prompts: bool = Field(
-        default=True, description="Learn to predict the prompts too, not the answers alone."
+        default=False, description="Learn to predict the prompts too, not the answers alone."
     )
     recompute: bool = Field(
         default=False,
