@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +24,8 @@ Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 MARKS = START, TURN, END = "<|start|>", "<|answer|>", "<|end|>"
 NUM_FIXED = 256 + len(MARKS)
 MOST_TEXTS, MOST_CHARACTERS = 2048, 2**20  # encoded at a time; a token takes 100 bytes then
+MOST_TRIES, NEAR = 16, 256  # ends of lines at which a long text may be cut; characters looked at
+_LINE_END = re.compile(r"\n(?=\S)")
 THREADS = 2  # each of which waits for the tokenizer's own, and then makes arrays
 
 
@@ -103,7 +106,10 @@ class Vocabulary:
             special_tokens=list(MARKS),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(chain(data.texts, data.prompts or ()), trainer)
+        # Before the last of some line ends this tokenizer parts words at any rate.
+        texts = chain(data.texts, data.prompts or ())
+        pieces = (piece for text in texts for piece in _cut(text, lambda *_: True))
+        tokenizer.train_from_iterator(pieces, trainer)
         return cls._marked(tokenizer, data)
 
     @classmethod
@@ -265,11 +271,26 @@ class Vocabulary:
         return Documents(ids, starts, lengths, num_before, np.ones_like(lengths))
 
     def _flat(self, texts: Sequence[str]) -> tuple[Integers, Integers]:
-        """Ids of all texts one after another, and how many each has."""
+        """Ids of all texts one after another, and how many each has; a long one's by pieces."""
+        if len(texts) > 1 and any(len(text) > MOST_CHARACTERS for text in texts):
+            each = [self._flat([text]) for text in texts]
+            return np.concatenate([i for i, _ in each]), np.concatenate([n for _, n in each])
+        if len(texts) == 1 and len(texts[0]) > MOST_CHARACTERS:
+            pieces = [self._ids([piece])[0] for piece in _cut(texts[0], self._may_part)]
+            return np.concatenate(pieces), np.array([sum(map(len, pieces))])
+        return self._ids(texts)
+
+    def _ids(self, texts: Sequence[str]) -> tuple[Integers, Integers]:
         encodings = self._encodings(texts)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         ids = chain.from_iterable(encoding.ids for encoding in encodings)
         return np.fromiter(ids, np.int32, lengths.sum()), lengths
+
+    def _may_part(self, left: str, right: str) -> bool:
+        """Whether the two have the same ids apart as together."""
+        whole, before, after = self._encodings([left + right, left, right])
+        ids: list[int] = before.ids + after.ids
+        return ids == whole.ids
 
     def _answer(self, data: TextData, row: int, text: list[int]) -> Document:
         prompt = data.prompts[row] if data.prompts else None
@@ -305,6 +326,25 @@ def _parts(data: TextData) -> Iterator[TextData]:
             first, num_characters = row + 1, 0
     if first < len(data):
         yield data.take(range(first, len(data)))
+
+
+def _cut(text: str, may_part: Callable[[str, str], bool]) -> Iterator[str]:
+    """The text in pieces of about as many characters as are encoded at once, or somewhat more.
+
+    They are cut at ends of lines where what stands on both sides may be parted; a text without
+    such a place stays whole.
+    """
+    first = 0
+    while len(text) - first > MOST_CHARACTERS:
+        ends = islice(_LINE_END.finditer(text, first + MOST_CHARACTERS), MOST_TRIES)
+        places = chain.from_iterable((end.start(), end.end()) for end in ends)
+        near = ((at, text[max(first, at - NEAR) : at], text[at : at + NEAR]) for at in places)
+        place = next((at for at, left, right in near if may_part(left, right)), None)
+        if place is None:
+            break
+        yield text[first:place]
+        first = place
+    yield text[first:] if first else text
 
 
 def runs(starts: Integers, lengths: Integers) -> Integers:
