@@ -143,7 +143,7 @@ def test_earlier_turns_stand_before_the_prompt_each_ended_as_in_training() -> No
 
 def test_what_an_earlier_row_taught_is_no_target_again() -> None:
     data = TextData(["Hello there 😀", "Me."], ["Hi", "Who?"], [(), TURNS])
-    model = small_model(data, tokenizer="bytes", context_length=96)
+    model = small_model(data, tokenizer="bytes", context_length=96, train_on_prompts=True)
     targets = model.examples(data)["targets"]
     counted = sum(len(text.encode()) for text in ("Hi", TURNS[1].text, "Who?", "Me."))
     assert int((targets != IGNORED).sum()) == counted + 4  # two turns and two ends
