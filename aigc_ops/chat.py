@@ -9,7 +9,10 @@ from aigc_ops.errors import ModelError
 from aigc_ops.generative import Generative, TextModel
 from aigc_ops.sample_request import Message, SampleRequest
 
-HELP = "/reset forgets the conversation, /seed N sets the seed, /quit ends it"
+HELP = (
+    "/reset forgets the conversation, /seed N sets the seed, /quit ends it; a line that begins "
+    "with // is sent as one that begins with /"
+)
 
 
 def chat(
@@ -41,17 +44,17 @@ def chat(
         elif word == "/seed" and value.isdecimal():
             seed = int(value)
             _tell(f"the next answer is drawn with seed {seed}")
-        elif word.startswith("/"):
+        elif word.startswith("/") and not word.startswith("//"):
             _tell(HELP)
         elif line.strip():
+            said = line.rstrip("\n").replace("//", "/", 1 if word.startswith("//") else 0)
             request = SampleRequest(
-                seed, prompt=line.rstrip("\n"), controls=controls or {}, history=history,
-                stop=tuple(stop),
-            )  # fmt: skip
+                seed, prompt=said, controls=controls or {}, history=history, stop=tuple(stop)
+            )
             answer = _answer(model, request, output)
             if answer is not None:
                 seed += 1
-                history += (Message("user", line.rstrip("\n")), Message("assistant", answer))
+                history += (Message("user", said), Message("assistant", answer))
     return list(history)
 
 
@@ -81,9 +84,13 @@ def _tell(text: str) -> None:
 
 
 def typed_lines() -> Iterator[str]:
-    """Lines from standard input, asked for where a person types them."""
+    """Lines from standard input, asked for where a person types them; each is UTF-8."""
     if not sys.stdin.isatty():
-        yield from sys.stdin
+        for number, line in enumerate(sys.stdin.buffer, start=1):
+            try:
+                yield line.decode().removesuffix("\n").removesuffix("\r")
+            except UnicodeDecodeError as error:
+                _tell(f"line {number}: not UTF-8 ({error.reason} at byte {error.start}); left out")
         return
     import readline  # noqa: F401 - gives input() its history and editing
 
@@ -93,5 +100,7 @@ def typed_lines() -> Iterator[str]:
             yield input("> ")
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            _tell(f"not UTF-8 ({error.reason} at byte {error.start}); left out")
         except KeyboardInterrupt:
             _tell("\n/quit or Ctrl-D ends the conversation")

@@ -334,9 +334,19 @@ class TextModel(Generative):
         A NumPy file of each kind then, so that those of much text never fill the memory.
         """
 
+    def go_on(self, data: TextData) -> None:
+        """Be ready to be trained on such data, as a stored model that a training starts from.
+
+        Raises ModelError when the config names something else to start from.
+        """
+
     @abc.abstractmethod
     def example_terms(self) -> dict[str, JsonValue]:
         """All that decides `examples` beside the data: equal terms give equal examples."""
+
+    @abc.abstractmethod
+    def tokenizer_terms(self) -> dict[str, JsonValue]:
+        """What the tokens are that figures a token count; those compare under equal terms alone."""
 
     def origin(self, data: TextData) -> "TextModel | None":  # noqa: ARG002
         """The model as it was before this training, for such data; None for one begun anew."""

@@ -52,6 +52,8 @@ class SampleRequest:
     """The conversation before the prompt, oldest turn first."""
     stop: tuple[str, ...] = ()
     """A text ends before the first of these that it would hold."""
+    is_begun: bool = False
+    """The prompt is the beginning of the text itself, in no frame of a prompt's own."""
 
     def generator(self) -> "torch.Generator":
         """A CPU generator of this request's own, so no neighbour changes its noise."""

@@ -44,7 +44,7 @@ def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
         controls=controls,
         stop=arguments.stop,
     )
-    drawn = sampling.draw_timed(model, asked, progress=True)
+    drawn = sampling.draw_timed(_on_device(model), asked, progress=True)
     out = Path(arguments.out)
     sampling.write_samples(drawn.samples, asked, out, origin=origin)
     answer = {"out": str(out), "num": len(asked), RATE[model.modality]: drawn.rate}
@@ -59,7 +59,7 @@ def chat(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[
 
     controls = control_values(arguments.controls)
     messages = converse(
-        _load_model(arguments.model),
+        _on_device(_load_model(arguments.model)),
         typed_lines(),
         sys.stderr if arguments.json else arguments.output,
         seed=arguments.seed,
@@ -88,6 +88,13 @@ COMMANDS = {"serve": serve, "sample": sample, "chat": chat, "export": export}
 def _load_model(name: str) -> "Generative":
     """The model of a version or checkpoint folder, its files checked."""
     return _load_with_origin(name)[0]
+
+
+def _on_device(model: "Generative") -> "Generative":
+    """The model on the best device that is here."""
+    from aigc_ops.devices import choose_device
+
+    return model.to(choose_device("auto"))
 
 
 def _load_with_origin(name: str) -> "tuple[Generative, Origin]":

@@ -71,6 +71,15 @@ def test_an_interrupted_answer_is_forgotten(model: Gpt, monkeypatch: pytest.Monk
     assert output == "Hel"
 
 
+def test_a_line_may_begin_with_a_slash_and_an_unknown_command_is_told_how(
+    model: Gpt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(model, "/etc/hosts") == ([], "")
+    assert "a line that begins with // is sent" in capsys.readouterr().err
+    messages, _ = said(model, "//etc//hosts")
+    assert messages[0] == Message("user", "/etc//hosts")
+
+
 def test_models_of_images_do_not_talk() -> None:
     with pytest.raises(ModelError, match="aigc-ops sample"):
         chat(small_gan(), iter([]), io.StringIO(), seed=0)
@@ -88,12 +97,12 @@ def test_lines_piped_into_the_command_are_answered(model: Gpt, tmp_path: Path) -
     done = subprocess.run(
         [*command, str(tmp_path / "model"), "--seed", "5", "--json"],
         cwd=ROOT,
-        input="Hi\n",
+        input=b"Hi\r\nhi \xff\n",
         capture_output=True,
-        text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert b"line 2: not UTF-8 (invalid start byte at byte 3); left out" in done.stderr
     found = json.loads(done.stdout)["messages"]
     expected, _ = said(model, "Hi")
     assert found == [{"role": m.role, "content": m.text} for m in expected]

@@ -26,6 +26,14 @@ def test_every_ready_made_config_is_valid_and_registers_under_its_own_name(path)
     assert load_config(path).name == path.stem
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_config_that_rolls_back_leaves_its_watchdog_the_steps_to_do_so(path):
+    training = load_config(path).training
+    if training.watch.action == "roll_back":
+        unhealthy = training.watch.every * training.watch.patience
+        assert training.checkpoint_every + unhealthy < training.steps
+
+
 def test_a_config_reads_back_from_its_own_json():
     config = load_config(ROOT / "configs" / "mnist-gan.yaml")
     assert type(config).model_validate(config.model_dump(mode="json")) == config

@@ -37,7 +37,7 @@ def json_rows(path: Path, shown: str, config: DataConfig) -> Iterator[Row]:
 def _record_rows(name: str, line: bytes, config: DataConfig) -> Iterator[Row]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets
         yield Row(name, None, error=f"not JSON ({error})")
         return
     if not isinstance(record, dict):

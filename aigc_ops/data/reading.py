@@ -24,7 +24,11 @@ def read_split(ref: DatasetRef, config: DataConfig, split: Split) -> Data:
         raise DataError(f"{ref.uri}: changed since it was opened; run the stage again")
     count = ref.num_train if split == "train" else ref.num_heldout
     if not count:
-        raise DataError(f"{ref.uri}: the {split} split is empty; add rows to it")
+        more = " (data.documents paragraph or line makes more of a text file)"
+        raise DataError(
+            f"{ref.uri}: the {split} split is empty; add rows to it"
+            + more * (ref.modality == "text")
+        )
     if ref.modality == "text":
         return text_data(read_rows(layout, config, split))
     if ref.image_shape is None:

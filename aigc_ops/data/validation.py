@@ -91,7 +91,7 @@ def require(report: ValidationReport) -> None:
 def _expectations(
     ref: DatasetRef, data: DataConfig, config: ValidationConfig, manifest: "pd.DataFrame"
 ) -> "list[Expectation]":
-    suite = _row_expectations(config)
+    suite = _row_expectations(config, is_text=ref.modality == "text")
     if ref.modality == "image":
         suite += _image_expectations(ref, data, config)
     else:
@@ -106,7 +106,7 @@ def _any(column: "pd.Series[Any]") -> bool:
     return bool(column.notna().any())
 
 
-def _row_expectations(config: ValidationConfig) -> "list[Expectation]":
+def _row_expectations(config: ValidationConfig, *, is_text: bool) -> "list[Expectation]":
     import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 
@@ -117,7 +117,8 @@ def _row_expectations(config: ValidationConfig) -> "list[Expectation]":
             row_condition=Column("split") == split,
             description=f"the {split} split has at least {num} row"
             + "s" * (num > 1)
-            + (" (data.heldout_fraction takes more from data without splits)" * (split != "train")),
+            + (" (data.heldout_fraction takes more from data without splits)" * (split != "train"))
+            + (" (data.documents paragraph or line makes more of a text file)" * is_text),
         )
         for split, num in least.items()
     ]

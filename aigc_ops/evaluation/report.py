@@ -39,6 +39,7 @@ MEANINGS = {
     "bits_per_byte": "surprise at held-out texts; lower is better, whatever the tokenizer",
     "bits_per_byte_before": "… before this training",
     "perplexity": "the same per token of this tokenizer",
+    "perplexity_before": "… before this training",
     "distinct_1": "different words over all words drawn",
     "distinct_2": "different pairs of words over all pairs drawn",
     "repetition_4": "share of four-word runs that a text said before",
@@ -52,6 +53,8 @@ MEANINGS = {
     "beginnings; at most 1 % of held-out texts do (or one, of few)",
     "general_bits_per_byte": "surprise at general texts",
     "general_bits_per_byte_before": "… before this training: what was forgotten?",
+    "general_perplexity": "the same per token of this tokenizer",
+    "general_perplexity_before": "… before this training",
 }
 OF_ANOTHER = {
     "_infinity": "extrapolated to any number of samples:",

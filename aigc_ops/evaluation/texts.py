@@ -9,7 +9,7 @@ import torch
 from pydantic import JsonValue
 
 from aigc_ops import sampling
-from aigc_ops.artifacts import DatasetRef, Score, json_digest
+from aigc_ops.artifacts import DatasetRef, Score
 from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.data.config import SPLITS, Split
 from aigc_ops.errors import EvaluationError
@@ -87,7 +87,7 @@ def score_texts(
     """Every score of a text model, and what it was made of; `read` gives a split.
 
     Bits per byte compare across tokenizers; perplexities only under one, so their contract
-    names it by its digest. Of dialogue both are those of the answers given their prompts.
+    names it. Of dialogue both are those of the answers given their prompts.
     """
     terms = reference_terms(ref, data_config, config)
     num = terms["num_reference"]
@@ -131,7 +131,7 @@ def _predictions(
     *,
     seed: int,
 ) -> dict[str, Score]:
-    """How well held-out texts are predicted, now and before the training."""
+    """How well held-out texts are predicted."""
     contract: dict[str, JsonValue] = {
         **terms,
         "prompted": data.prompts is not None,
@@ -140,34 +140,34 @@ def _predictions(
         "interval": OTHER_TEXTS,
     }
     what = f"{ref.uri}: the held-out texts"
-    bits, tokens = _predicted(model, data, what, seed=seed)
-    values = {
-        "bits_per_byte": score_of(bits, contract),
-        "perplexity": score_of(
-            Estimate(*map(_exp, (tokens.value, tokens.low, tokens.high))),
-            {**contract, "tokenizer": _tokenizer_digest(model)},
-        ),
-    }
-    if origin is not None:
-        before, _ = _predicted(origin, data, what, seed=seed)
-        values["bits_per_byte_before"] = score_of(before, contract)
-    return values
+    return _surprises(model, origin, data, contract, what, seed=seed)
 
 
-def _predicted(
-    model: TextModel, data: TextData, what: str, *, seed: int
-) -> tuple[Estimate, Estimate]:
-    """Bits a byte, and nats a token, by which a model is surprised by texts."""
+def _surprises(
+    model: TextModel,
+    origin: TextModel | None,
+    data: TextData,
+    contract: Mapping[str, JsonValue],
+    what: str,
+    *,
+    seed: int,
+) -> dict[str, Score]:
+    """Bits per byte and perplexity of texts, now and before the training."""
     num_bytes = torch.tensor([len(t.encode()) for t in data.texts]).double().numpy()
     if not num_bytes.sum():
         raise EvaluationError(f"{what} are empty; nothing can be predicted")
     nats, num_tokens = surprise(model, data)
     bits = ratio_estimate(nats / math.log(2), num_bytes, seed=seed)
-    return bits, ratio_estimate(nats, num_tokens, seed=seed)
-
-
-def _tokenizer_digest(model: TextModel) -> str:
-    return json_digest({"family": model.config.family, "blueprint": model.blueprint()})
+    tokens = ratio_estimate(nats, num_tokens, seed=seed)
+    perplexity = Estimate(*map(_exp, (tokens.value, tokens.low, tokens.high)))
+    values = {
+        "bits_per_byte": score_of(bits, contract),
+        "perplexity": score_of(perplexity, {**contract, **model.tokenizer_terms()}),
+    }
+    if origin is not None:
+        before = _surprises(origin, None, data, contract, what, seed=seed)
+        values |= {f"{name}_before": score for name, score in before.items()}
+    return values
 
 
 def _drawn(
@@ -192,7 +192,7 @@ def _drawn(
 def _forgetting(
     model: TextModel, origin: TextModel | None, config: EvaluationConfig, *, seed: int
 ) -> dict[str, Score]:
-    """Bits per byte of general texts, now and before the training."""
+    """How well general texts are predicted."""
     where = DataConfig(path=config.general_path or "", modality="text", prompt_column=None)
     ref = open_dataset(where)
     texts = [t for split in SPLITS if _rows_of(ref, split) for t in _texts(ref, where, split)]
@@ -204,12 +204,8 @@ def _forgetting(
         "seed": seed,
         "interval": OTHER_TEXTS,
     }
-    models = {"general_bits_per_byte": model, "general_bits_per_byte_before": origin}
-    return {
-        name: score_of(_predicted(each, data, str(config.general_path), seed=seed)[0], contract)
-        for name, each in models.items()
-        if each is not None
-    }
+    values = _surprises(model, origin, data, contract, where.path, seed=seed)
+    return {f"general_{name}": score for name, score in values.items()}
 
 
 def _rows_of(ref: DatasetRef, split: Split) -> int:

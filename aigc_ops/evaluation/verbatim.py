@@ -39,6 +39,8 @@ class Beginning:
     prompt: str
     history: tuple[Message, ...]
     rest: str
+    is_begun: bool = False
+    """It is no prompt but the text's own beginning."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def _beginning(data: TextData, row: int) -> Beginning:
     if not num:
         return Beginning("", (), "")
     cut, end = places[num - 1][1], places[: num + MAX_WORDS][-1][1]
-    return Beginning(text[:cut], (), text[cut:end])
+    return Beginning(text[:cut], (), text[cut:end], is_begun=True)
 
 
 def _request(model: TextModel, beginning: Beginning, rate: float) -> SampleRequest:
@@ -203,7 +205,11 @@ def _request(model: TextModel, beginning: Beginning, rate: float) -> SampleReque
     controls = {name: value for name, value in GREEDY.items() if name in allowed}
     controls["max_new_tokens"] = float(min(room, allowed["max_new_tokens"].high))
     return SampleRequest(
-        SEED, prompt=beginning.prompt or None, history=beginning.history, controls=controls
+        SEED,
+        prompt=beginning.prompt or None,
+        history=beginning.history,
+        controls=controls,
+        is_begun=beginning.is_begun,
     )
 
 

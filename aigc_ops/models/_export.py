@@ -1,5 +1,6 @@
 """A GPT as a Hugging Face folder: transformers loads it and computes equal logits."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def export(
     """Write network (safetensors), tokenizer and chat template into a folder."""
     if isinstance(network, Pretrained):
         model = network.model
+        if hasattr(model, "merge_and_unload"):  # adapters alone would be saved
+            model = deepcopy(model).merge_and_unload()
     else:
         model = _neox(network, vocabulary, context_length)
     model.save_pretrained(folder)

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from aigc_ops.errors import ModelError
+from aigc_ops.folders import MODEL_JSON
 from aigc_ops.generative import TextData
 from aigc_ops.models._adapters import LoraConfig, adapted, add_adapters
 from aigc_ops.models._templates import ChatTemplate
@@ -25,6 +26,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PINNED = re.compile(rf"({_HUB_NAME.pattern})@([0-9a-f]{{40}})")
 _ATTENTION = "sdpa_in_fp32_on_cpus"
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
+MOST_PADDING = 1024  # tokens that a network knows beyond its tokenizer's, to make the number round
 _UNREADABLE = (OSError, ValueError, ImportError, RuntimeError, LookupError, SafetensorError)
 
 
@@ -36,9 +38,15 @@ class Pretrained(nn.Module):
         self.model = model
 
     @property
+    def shape(self) -> dict[str, Any]:
+        """The config of the network that reads texts, which some models keep inside another."""
+        shape: dict[str, Any] = self.model.config.get_text_config().to_dict()
+        return shape
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that it has a logit for."""
-        size: int = self.model.config.vocab_size
+        size: int = self.shape["vocab_size"]
         return size
 
     def prepare(self, lora: LoraConfig | None, *, recompute: bool) -> None:
@@ -201,7 +209,7 @@ def load_pretrained(source: str, data: TextData) -> tuple[Pretrained, Vocabulary
     if gguf is None:
         _check_folder(folder)
     network = Pretrained.from_folder(folder, gguf)
-    return network, _vocabulary(folder, gguf, network.record(), data)
+    return network, _vocabulary(folder, gguf, network.shape, data)
 
 
 def _from_hub(source: str) -> Path:
@@ -227,49 +235,51 @@ def _from_hub(source: str) -> Path:
 
 def _check_folder(folder: Path) -> None:
     """Raise ModelError unless the folder looks like a model of safetensors and tokenizer."""
+    if str(folder).startswith("models:/") or (folder / MODEL_JSON).is_file():
+        raise ModelError(
+            f"model.pretrained: {folder} is a model of aigc-ops; start from it by "
+            f"--training.init-from {folder} instead"
+        )
     if not folder.is_dir():
         raise ModelError(
             f"model.pretrained: {folder} is not a folder; give a local Hugging Face folder, a "
             ".gguf file, or OWNER/NAME@COMMIT of the hub"
         )
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"model.pretrained: {folder} has no {name}; save model and tokenizer there with "
-                "transformers' save_pretrained"
-            )
-    if not any(folder.glob("*.safetensors")):
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"model.pretrained: {folder} has no *.safetensors; pickled weights (.bin) can run "
             "code when loaded and are refused, so save them again with save_pretrained"
         )
+    for name in ("config.json", "tokenizer.json", "*.safetensors"):
+        if not any(folder.glob(name)):
+            raise ModelError(
+                f"model.pretrained: {folder} has no {name}; save model and tokenizer there with "
+                "transformers' save_pretrained"
+            )
 
 
 def _vocabulary(
     folder: Path, gguf: str | None, record: Mapping[str, Any], data: TextData
 ) -> Vocabulary:
-    """The model's tokenizer; texts start as it says, dialogue has its chat template's form.
+    """The model's tokenizer; texts start as it says, prompts have its chat template's form.
 
-    Without a template a prompt ends with a new line.
+    Without a template a prompt ends with a new line, or begins the text of a plain document.
     """
     tokenizer, settings = _gguf_tokenizer(folder, gguf, record) if gguf else _tokenizer(folder)
     end = record.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
     if end is None:
         raise ModelError(f"model.pretrained: {folder}/config.json has no eos_token_id; set it")
+    _check_marks(tokenizer, settings, record)
     start = record.get("bos_token_id")
     start = end if start is None else start
-    if data.prompts is None:
-        return Vocabulary(tokenizer, start=start, turn=[], end=end)
-    turn = tokenizer.encode("\n", add_special_tokens=False).ids
-    source = settings.get("chat_template")
-    if not source:
-        return Vocabulary(tokenizer, start=start, turn=turn, end=end)
-    template = ChatTemplate(source, settings.get("bos_token", ""), settings.get("eos_token", ""))
-    closing = tokenizer.encode(template.after_answer(), add_special_tokens=False).ids
-    marks = tokenizer.get_added_tokens_decoder()
-    end = next((token for token in closing if token in marks), end)
-    return Vocabulary(tokenizer, start=start, turn=turn, end=end, template=template)
+    vocabulary = Vocabulary(tokenizer, start=start, turn=[], end=end)
+    if data.prompts is not None:
+        vocabulary.take_turns()
+    if source := settings.get("chat_template"):
+        marks = settings.get("bos_token", ""), settings.get("eos_token", "")
+        vocabulary.take_template(ChatTemplate(source, *marks))
+    return vocabulary
 
 
 def _tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
@@ -319,23 +329,43 @@ def _gguf_tokenizer(
 
 def check_fit(network: Pretrained, vocabulary: Vocabulary, context_length: int) -> None:
     """Raise ModelError unless network, tokenizer and context length belong together."""
-    record, last = network.record(), max(vocabulary.tokenizer.get_vocab().values())
+    shape, last = network.shape, max(vocabulary.tokenizer.get_vocab().values())
     problem = ""
-    if last >= record["vocab_size"]:
-        problem = f"has {vocabulary.size} tokens, the network {record['vocab_size']}"
+    if last >= network.num_tokens:
+        problem = f"has {vocabulary.size} tokens, the network {network.num_tokens}"
     for name in ("start", "end"):
         if (token := getattr(vocabulary, name)) > last:
             problem = (
                 f"has {vocabulary.size} tokens, the network's mark of a text's {name} is {token}"
             )
     if problem:
-        raise ModelError(
-            f"model.pretrained: the tokenizer {problem}; they are of different models, so put the "
-            "tokenizer.json beside the weights that came with them"
-        )
-    longest = record.get("max_position_embeddings") or record.get("n_positions")
+        raise _of_different_models(problem)
+    longest = shape.get("max_position_embeddings") or shape.get("n_positions")
     if longest is not None and context_length > longest:
         raise ModelError(
             f"model.context_length is {context_length}, the pretrained network knows "
             f"{longest} positions; give at most {longest}"
         )
+
+
+def _check_marks(
+    tokenizer: Tokenizer, settings: Mapping[str, str], shape: Mapping[str, Any]
+) -> None:
+    """Raise ModelError when the tokenizer's size or marks are not those that the network knows."""
+    size, known = tokenizer.get_vocab_size(), shape["vocab_size"]
+    if known - size > MOST_PADDING:
+        raise _of_different_models(f"has {size} tokens, the network {known}")
+    for name in ("bos_token", "eos_token"):
+        ids, mark = shape.get(f"{name}_id"), settings.get(name)
+        token = tokenizer.token_to_id(mark) if mark else None
+        if mark and ids is not None and token not in (ids if isinstance(ids, list) else [ids]):
+            raise _of_different_models(
+                f"has the {name} {mark} as {token}, the network's config.json says {ids}"
+            )
+
+
+def _of_different_models(problem: str) -> ModelError:
+    return ModelError(
+        f"model.pretrained: the tokenizer {problem}; they are of different models, so put the "
+        "tokenizer.json beside the weights that came with them"
+    )

@@ -1,13 +1,17 @@
 """Texts as token ids: a vocabulary with its marks, and the frame that it puts around texts."""
 
+import hashlib
+import json
+import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Self
 
 import numpy as np
+from pydantic import JsonValue
 from tokenizers import Encoding, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
@@ -17,9 +21,11 @@ from aigc_ops.models._templates import ChatTemplate
 from aigc_ops.sample_request import Message
 
 Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
-MARKS = ("<|start|>", "<|answer|>", "<|end|>")
+MARKS = START, TURN, END = "<|start|>", "<|answer|>", "<|end|>"
 NUM_FIXED = 256 + len(MARKS)
 MOST_TEXTS, MOST_CHARACTERS = 2048, 2**20  # encoded at a time; a token takes 100 bytes then
+MOST_TRIES, NEAR = 16, 256  # ends of lines at which a long text may be cut; characters looked at
+_LINE_END = re.compile(r"\n(?=\S)")
 THREADS = 2  # each of which waits for the tokenizer's own, and then makes arrays
 
 
@@ -100,7 +106,10 @@ class Vocabulary:
             special_tokens=list(MARKS),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(chain(data.texts, data.prompts or ()), trainer)
+        # Before the last of some line ends this tokenizer parts words at any rate.
+        texts = chain(data.texts, data.prompts or ())
+        pieces = (piece for text in texts for piece in _cut(text, lambda *_: True))
+        tokenizer.train_from_iterator(pieces, trainer)
         return cls._marked(tokenizer, data)
 
     @classmethod
@@ -131,8 +140,23 @@ class Vocabulary:
     @classmethod
     def _marked(cls, tokenizer: Tokenizer, data: TextData) -> Self:
         ids = tokenizer.get_vocab()
-        start, turn, end = (ids[mark] for mark in MARKS)
-        return cls(tokenizer, start=start, turn=[turn] if data.prompts is not None else [], end=end)
+        vocabulary = cls(tokenizer, start=ids[START], turn=[], end=ids[END])
+        if data.prompts is not None:
+            vocabulary.take_turns()
+        return vocabulary
+
+    def take_turns(self) -> None:
+        """Set prompts apart from their texts from now on: by the mark for that, or a new line."""
+        if not self.turn:
+            mark = self.tokenizer.token_to_id(TURN)
+            self.turn = self._new_line if mark is None else [mark]
+
+    def take_template(self, template: ChatTemplate) -> None:
+        """Frame prompts by the template from now on, and end texts as it ends answers."""
+        self.template = template
+        closing = self._framed([(template.after_answer(), None)])
+        marks = self.tokenizer.get_added_tokens_decoder()
+        self.end = next((token for token in closing if token in marks), self.end)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -157,6 +181,19 @@ class Vocabulary:
             "template": self.template and asdict(self.template),
         }
 
+    def tokenizer_terms(self) -> dict[str, JsonValue]:
+        """Digest, kind and size of the tokenizer alone, whatever its frame."""
+        text = self.tokenizer.to_str()
+        model = json.loads(text)["model"]
+        kind = str(model["type"])
+        if kind == "BPE" and not model["merges"]:
+            kind = "characters" if model["byte_fallback"] else "bytes"
+        return {
+            "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
+            "tokenizer_kind": kind,
+            "tokenizer_size": self.size,
+        }
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without marks."""
         self._take_marks_for_text()
@@ -176,6 +213,10 @@ class Vocabulary:
             messages = [*history, Message("user", prompt or "")]
             return self._framed(self.template.render(messages, answered=False))
         return self._open(self.encode([prompt])[0] if prompt else [], history)
+
+    def beginning(self, text: str) -> list[int]:
+        """What stands before a text that goes on from this beginning of its own."""
+        return [self.start, *self.encode([text])[0]]
 
     def _open(self, prompt: list[int], history: Sequence[Message] = ()) -> list[int]:
         ids = [self.start]
@@ -199,7 +240,7 @@ class Vocabulary:
 
     def batches(self, data: TextData) -> Iterator[Documents]:
         """The documents in order, many at a time; no more texts than these are held."""
-        if self.template or data.histories:
+        if (self.template and data.prompts is not None) or data.histories:
             for part in _parts(data):
                 texts = self.encode(part.texts)
                 yield Documents.of([self._answer(part, row, ids) for row, ids in enumerate(texts)])
@@ -230,11 +271,26 @@ class Vocabulary:
         return Documents(ids, starts, lengths, num_before, np.ones_like(lengths))
 
     def _flat(self, texts: Sequence[str]) -> tuple[Integers, Integers]:
-        """Ids of all texts one after another, and how many each has."""
+        """Ids of all texts one after another, and how many each has; a long one's by pieces."""
+        if len(texts) > 1 and any(len(text) > MOST_CHARACTERS for text in texts):
+            each = [self._flat([text]) for text in texts]
+            return np.concatenate([i for i, _ in each]), np.concatenate([n for _, n in each])
+        if len(texts) == 1 and len(texts[0]) > MOST_CHARACTERS:
+            pieces = [self._ids([piece])[0] for piece in _cut(texts[0], self._may_part)]
+            return np.concatenate(pieces), np.array([sum(map(len, pieces))])
+        return self._ids(texts)
+
+    def _ids(self, texts: Sequence[str]) -> tuple[Integers, Integers]:
         encodings = self._encodings(texts)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         ids = chain.from_iterable(encoding.ids for encoding in encodings)
         return np.fromiter(ids, np.int32, lengths.sum()), lengths
+
+    def _may_part(self, left: str, right: str) -> bool:
+        """Whether the two have the same ids apart as together."""
+        whole, before, after = self._encodings([left + right, left, right])
+        ids: list[int] = before.ids + after.ids
+        return ids == whole.ids
 
     def _answer(self, data: TextData, row: int, text: list[int]) -> Document:
         prompt = data.prompts[row] if data.prompts else None
@@ -270,6 +326,25 @@ def _parts(data: TextData) -> Iterator[TextData]:
             first, num_characters = row + 1, 0
     if first < len(data):
         yield data.take(range(first, len(data)))
+
+
+def _cut(text: str, may_part: Callable[[str, str], bool]) -> Iterator[str]:
+    """The text in pieces of about as many characters as are encoded at once, or somewhat more.
+
+    They are cut at ends of lines where what stands on both sides may be parted; a text without
+    such a place stays whole.
+    """
+    first = 0
+    while len(text) - first > MOST_CHARACTERS:
+        ends = islice(_LINE_END.finditer(text, first + MOST_CHARACTERS), MOST_TRIES)
+        places = chain.from_iterable((end.start(), end.end()) for end in ends)
+        near = ((at, text[max(first, at - NEAR) : at], text[at : at + NEAR]) for at in places)
+        place = next((at for at, left, right in near if may_part(left, right)), None)
+        if place is None:
+            break
+        yield text[first:place]
+        first = place
+    yield text[first:] if first else text
 
 
 def runs(starts: Integers, lengths: Integers) -> Integers:

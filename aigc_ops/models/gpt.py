@@ -6,6 +6,7 @@ transformers, which is imported only then.
 
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -40,8 +41,8 @@ class GptConfig(FamilyConfig):
     )
     lora: LoraConfig | None = Field(
         default=None,
-        description="Train small adapters of a pretrained network and leave its weights alone; "
-        "empty: train all of it.",
+        description="Train small adapters of a pretrained network, or of a version of one that "
+        "training.init_from names, and leave its weights alone; empty: train all of it.",
     )
     tokenizer: Literal["bpe", "bytes", "characters"] = Field(
         default="bpe",
@@ -64,7 +65,7 @@ class GptConfig(FamilyConfig):
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of activations dropped.")
     train_on_prompts: bool = Field(
-        default=True, description="Learn to predict the prompts too, not the answers alone."
+        default=False, description="Learn to predict the prompts too, not the answers alone."
     )
     recompute: bool = Field(
         default=False,
@@ -104,14 +105,12 @@ class GptConfig(FamilyConfig):
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
-        if self.pretrained is None and self.width % (2 * self.num_heads):
+        if not self.pretrained and self.width % (2 * self.num_heads):
             step = 2 * self.num_heads
             raise ValueError(
                 f"width {self.width} is not a multiple of 2 x num_heads = {step}; "
                 f"take {max(step, round(self.width / step) * step)}"
             )
-        if self.lora and self.pretrained is None:
-            raise ValueError("lora adapts a pretrained network; name one in model.pretrained")
         return self
 
 
@@ -145,10 +144,11 @@ class Gpt(TextModel):
 
     @classmethod
     def from_data(cls, config: GptConfig, data: TextData) -> Self:
-        if config.pretrained is not None:
+        if config.pretrained:
             _warn_of_ignored(config)
             network, vocabulary = load_pretrained(config.pretrained, data)
             return cls(config, vocabulary, network)
+        _check_no_adapters(config)
         if config.tokenizer == "bytes":
             return cls(config, Vocabulary.of_bytes(data))
         if config.tokenizer == "characters":
@@ -160,6 +160,8 @@ class Gpt(TextModel):
         vocabulary, network = blueprint["vocabulary"], blueprint["network"]
         assert isinstance(vocabulary, dict), vocabulary
         pretrained = Pretrained.from_record(network) if isinstance(network, dict) else None
+        if pretrained is None:
+            _check_no_adapters(config)
         return cls(config, Vocabulary.from_record(vocabulary), pretrained)
 
     def blueprint(self) -> dict[str, JsonValue]:
@@ -169,8 +171,17 @@ class Gpt(TextModel):
     def parts(self) -> dict[str, nn.Module]:
         return {"network": self.network}
 
+    def go_on(self, data: TextData) -> None:
+        if self.config.pretrained:
+            raise ModelError(
+                f"training.init_from and model.pretrained ({self.config.pretrained}) both say what "
+                "to start from; give one alone: --model.pretrained '' or --training.init-from ''"
+            )
+        if data.prompts is not None:
+            self.vocabulary.take_turns()
+
     def origin(self, data: TextData) -> "Gpt | None":
-        if self.config.pretrained is None:
+        if not self.config.pretrained:
             return None
         config = self.config.model_copy(update={"lora": None, "recompute": False})
         try:
@@ -215,6 +226,9 @@ class Gpt(TextModel):
             "context_length": self.config.context_length,
             "train_on_prompts": self.config.train_on_prompts,
         }
+
+    def tokenizer_terms(self) -> dict[str, JsonValue]:
+        return self.vocabulary.tokenizer_terms()
 
     def example_units(self, batch: dict[str, Tensor]) -> int:
         return int((batch["targets"] != IGNORED).sum())
@@ -265,24 +279,29 @@ class Gpt(TextModel):
     def _opening(self, request: SampleRequest) -> list[int]:
         """Ids before the text asked for, with as many earlier turns as leave room for it.
 
-        Raises ModelError when no text could follow the prompt alone.
+        Raises ModelError when no text could follow the prompt and the system messages alone.
         """
         if request.label is not None:
             raise ModelError("this model writes text and takes no label; give a prompt or nothing")
         prompt, room = request.prompt or "", self.config.context_length - 1
         check_unicode(prompt)
-        opening = self.vocabulary.opening(prompt) if self.vocabulary.fits(prompt, room) else None
+        system = [message for message in request.history if message.role == "system"]
+        words = self.vocabulary
+        begin = words.beginning if request.is_begun else partial(words.opening, history=system)
+        said = "".join([*(message.text for message in system), prompt])
+        opening = begin(prompt) if words.fits(said, room) else None
         if opening is None or len(opening) > room:
             length = "far more" if opening is None else len(opening)
             raise ModelError(
-                f"the prompt has {len(prompt)} characters and takes {length} tokens; this model "
-                f"has room for {room} and one to follow, so give a shorter prompt"
+                f"the prompt{' with its system message' * bool(system)} has {len(said)} characters "
+                f"and takes {length} tokens; this model has room for {room} and one to follow, so "
+                "give a shorter prompt"
             )
         answer = min(self._decoding(request).max_new_tokens, self.config.context_length // 2)
         for history in shorter_histories(request.history):
-            if sum(len(m.text) for m in history) > room * self.vocabulary.longest_token:
+            if sum(len(m.text) for m in history) > room * words.longest_token:
                 continue
-            longer = self.vocabulary.opening(prompt, history)
+            longer = words.opening(prompt, history)
             if len(longer) + answer <= self.config.context_length:
                 return longer
         return opening
@@ -332,6 +351,15 @@ class Gpt(TextModel):
     def log_likelihood(self, data: TextData) -> tuple[Tensor, Tensor]:
         documents = list(self.vocabulary.documents(data))
         return log_likelihood(self.network, documents, context_length=self.config.context_length)
+
+
+def _check_no_adapters(config: GptConfig) -> None:
+    if config.lora:
+        raise ModelError(
+            "model.lora adapts a pretrained network and this one is from scratch; name one in "
+            "model.pretrained, start from a version of one (training.init_from), or leave "
+            "model.lora out"
+        )
 
 
 def _warn_of_ignored(config: GptConfig) -> None:

@@ -4,6 +4,8 @@ These figures steer one run: they stop it, roll it back, or pick its best checkp
 are never a model's score; the evaluation room makes those.
 """
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -12,14 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from aigc_ops import sampling
-from aigc_ops.generative import Data, Generative, ImageModel, Images
+from aigc_ops.generative import Data, Generative, ImageModel, Images, Loss
 from aigc_ops.noise import Noise, sample_seeds
 from aigc_ops.sample_request import SampleRequest
 
 NUM_SAMPLES = 200
 NUM_REAL = 500
 NUM_HELDOUT = 256
-NUM_CHARACTERS = 2**24
+NUM_CHARACTERS = 2**18  # of held-out texts at first, then four times as many until rows suffice
 SIDE = 16  # pixels to which images are averaged before they are compared
 NEIGHBOUR = 5
 
@@ -27,11 +29,14 @@ NEIGHBOUR = 5
 class Judge:
     """Figures over a fixed set of samples, of real images, and of held-out examples.
 
-    What they are compared with is read and measured at the first look.
+    What they are compared with is read and measured at the first look. `rows_at_once`: those
+    of a pass through the networks, as many as training has room for.
     """
 
-    def __init__(self, train: Data, read_heldout: Callable[[], Data] | None) -> None:
-        self._train, self._read_heldout = train, read_heldout
+    def __init__(
+        self, train: Data, read_heldout: Callable[[], Data] | None, *, rows_at_once: int
+    ) -> None:
+        self._train, self._read_heldout, self._rows_at_once = train, read_heldout, rows_at_once
         self._heldout: dict[str, Tensor] = {}
         self._requests: list[SampleRequest] = []
         self._real: SampleFigures | None = None
@@ -42,7 +47,7 @@ class Judge:
         if isinstance(model, ImageModel) and isinstance(self._train, Images):
             figures |= self._sample_figures(model, self._train)
         if self._read_heldout and model.judged_by.startswith("heldout/"):
-            self._heldout = self._heldout or model.examples(_first(self._read_heldout()))
+            self._heldout = self._heldout or _first_examples(model, self._read_heldout())
             figures["heldout/loss"] = self._heldout_loss(model)
         return figures
 
@@ -58,10 +63,19 @@ class Judge:
     def _heldout_loss(self, model: Generative) -> float:
         """Mean over the first examples of the losses of all parts."""
         device = next(model.parameters()).device
-        num = min(NUM_HELDOUT, len(next(iter(self._heldout.values()))))
-        batch = {name: rows[:num].to(device) for name, rows in self._heldout.items()}
-        pairs = model.losses(batch, Noise(0, batch_size=num, device=device))
-        return float(sum(value.item() for _, value, *_ in pairs))
+        num = len(next(iter(self._heldout.values())))
+        sums: dict[str, float] = defaultdict(float)
+        weights: dict[str, float] = defaultdict(float)
+        for first in range(0, num, self._rows_at_once):
+            rows = slice(first, min(num, first + self._rows_at_once))
+            batch = {name: each[rows].to(device) for name, each in self._heldout.items()}
+            for pair in model.losses(batch, Noise(0, rows=rows, batch_size=num, device=device)):
+                loss = Loss(*pair)
+                weight = (rows.stop - first) * (1.0 if loss.weight is None else loss.weight.item())
+                weights[loss.part] += weight
+                if weight:  # the mean over no targets is no number
+                    sums[loss.part] += weight * loss.value.item()
+        return sum(total / weights[part] for part, total in sums.items())
 
 
 class SampleFigures:
@@ -109,13 +123,17 @@ class SampleFigures:
         return torch.stack(ratios).min() if ratios else torch.tensor(1.0)
 
 
-def _first(data: Data) -> Data:
-    """The held-out images that are looked at, or texts that fill more rows than that."""
+def _first_examples(model: Generative, data: Data) -> dict[str, Tensor]:
+    """Those of the first held-out images, or of the first texts that fill as many rows."""
     if isinstance(data, Images):
-        return data.take(torch.arange(min(NUM_HELDOUT, len(data))))
-    ends = accumulate(map(len, data.texts))
-    enough = (num for num, end in enumerate(ends, start=1) if end >= NUM_CHARACTERS)
-    return data.take(range(next(enough, len(data))))
+        return model.examples(data.take(torch.arange(min(NUM_HELDOUT, len(data)))))
+    ends, num_characters = list(accumulate(map(len, data.texts))), NUM_CHARACTERS
+    while True:
+        num = min(len(data), bisect_left(ends, num_characters) + 1)
+        examples = model.examples(data.take(range(num)))
+        if num == len(data) or len(next(iter(examples.values()))) >= NUM_HELDOUT:
+            return {name: rows[:NUM_HELDOUT].clone() for name, rows in examples.items()}
+        num_characters *= 4
 
 
 def _spread_over(data: Images, num: int) -> Tensor:

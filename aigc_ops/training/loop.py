@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef
@@ -15,7 +16,15 @@ from aigc_ops.checkpoints import differences, load_model, read_checkpoint
 from aigc_ops.data.config import Split
 from aigc_ops.devices import choose_precision, tune
 from aigc_ops.errors import ModelError, TrainingError
-from aigc_ops.generative import Data, FamilyConfig, Generative, ImageModel, Images
+from aigc_ops.generative import (
+    Data,
+    FamilyConfig,
+    Generative,
+    ImageModel,
+    Images,
+    TextData,
+    TextModel,
+)
 from aigc_ops.models import family_type
 from aigc_ops.tracking import Tracker, progress_bar
 from aigc_ops.training.batches import Batches
@@ -107,6 +116,8 @@ def _train(
     torch.manual_seed(seed)
     resumed = folder.newest()
     model = _build(model_config, data, resumed or (Path(initial.uri) if initial else None))
+    if initial and isinstance(model, TextModel) and isinstance(data, TextData):
+        model.go_on(data)
     model.to(device)
     if model.modality == "image":
         model.to(memory_format=torch.channels_last)
@@ -119,7 +130,9 @@ def _train(
 
     batches = Batches(Examples(model, data, device, cache), config, seed, team)
     read_heldout = partial(read_data, "heldout") if dataset.num_heldout else None
-    watchdog = Watchdog(config.watch, Judge(data, read_heldout), folder, tracker, team)
+    at_once = config.batch_size // (config.micro_batches * team.size)
+    judge = Judge(data, read_heldout, rows_at_once=at_once)
+    watchdog = Watchdog(config.watch, judge, folder, tracker, team)
     curves = Curves(RATE[model.modality])
     rate = Rate(warmup_steps=min(10, (config.steps - state.step) // 2))
     provenance = {
@@ -213,4 +226,6 @@ def _resume(state: TrainingState, checkpoint: Path) -> None:
 def _compile(model: Generative) -> None:
     for part in model.parts().values():
         for network in list(part.children()) or [part]:
-            network.compile()
+            # A list is never called itself, but each of its blocks is.
+            for each in network if isinstance(network, nn.ModuleList) else [network]:
+                each.compile()

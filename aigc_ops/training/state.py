@@ -127,8 +127,11 @@ class TrainingState:
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """The model in eval mode with its averages, until the block ends."""
-        with self.averages.applied():
+        """The model in eval mode with its averages, until the block ends.
+
+        Nothing is compiled for it: each number of rows and tokens would be, anew.
+        """
+        with self.averages.applied(), torch.compiler.set_stance("force_eager"):
             self.model.eval()
             yield
             self.model.train()

@@ -74,6 +74,7 @@ def test_files_of_lines_may_come_split(tmp_path: Path) -> None:
 
 BAD = {
     "no JSON": ("{oops", r"line 2: .*not JSON"),
+    "brackets in brackets": ("[" * 100_000, r"line 2: .*not JSON \(maximum recursion depth"),
     "no object": ("[1]", "not a JSON object"),
     "no text": ({"prompt": "p"}, r"has no 'text' \(data.text_column\) and no 'messages'"),
     "no turns": ({"messages": [{"role": "user"}]}, "the user's content is None"),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.data import DataConfig, open_dataset, pin_hint, read_split
+from aigc_ops.data.config import Split
 from aigc_ops.errors import DataError
 from aigc_ops.generative import ImageData, TextData
 
@@ -331,6 +332,15 @@ def test_a_parquet_file_cut_short_is_refused(tmp_path: Path, length: int) -> Non
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(DataError, match=r"train.parquet: not a whole Parquet file"):
         opened(tmp_path)
+
+
+def test_a_folder_of_one_text_is_refused_with_what_makes_more_of_it(tmp_path: Path) -> None:
+    (tmp_path / "only.txt").write_text("One.\n\nTwo.\n")
+    config = DataConfig(path=str(tmp_path))
+    ref = open_dataset(config)
+    empty: Split = "heldout" if ref.num_train else "train"
+    with pytest.raises(DataError, match=r"split is empty; .*data\.documents paragraph or line"):
+        read_split(ref, config, empty)
 
 
 def test_a_split_without_rows_opens_and_is_refused_when_read(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_the_bound_is_what_one_held_out_text_in_a_hundred_exceeds() -> None:
 
 def test_beginnings_are_halves_of_texts_or_prompts() -> None:
     data = TextData(["one two,  three four"])
-    assert _beginning(data, 0) == Beginning("one two", (), ",  three four")
+    assert _beginning(data, 0) == Beginning("one two", (), ",  three four", is_begun=True)
     assert _beginning(TextData(["alone"]), 0).rest == ""
     history = [[Message("user", "hi"), Message("assistant", "hello")]]
     answer = TextData(["very well."], ["how are you?"], history)

@@ -155,7 +155,7 @@ def test_32_examples_are_learnt_in_bf16(case, tmp_path):
     if isinstance(case.data, ImageData):
         case = Case(case.config, real_digits(40))
     model = case.model()
-    judge = Judge(case.data, lambda: case.data)
+    judge = Judge(case.data, lambda: case.data, rows_at_once=32)
     before = judge.look(model)
     settings = {"steps": 100, "batch_size": 32, "ema_decay": 0.9, "precision": "bf16"}
     checkpoint = trained(case, tmp_path, **settings)

@@ -4,13 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from aigc_ops.checkpoints import load_model, write_model
 from aigc_ops.errors import ModelError
 from aigc_ops.folders import write_folder
+from aigc_ops.models._adapters import LoraConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
-from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, train
+from tests.models.dialogue import (
+    DIALOGUE,
+    next_log_probabilities,
+    requests_of_unlike_lengths,
+    small_model,
+    train,
+)
 from tests.models.test_pretrained import save_pretrained
 
 
@@ -65,11 +71,27 @@ def test_what_is_registered_speaks_as_what_was_trained(
     assert loaded.sample(requests_of_unlike_lengths()) == texts
 
 
+def test_adapters_are_exported_in_the_weights_and_stay_in_the_model(
+    source: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = adapted(source, merge=False)
+    train(model, DIALOGUE, steps=5)
+    model.export(tmp_path / "exported")
+    assert any(".lora_" in name for name in model.state_dict())
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    ids = next(model.vocabulary.documents(DIALOGUE)).ids
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    assert torch.allclose(next_log_probabilities(model, ids), expected, atol=1e-4)
+
+
 def test_new_adapters_go_on_from_a_model_without(source: Path, tmp_path: Path) -> None:
     whole = Gpt.from_data(GptConfig(pretrained=str(source), context_length=64), DIALOGUE)
     train(whole, DIALOGUE, steps=5)
     write_folder(tmp_path / "whole", lambda folder: write_model(whole, folder))
-    config = GptConfig(pretrained=str(source), context_length=64, lora={"rank": 2})
+    config = GptConfig(context_length=64, lora={"rank": 2})
     model = load_model(tmp_path / "whole", config=config)
     assert isinstance(model, Gpt)
     assert torch.equal(model.log_likelihood(DIALOGUE)[0], whole.log_likelihood(DIALOGUE)[0])
@@ -85,5 +107,9 @@ def test_an_unknown_target_is_answered_with_those_there_are(source: Path) -> Non
 
 
 def test_adapters_need_a_pretrained_network() -> None:
-    with pytest.raises(ValidationError, match=r"name one in model\.pretrained"):
-        GptConfig(lora={})
+    with pytest.raises(ModelError, match=r"name one in model\.pretrained, start from"):
+        Gpt.from_data(GptConfig(lora={}), DIALOGUE)
+    scratch = small_model()
+    config = scratch.config.model_copy(update={"lora": LoraConfig()})
+    with pytest.raises(ModelError, match=r"is from scratch; .* or leave model\.lora out"):
+        Gpt.from_blueprint(config, scratch.blueprint())

@@ -25,7 +25,9 @@ CHATML = (
 TURNS = (Message("user", "Hi"), Message("assistant", "Hello there 😀"))
 
 
-def with_template(folder: Path, template: str, **settings: object) -> Gpt:
+def with_template(
+    folder: Path, template: str, *, data: TextData = DIALOGUE, **settings: object
+) -> Gpt:
     save_pretrained(folder, llama=True, max_position_embeddings=256)
     tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -35,7 +37,7 @@ def with_template(folder: Path, template: str, **settings: object) -> Gpt:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     config = GptConfig(pretrained=str(folder), temperature=0, **{"context_length": 200, **settings})
-    return Gpt.from_data(config, DIALOGUE).eval()
+    return Gpt.from_data(config, data).eval()
 
 
 @pytest.mark.parametrize("history", [(), TURNS, (Message("system", "Be kind."), *TURNS)])
@@ -51,6 +53,16 @@ def test_a_chat_template_frames_prompts_as_transformers_does(
     found = vocabulary.opening("Who?", history)
     assert vocabulary.tokenizer.decode(found, skip_special_tokens=False) == expected
     assert found == theirs(expected, add_special_tokens=False)["input_ids"]
+
+
+def test_a_model_of_plain_documents_keeps_its_template_for_conversations(tmp_path: Path) -> None:
+    documents = TextData(["One two three.", "四五六"])
+    vocabulary = with_template(tmp_path, CHATML, data=documents).vocabulary
+    asked = with_template(tmp_path, CHATML).vocabulary
+    assert vocabulary.opening("Who?", TURNS) == asked.opening("Who?", TURNS)
+    assert [each.ids for each in vocabulary.documents(documents)] == [
+        [vocabulary.start, *ids, vocabulary.end] for ids in vocabulary.encode(documents.texts)
+    ]
 
 
 def test_the_template_tells_what_ends_an_answer(tmp_path: Path) -> None:

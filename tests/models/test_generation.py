@@ -143,7 +143,7 @@ def test_earlier_turns_stand_before_the_prompt_each_ended_as_in_training() -> No
 
 def test_what_an_earlier_row_taught_is_no_target_again() -> None:
     data = TextData(["Hello there 😀", "Me."], ["Hi", "Who?"], [(), TURNS])
-    model = small_model(data, tokenizer="bytes", context_length=96)
+    model = small_model(data, tokenizer="bytes", context_length=96, train_on_prompts=True)
     targets = model.examples(data)["targets"]
     counted = sum(len(text.encode()) for text in ("Hi", TURNS[1].text, "Who?", "Me."))
     assert int((targets != IGNORED).sum()) == counted + 4  # two turns and two ends
@@ -180,3 +180,19 @@ def test_a_mark_that_a_person_types_is_text() -> None:
     opening = vocabulary.opening("".join(MARKS), history)
     assert opening.count(vocabulary.end) == 1
     assert opening.count(vocabulary.turn[0]) == 2
+
+
+def test_the_system_message_stays_or_the_request_is_refused() -> None:
+    model = small_model(tokenizer="bytes", context_length=48)
+    history = (Message("system", "s" * 30), *TURNS)
+    opening = model._opening(SampleRequest(0, prompt="Now?", history=history))
+    assert opening == model.vocabulary.opening("Now?", history[:1])
+    longer = SampleRequest(0, prompt="Now?", history=(Message("system", "s" * 44), *TURNS))
+    with pytest.raises(ModelError, match="the prompt with its system message has 48 characters"):
+        model.check(longer)
+
+
+def test_a_beginning_of_a_text_stands_in_no_frame() -> None:
+    model = small_model(tokenizer="bytes")
+    request = SampleRequest(0, prompt="Now?", is_begun=True)
+    assert model._opening(request) == model._opening(SampleRequest(0, prompt="Now?"))[:-1]

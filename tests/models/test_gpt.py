@@ -98,12 +98,12 @@ def test_the_training_loss_is_the_mean_negative_log_likelihood_however_packed(
     assert loss.item() == pytest.approx(-(totals.sum() / counts.sum()).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("on_prompts", "trained"), [(True, 7), (False, 4)])
-def test_each_token_is_a_target_once_and_prompts_as_configured(
-    on_prompts: bool, trained: int
+@pytest.mark.parametrize(("settings", "trained"), [({"train_on_prompts": True}, 7), ({}, 4)])
+def test_each_token_is_a_target_once_and_prompts_only_when_asked(
+    settings: dict[str, bool], trained: int
 ) -> None:
     data = TextData(["abc"], ["xy"])
-    model = small_model(data, tokenizer="bytes", train_on_prompts=on_prompts)
+    model = small_model(data, tokenizer="bytes", **settings)
     (targets,) = model.examples(data)["targets"].tolist()
     vocabulary = model.vocabulary
     prompt, text = vocabulary.encode(["xy", "abc"])

@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
 
 from aigc_ops.generative import TextData
 from aigc_ops.models import _packing, _tokens
@@ -133,3 +135,49 @@ def test_no_more_text_is_encoded_at_once_than_allowed(
     parts = list(_tokens._parts(DIALOGUE))
     assert [text for part in parts for text in part.texts] == DIALOGUE.texts
     assert all(part.num_characters < most + longest + len("prompts") for part in parts)
+
+
+LF = "\n"
+LONG = "".join(
+    f"{'# ' * (i % 3)}Line {i}, {'你好 ' * (i % 5)}don't{' ' * (i % 3)}{LF * (1 + i % 4)}"
+    for i in range(90)
+)
+
+
+def metaspace() -> Vocabulary:
+    """A tokenizer that begins each text it is given with a space, as SentencePiece's do."""
+    pieces = ["▁", *sorted(set(LONG) - {" "}), "<s>", "</s>"]
+    tokenizer = Tokenizer(BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    start, end = (tokenizer.token_to_id(mark) for mark in ("<s>", "</s>"))
+    return Vocabulary(tokenizer, start=start, turn=[], end=end)
+
+
+@pytest.mark.parametrize("kind", ["learn", "of_bytes", "of_characters", "metaspace"])
+def test_a_long_text_has_the_tokens_of_the_whole_however_it_is_cut(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = TextData(["short", LONG, LONG.replace(LF, " ")])
+
+    def made() -> Vocabulary:
+        if kind == "metaspace":
+            return metaspace()
+        if kind == "learn":
+            return Vocabulary.learn(data, 330)
+        return getattr(Vocabulary, kind)(data)
+
+    whole = made()
+    expected = [document.ids for document in whole.documents(data)]
+    longest = list[int]()
+    encode = Vocabulary._encodings
+    monkeypatch.setattr(_tokens, "MOST_CHARACTERS", 100)
+    monkeypatch.setattr(
+        Vocabulary,
+        "_encodings",
+        lambda self, texts: longest.append(max(map(len, texts))) or encode(self, texts),
+    )
+    vocabulary = made()
+    assert vocabulary.record() == whole.record()
+    assert [each.ids for each in vocabulary.documents(TextData(data.texts[:2]))] == expected[:2]
+    assert (max(longest) < 1000) is (kind != "metaspace")
+    assert [each.ids for each in vocabulary.documents(data)] == expected

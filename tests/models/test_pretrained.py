@@ -16,6 +16,7 @@ from tests.models.dialogue import (
     DIALOGUE,
     next_log_probabilities,
     requests_of_unlike_lengths,
+    small_model,
     train,
 )
 
@@ -124,14 +125,21 @@ def test_folders_that_hold_no_fit_model_are_refused_with_the_reason(tmp_path: Pa
             Gpt.from_data(GptConfig(pretrained=str(folder), **settings), DIALOGUE)
 
     refused("is not a folder", tmp_path / "none")
+    refused("start from it by --training.init-from models:/x@champion", Path("models:/x@champion"))
     refused(r"has no config\.json", tmp_path)
     refused("256, the pretrained network knows 64", save_pretrained(tmp_path / "long"))
     small = save_pretrained(tmp_path / "small", vocab_size=100, bos_token_id=1, eos_token_id=2)
     refused("the tokenizer has 290 tokens, the network 100", small, context_length=64)
     other = save_pretrained(tmp_path / "other", eos_token_id=300)
     refused("mark of a text's end is 300; they are of different models", other, context_length=64)
+    large = save_pretrained(tmp_path / "large", vocab_size=1400)
+    refused("the tokenizer has 290 tokens, the network 1400; they are", large, context_length=64)
+    named = save_pretrained(tmp_path / "named")
+    (named / "tokenizer_config.json").write_text('{"eos_token": "<|answer|>"}')
+    refused("has the eos_token <.answer.> as 1, .* says 2;", named, context_length=64)
     pickled = save_pretrained(tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    (pickled / "tokenizer.json").unlink()
     refused("pickled weights", pickled, context_length=64)
     cut = save_pretrained(tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
@@ -144,3 +152,39 @@ def test_folders_that_hold_no_fit_model_are_refused_with_the_reason(tmp_path: Pa
     garbled = save_pretrained(tmp_path / "garbled")
     (garbled / "tokenizer.json").write_text("{}")
     refused(r"tokenizer\.json: cannot be read", garbled, context_length=64)
+
+
+def test_a_network_inside_another_is_told_by_its_own_shape(tmp_path: Path) -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    vocabulary = Vocabulary.learn(DIALOGUE, 290)
+    ids = {"bos_token_id": vocabulary.start, "eos_token_id": vocabulary.end}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    text = {"vocab_size": 320, "max_position_embeddings": 64, **layers, **heads, **ids}
+    vision = {**layers, "num_attention_heads": 1, "image_size": 28, "patch_size": 14}
+    Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision)
+    ).save_pretrained(tmp_path)
+    vocabulary.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model = Gpt.from_data(GptConfig(pretrained=str(tmp_path), context_length=64), DIALOGUE)
+    assert model.network.num_tokens == 320
+    with pytest.raises(ModelError, match="is 65, the pretrained network knows 64 positions"):
+        Gpt.from_data(GptConfig(pretrained=str(tmp_path), context_length=65), DIALOGUE)
+
+
+def test_weights_of_two_names_are_stored_once(tmp_path: Path) -> None:
+    tied = Gpt.from_data(
+        GptConfig(pretrained=str(save_pretrained(tmp_path / "hf")), context_length=64), DIALOGUE
+    )
+    own = small_model()
+    for model, name in ((tied, "tied"), (own, "own")):
+        write_folder(tmp_path / name, lambda folder, model=model: write_model(model, folder))
+        stored = load_file(tmp_path / name / "model.safetensors")
+        assert sum(each.numel() for each in stored.values()) == sum(
+            each.numel() for each in model.parameters()
+        )
+    names = set(load_file(tmp_path / "tied" / "model.safetensors"))
+    assert (
+        len(names & {"network.model.lm_head.weight", "network.model.transformer.wte.weight"}) == 1
+    )

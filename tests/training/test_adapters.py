@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from aigc_ops.artifacts import Checkpoint, DatasetRef
+from aigc_ops.checkpoints import load_model
+from aigc_ops.errors import ModelError
 from aigc_ops.generative import TextData
-from aigc_ops.models.gpt import GptConfig
+from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.tracking import SilentTracker, Tracker
 from aigc_ops.training import RunFolder, TrainingConfig, train
 from tests.conftest import free_port
@@ -27,24 +29,31 @@ LORA = {"rank": 2, "alpha": 8.0}
 
 
 def run(
-    source: str | Path,
+    source: str | Path | GptConfig,
     folder: Path,
     *,
     lora: dict[str, object] | None = None,
     tracker: Tracker | None = None,
+    data: TextData = DATA,
+    initial: Checkpoint | None = None,
     **settings: object,
 ) -> Checkpoint:
     ref = DatasetRef(
-        uri="memory", modality="text", content_digest="0" * 64, num_train=len(DATA), num_heldout=0
+        uri="memory", modality="text", content_digest="0" * 64, num_train=len(data), num_heldout=0
     )
+    if not isinstance(source, GptConfig):
+        source = GptConfig(
+            pretrained=str(source), context_length=64, lora=lora, train_on_prompts=False
+        )
     return train(
-        GptConfig(pretrained=str(source), context_length=64, lora=lora, train_on_prompts=False),
+        source,
         TrainingConfig(**{"batch_size": 4, "log_every": 1, "ema_decay": 0.9, **settings}),
         ref,
-        lambda _: DATA,
+        lambda _: data,
         seed=3,
         folder=RunFolder(folder),
         tracker=tracker or SilentTracker(),
+        initial=initial,
     )
 
 
@@ -124,3 +133,42 @@ def test_two_processes_train_adapters_as_one_does(source: Path, tmp_path: Path) 
     weights = [load_file(tmp_path / n / "step-00000006" / FILES[0]) for n in ("1", "2")]
     for name, tensor in weights[0].items():
         assert (tensor - weights[1][name]).abs().max() < 1e-4, name
+
+
+def test_adapters_go_on_from_a_stored_version_which_need_not_be_named_twice(
+    source: Path, tmp_path: Path
+) -> None:
+    whole = run(source, tmp_path / "whole", steps=2)
+    adapters = GptConfig(context_length=64, lora=LORA, train_on_prompts=False)
+    second = run(adapters, tmp_path / "second", steps=2, initial=whole)
+    model = load_model(Path(second.uri))
+    assert isinstance(model, Gpt)
+    assert any(".lora_" in name for name in model.state_dict())
+    assert not any(".lora_" in name for name in model.released().state_dict())
+    assert model.origin(DATA) is None
+    with pytest.raises(ModelError, match="both say what to start from; give one alone"):
+        run(source, tmp_path / "third", steps=2, initial=whole)
+
+
+@pytest.mark.parametrize("from_scratch", [True, False])
+def test_a_version_of_documents_learns_to_tell_a_prompt_from_its_answer(
+    source: Path, tmp_path: Path, from_scratch: bool
+) -> None:
+    shape = {"context_length": 64}
+    tiny = {"num_layers": 1, "num_heads": 1, "width": 16, "tokenizer": "bytes"}
+    begun = {**shape, **tiny} if from_scratch else {**shape, "pretrained": str(source)}
+    documents = TextData(DATA.texts)
+    first = run(GptConfig(**begun), tmp_path / "first", data=documents, steps=1)
+    again = {**shape, **tiny} if from_scratch else shape
+    second = run(GptConfig(**again), tmp_path / "second", steps=1, initial=first)
+    before, after = (load_model(Path(c.uri)) for c in (first, second))
+    assert isinstance(before, Gpt)
+    assert isinstance(after, Gpt)
+    (what,) = after.vocabulary.encode(["What?"])
+    start = after.vocabulary.start
+    assert before.vocabulary.opening("What?") == [start, *what]
+    assert after.vocabulary.opening("What?") == [start, *what, *after.vocabulary.turn]
+    third = run(GptConfig(**again), tmp_path / "third", data=documents, steps=1, initial=second)
+    kept = load_model(Path(third.uri))
+    assert isinstance(kept, Gpt)
+    assert kept.vocabulary.turn == after.vocabulary.turn != []

@@ -10,11 +10,16 @@ from safetensors.torch import load_file
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.errors import TrainingError
 from aigc_ops.generative import AdamConfig, TextData
+from aigc_ops.models._tokens import Vocabulary
+from aigc_ops.models._transformer import Block
 from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.sample_request import SampleRequest
 from aigc_ops.tracking import SilentTracker
 from aigc_ops.training import RunFolder, TrainingConfig, judge, train
 from aigc_ops.training import examples as kept
 from aigc_ops.training.examples import Examples
+from aigc_ops.training.loop import _compile
+from aigc_ops.training.state import new_state
 from tests.training.runs import Recorder
 
 SMALL = GptConfig(
@@ -101,12 +106,31 @@ def test_of_several_that_start_at_once_one_tokenises(tmp_path: Path, tokenised: 
     assert all(torch.equal(rows[0], other) for other in rows)
 
 
-@pytest.mark.parametrize(("num_characters", "num"), [(60, 5), (2**24, 200)])
 def test_no_more_heldout_text_is_looked_at_than_steers_a_run(
-    num_characters: int, num: int, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(judge, "NUM_CHARACTERS", num_characters)
-    assert judge._first(DATA) == DATA.take(range(num))
+    encoded: list[str] = []
+    encode = Vocabulary._encodings
+    monkeypatch.setattr(
+        Vocabulary, "_encodings", lambda self, texts: encoded.extend(texts) or encode(self, texts)
+    )
+    monkeypatch.setattr(judge, "NUM_CHARACTERS", 60)
+    monkeypatch.setattr(judge, "NUM_HELDOUT", 4)
+    model = Gpt.from_data(SMALL, DATA)
+    assert len(judge._first_examples(model, DATA)["inputs"]) == 4
+    assert set(encoded) - {""} < set(DATA.texts[:20])
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_the_heldout_loss_is_the_same_however_many_rows_are_passed_at_once(at_once: int) -> None:
+    data = TextData(DATA.texts[:50], ["?" * (1 + row % 9) for row in range(50)])
+    model = Gpt.from_data(SMALL.model_copy(update={"train_on_prompts": False}), data).eval()
+    rows = list[int]()
+    model.network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    loss = judge.Judge(data, lambda: data, rows_at_once=at_once).look(model)["heldout/loss"]
+    assert max(rows) <= at_once
+    totals, counts = model.log_likelihood(data)
+    assert loss == pytest.approx(-(totals.sum() / counts.sum()).item(), rel=1e-5)
 
 
 def test_damaged_examples_are_made_again(tmp_path: Path, tokenised: list[int]) -> None:
@@ -145,3 +169,16 @@ def test_a_jump_of_the_loss_stops_a_run_that_may_not_roll_back(tmp_path: Path) -
     watch = {"every": 5, "action": "stop", "patience": 1}
     with pytest.raises(TrainingError, match=r"the loss has jumped: rise/network is .*, above 1"):
         run(wild, tmp_path, steps=150, warmup_steps=300, checkpoint_every=5, watch=watch)
+
+
+def test_each_block_is_compiled_and_none_for_samples() -> None:
+    model = Gpt.from_data(SMALL, DATA)
+    _compile(model)
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    assert len(blocks) == 2
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    torch._dynamo.utils.counters.clear()
+    state = new_state(model, ema_decay=0.0, device=CPU, precision="fp32")
+    with state.sampling():
+        model.sample([SampleRequest(0)])
+    assert not torch._dynamo.utils.counters["stats"]
