@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from PIL import Image
@@ -79,6 +80,29 @@ def test_an_unchanged_rerun_is_decided_before_the_heavy_libraries_are_imported(w
     assert "train" in " ".join(answer["reused"]) or "checkpoint" in answer["reused"]
 
 
+PAGE = {"samples", "scores", "model-card", "verdict", "review-packet", "bento"}
+PAGE |= {f"mlflow-{what}" for what in ("model-version", "training-run", "evaluation")}
+
+
+def shown(server: str) -> set[str]:
+    """What the page of the server's newest flow run shows, by key."""
+
+    def asked(what, body):
+        url, headers = f"{server}/{what}/filter", {"content-type": "application/json"}
+        with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=10) as answer:
+            return json.load(answer)
+
+    [newest] = asked("flow_runs", {"sort": "START_TIME_DESC", "limit": 1})
+    artifacts = asked("artifacts", {"flow_runs": {"id": {"any_": [newest["id"]]}}})
+    return {each["key"].removeprefix("pets-") for each in artifacts if each["key"]}
+
+
+def test_a_flow_run_that_reuses_an_earlier_run_shows_all_that_it_left(served, first):
+    answer, _ = served.run("run", served.config, "--seed", 0)  # the same config in other words
+    assert answer["version"] == first["version"]
+    assert shown(served.server) == PAGE
+
+
 def test_a_champion_deleted_by_hand_is_made_again(served, first, monkeypatch):
     for variable, value in served.environment.items():
         monkeypatch.setenv(variable, value)
@@ -90,6 +114,7 @@ def test_a_champion_deleted_by_hand_is_made_again(served, first, monkeypatch):
     answer, _ = served.run("run", served.config)
     assert answer["verdict"]["champion"] == first["version"]
     assert champion("pets").version == first["version"]["version"]
+    assert shown(served.server) == PAGE, "though its first three stages were cached"
 
 
 def test_a_bento_deleted_by_hand_is_made_again(served, first):
