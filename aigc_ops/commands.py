@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -314,25 +315,33 @@ def _where_to_look(result: RunResult, *, reused: bool, seconds: float) -> list[s
         f"  score      {_values_lines({primary: result.scores.values[primary]})[0]}",
         f"  verdict    {result.version.uri} {_standing(result.verdict)}: "
         + "; ".join(result.verdict.reasons),
-        f"  review     aigc-ops review {result.version.name} {result.version.version}",
+        f"  review     {_program('aigc-ops')} review {result.version.name} "
+        f"{result.version.version}",
     ]
     if champion:
         lines.append(f"  champion   {champion.uri} (models:/{champion.name}@champion)")
     if result.bento:
         lines += [
             f"  Bento      {result.bento.tag}",
-            f"  serve it   aigc-ops serve models:/{result.name}@champion",
+            f"  serve it   {_program('aigc-ops')} serve models:/{result.name}@champion",
         ]
     local = store.replace(f"{Path.cwd()}{os.sep}", "")
-    mlflow = store if store.startswith("http") else f"mlflow ui --backend-store-uri {local}"
-    return [*lines, f"  MLflow     {mlflow}"]
+    ui = f"{_program('mlflow')} ui --backend-store-uri {local}"
+    return [*lines, f"  MLflow     {store if store.startswith('http') else ui}"]
 
 
 def _standing(verdict: Verdict) -> str:
     if verdict.waiting:
         name, number = verdict.model.name, verdict.model.version
-        return f"waits for a decision (aigc-ops approve {name} {number})"
+        return f"waits for a decision ({_program('aigc-ops')} approve {name} {number})"
     return f"is {verdict.alias}"
+
+
+def _program(name: str) -> str:
+    """A program of this environment as a person would type it here."""
+    beside, found = Path(sys.executable).parent / name, shutil.which(name)
+    reached = found is not None and Path(found).parent == beside.parent
+    return name if reached or not beside.is_file() else _shown(str(beside))
 
 
 def _shown(path: str | None) -> str:
