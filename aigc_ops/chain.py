@@ -46,7 +46,7 @@ from aigc_ops.registry.runs import source_tags
 from aigc_ops.registry.tracker import MlflowTracker, reporting_to
 from aigc_ops.revision import code_digest, revision
 from aigc_ops.serving import following, packaging, server
-from aigc_ops.serving.bentos import find_bento
+from aigc_ops.serving.bentos import find_bento, standing_bento
 from aigc_ops.tracking import SilentTracker, Tracker
 from aigc_ops.training import RunFolder, run_key
 from aigc_ops.training import train as train_model
@@ -258,8 +258,8 @@ def config_of(checkpoint: Checkpoint, overrides: Mapping[str, Any] | None = None
 
 
 def bento_of(version: ModelVersion) -> BentoTag | None:
-    """The version's Bento, if it was packaged and still stands."""
-    return find_bento(version)
+    """The version's Bento, of the newest code that it was packaged with and still stands."""
+    return standing_bento(version)
 
 
 def config_digest(config: Config) -> str:
@@ -267,12 +267,15 @@ def config_digest(config: Config) -> str:
     return json_digest(config.model_dump(mode="json"))
 
 
-def record_of(config: Config, result: RunResult, data_digest: str) -> RunRecord:
-    """The record of a finished run, for `records.keep`."""
+def record_of(
+    config: Config, result: RunResult, data_digest: str, inputs: Mapping[str, str]
+) -> RunRecord:
+    """The record of a finished run, for `records.keep`; data and inputs as they were before it."""
     return RunRecord(
         code_digest=code_digest(),
         data_path=config.data.path,
         data_digest=data_digest,
+        inputs=dict(inputs),
         packaged=config.packaging.enabled,
         result=result,
     )

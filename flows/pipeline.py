@@ -10,6 +10,7 @@ from aigc_ops.config import RunConfig
 from aigc_ops.data import pin_hint
 from aigc_ops.data.fingerprint import quick_digest
 from aigc_ops.home import exclusive, export_environment
+from aigc_ops.references import references
 from flows import showing, stages
 from flows.logs import show_messages_alone
 from flows.promotion import ask_for_review
@@ -56,6 +57,7 @@ def run_if_changed(config: Config, *, force: bool = False) -> RunResult:
             showing.show(earlier)
             return earlier
         data_digest = quick_digest(config.data.path)
+        inputs = records.states(references(config).values())
         result = run_chain(config, force=force)
-        records.keep(digest, chain.record_of(config, result, data_digest))
+        records.keep(digest, chain.record_of(config, result, data_digest, inputs))
     return result

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
 
-from aigc_ops import chain
+from aigc_ops import chain, records
 from aigc_ops.artifacts import (
     BentoTag,
     Checkpoint,
@@ -30,6 +30,7 @@ from aigc_ops.config import RunConfig
 from aigc_ops.errors import CheckpointError, RegistryError
 from aigc_ops.folders import verify_folder
 from aigc_ops.home import home
+from aigc_ops.references import references
 from aigc_ops.revision import code_digest
 from flows import showing
 
@@ -40,10 +41,11 @@ R = TypeVar("R")
 
 
 def _cache_key(sections: tuple[str, ...], _: TaskRunContext, parameters: dict[str, Any]) -> str:
-    """Digest of the config's sections, the nouns before this stage, the code and the home."""
+    """Digest of the config's sections, what they name, the nouns before, the code and the home."""
     config = parameters["config"].model_dump(mode="json", include={"name", "seed", *sections})
+    named = [r for s in sections for r in references(getattr(parameters["config"], s)).values()]
     nouns = {k: v.digest for k, v in parameters.items() if isinstance(v, Noun)}
-    return json_digest([sections, config, nouns, code_digest(), str(home())])
+    return json_digest([sections, config, records.states(named), nouns, code_digest(), str(home())])
 
 
 def _cached(*sections: str) -> Callable[[Callable[P, R]], Task[P, R]]:
