@@ -40,7 +40,7 @@ from aigc_ops.home import home
 from aigc_ops.promotion.stage import Setting
 from aigc_ops.promotion.stage import promote as promote_version
 from aigc_ops.records import RunRecord
-from aigc_ops.registry import registration, resolution
+from aigc_ops.registry import lineage, registration, resolution
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.runs import source_tags
 from aigc_ops.registry.tracker import MlflowTracker, reporting_to
@@ -233,7 +233,7 @@ def follow(model: str, *, host: str, port: int) -> int:
     """Serve whatever version an alias names, whenever it moves, until stopped; the exit code."""
     if not model.startswith(resolution.SCHEME) or "@" not in model:
         raise ConfigError(f"{model!r} never moves; follow an alias such as models:/NAME@champion")
-    server.require_address(host, port)
+    host = server.require_address(host, port)
     return following.follow(lambda: version_of(model), host=host, port=port)
 
 
@@ -245,8 +245,10 @@ def resolve(model: str) -> Checkpoint:
 
 
 def version_of(model: str) -> ModelVersion:
-    """The registered version that `models:/NAME@champion` or `models:/NAME/3` names."""
-    return resolution.resolve_version(model)
+    """The version of `models:/NAME@champion`, `models:/NAME/3` or a registered checkpoint."""
+    if model.startswith(resolution.SCHEME):
+        return resolution.resolve_version(model)
+    return lineage.version_of(resolution.resolve(model))
 
 
 def config_of(checkpoint: Checkpoint, overrides: Mapping[str, Any] | None = None) -> Config:

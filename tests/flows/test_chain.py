@@ -1,6 +1,7 @@
 """The whole chain as a person meets it: real processes, stores, servers and faults."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from aigc_ops import prefect_api
+from aigc_ops.home import exclusive
 from tests.conftest import ROOT
 from tests.flows.conftest import Workplace, ended
 
@@ -195,9 +197,10 @@ def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, console
     assert scores["values"].keys() == first["scores"]["values"].keys()
     version, _ = console.run("register", checkpoint)
     assert version["version"] == first["version"]["version"]
-    verdict, _ = console.run("promote", version["uri"])
-    assert verdict["alias"] == "champion"
-    bento, _ = console.run("package", version["uri"])
+    for model in (version["uri"], checkpoint):
+        verdict, _ = console.run("promote", model)
+        assert verdict["alias"] == "champion"
+    bento, _ = console.run("package", checkpoint)
     assert bento["tag"] == first["bento"]["tag"]
     listed, _ = console.run("models")
     assert {"champion"} <= {alias for row in listed["models"] for alias in row["aliases"]}
@@ -243,6 +246,21 @@ def test_bad_data_ends_the_run_and_names_the_row(workplace, first, tmp_path):
     answer, said = workplace.run("run", workplace.config, "--data.path", images, code=1)
     assert "cat/broken.png" in answer["error"]
     assert "Traceback" not in said
+
+
+def test_a_stage_alone_waits_for_the_home_and_a_mistake_in_a_config_does_not(
+    workplace, first, monkeypatch
+):
+    monkeypatch.setenv("AIGC_OPS_HOME", str(workplace.home))
+    with exclusive(pytest.fail):
+        train = workplace.start("train", workplace.config)
+        said = next(line for line in train.stderr if "waiting for" in line)
+        assert f"process {os.getpid()}, which holds this home" in said
+        answer, _ = workplace.run("run", workplace.config, "--training.stesp", 3, code=2)
+        assert "--training.steps" in answer["error"]
+        assert train.poll() is None
+    ended(train)
+    assert train.returncode == 0
 
 
 def test_two_runs_at_once_on_one_home_queue(served, first):
