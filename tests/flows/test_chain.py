@@ -168,7 +168,7 @@ def test_samples_are_numbered_pngs_with_a_line_each_and_repeat_by_seed(console, 
     assert [row["label"] for row in rows] == [0, 1, 0, 1, 0]
     last = rows[3]
     console.run(
-        *("sample", model, "--seed", last["seed"], "--label", last["label"]),
+        *("sample", model, "--seed", last["seed"], "--label", "dog"),
         *("--out", tmp_path / "one"),
     )
     with (
@@ -214,7 +214,11 @@ def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, console
         (["run", "CONFIG", "--training.steps", "many"], 2, "training.steps"),
         (["run", "CONFIG", "--data.path", "absent"], 1, "absent does not exist"),
         (["evaluate", "models:/nobody@champion"], 1, "nobody"),
-        (["sample", "models:/pets@champion", "--label", "9", "--out", "out"], 1, "outside 0..1"),
+        (
+            ["sample", "models:/pets@champion", "--label", "9", "--out", "out"],
+            1,
+            "0 (cat), 1 (dog)",
+        ),
         (["sample", "models:/pets@champion", "--num", "-1", "--out", "out"], 1, "num is -1"),
         (
             ["sample", "models:/pets@champion", "--set", "slant=1", "--out", "out"],
