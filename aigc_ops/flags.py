@@ -32,7 +32,7 @@ def parse_flags(kind: type[BaseModel], flags: Sequence[str]) -> dict[str, Any]:
 
 def _emptied(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with None for an empty text, where the field may be None."""
-    emptied = {}
+    emptied: dict[str, Any] = {}
     for name, value in values.items():
         annotation = kind.model_fields[name].annotation
         if isinstance(value, Mapping) and (nested := nested_type(annotation)):

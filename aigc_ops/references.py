@@ -13,7 +13,7 @@ Reference = Annotated[str, "a file, a folder or models:/NAME@ALIAS"]
 
 def references(config: BaseModel, prefix: str = "") -> dict[str, str]:
     """Dotted name and value of every such setting that is given."""
-    found = {}
+    found: dict[str, str] = {}
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
