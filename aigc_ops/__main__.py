@@ -1,5 +1,6 @@
 """The command line: `aigc-ops COMMAND --help` tells what each stage takes."""
 
+import argparse
 import atexit
 import json
 import os
@@ -44,8 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), answer.fileno())
         return 0
     except KeyboardInterrupt:
-        print("stopped; the same command again continues from here", file=sys.stderr)
+        print(f"stopped{_what_follows(arguments)}", file=sys.stderr)
         return 130
+
+
+def _what_follows(arguments: argparse.Namespace) -> str:
+    """What the same command does next, where it had come some way."""
+    if getattr(arguments, "force", False):
+        return "; with --force the same command starts over"
+    return "; the same command again continues from here" * (arguments.command in CONFIG_COMMANDS)
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

@@ -40,13 +40,13 @@ from aigc_ops.home import home
 from aigc_ops.promotion.stage import Setting
 from aigc_ops.promotion.stage import promote as promote_version
 from aigc_ops.records import RunRecord
-from aigc_ops.registry import registration, resolution
+from aigc_ops.registry import lineage, registration, resolution
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.runs import source_tags
 from aigc_ops.registry.tracker import MlflowTracker, reporting_to
 from aigc_ops.revision import code_digest, revision
 from aigc_ops.serving import following, packaging, server
-from aigc_ops.serving.bentos import find_bento
+from aigc_ops.serving.bentos import find_bento, standing_bento
 from aigc_ops.tracking import SilentTracker, Tracker
 from aigc_ops.training import RunFolder, run_key
 from aigc_ops.training import train as train_model
@@ -233,7 +233,7 @@ def follow(model: str, *, host: str, port: int) -> int:
     """Serve whatever version an alias names, whenever it moves, until stopped; the exit code."""
     if not model.startswith(resolution.SCHEME) or "@" not in model:
         raise ConfigError(f"{model!r} never moves; follow an alias such as models:/NAME@champion")
-    server.require_address(host, port)
+    host = server.require_address(host, port)
     return following.follow(lambda: version_of(model), host=host, port=port)
 
 
@@ -245,8 +245,10 @@ def resolve(model: str) -> Checkpoint:
 
 
 def version_of(model: str) -> ModelVersion:
-    """The registered version that `models:/NAME@champion` or `models:/NAME/3` names."""
-    return resolution.resolve_version(model)
+    """The version of `models:/NAME@champion`, `models:/NAME/3` or a registered checkpoint."""
+    if model.startswith(resolution.SCHEME):
+        return resolution.resolve_version(model)
+    return lineage.version_of(resolution.resolve(model))
 
 
 def config_of(checkpoint: Checkpoint, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -258,8 +260,8 @@ def config_of(checkpoint: Checkpoint, overrides: Mapping[str, Any] | None = None
 
 
 def bento_of(version: ModelVersion) -> BentoTag | None:
-    """The version's Bento, if it was packaged and still stands."""
-    return find_bento(version)
+    """The version's Bento, of the newest code that it was packaged with and still stands."""
+    return standing_bento(version)
 
 
 def config_digest(config: Config) -> str:
@@ -267,12 +269,15 @@ def config_digest(config: Config) -> str:
     return json_digest(config.model_dump(mode="json"))
 
 
-def record_of(config: Config, result: RunResult, data_digest: str) -> RunRecord:
-    """The record of a finished run, for `records.keep`."""
+def record_of(
+    config: Config, result: RunResult, data_digest: str, inputs: Mapping[str, str]
+) -> RunRecord:
+    """The record of a finished run, for `records.keep`; data and inputs as they were before it."""
     return RunRecord(
         code_digest=code_digest(),
         data_path=config.data.path,
         data_digest=data_digest,
+        inputs=dict(inputs),
         packaged=config.packaging.enabled,
         result=result,
     )

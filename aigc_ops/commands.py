@@ -3,10 +3,12 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,17 +57,13 @@ def run(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, li
 
 def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str | None) -> RunResult:
     from aigc_ops.data import warm
-    from aigc_ops.home import exclusive
     from flows.server import temporary_server
 
-    def waiting(holder: str) -> None:
-        print(f"waiting for {holder}, which holds this home", file=sys.stderr)
-
-    with exclusive(waiting):
+    config = _load_config(arguments, flags)
+    with _alone():
         # Two processes begin at once; this one imports what it needs beside them.
         server = temporary_server()
         warm.start()
-        config = _load_config(arguments, flags)
         from aigc_ops.chain import config_digest, preload
         from flows.deployments import pipeline_of
 
@@ -85,7 +83,8 @@ def validate(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answe
     from aigc_ops import chain
 
     config = _load_config(arguments, flags)
-    report = chain.validate(config, _open_data(config))
+    with _alone():
+        report = chain.validate(config, _open_data(config))
     lines = [
         f"{report.num_expectations} expectations hold for {report.num_rows} rows",
         f"report: {report.html_uri}",
@@ -98,7 +97,8 @@ def train(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, 
     from aigc_ops import chain
 
     config = _load_config(arguments, flags)
-    checkpoint = chain.train(config, _open_data(config))
+    with _alone():
+        checkpoint = chain.train(config, _open_data(config))
     lines = [f"checkpoint: {checkpoint.uri}", f"samples: {checkpoint.grid_uri}"]
     return {**checkpoint.model_dump(mode="json"), **_rate(checkpoint)}, lines
 
@@ -109,7 +109,8 @@ def evaluate(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answe
 
     checkpoint = chain.resolve(arguments.model)
     config = _stored_config(checkpoint, flags)
-    scores = chain.evaluate(config, _open_data(config), checkpoint)
+    with _alone():
+        scores = chain.evaluate(config, _open_data(config), checkpoint)
     return scores.model_dump(mode="json"), _score_lines(scores)
 
 
@@ -119,9 +120,10 @@ def register(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answe
 
     checkpoint = chain.resolve(arguments.model)
     config = _stored_config(checkpoint, flags)
-    dataset = _open_data(config)
-    scores = chain.evaluate(config, dataset, checkpoint)
-    version = chain.register(config, dataset, checkpoint, scores)
+    with _alone():
+        dataset = _open_data(config)
+        scores = chain.evaluate(config, dataset, checkpoint)
+        version = chain.register(config, dataset, checkpoint, scores)
     return _dump(version, uri=version.uri), [f"registered: {version.uri}"]
 
 
@@ -130,7 +132,8 @@ def promote(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer
     from aigc_ops import chain
 
     config = _stored_config(chain.resolve(arguments.model), flags)
-    verdict = chain.promote(config, _open_data(config), chain.version_of(arguments.model))
+    with _alone():
+        verdict = chain.promote(config, _open_data(config), chain.version_of(arguments.model))
     lines = [f"{verdict.model.uri} {_standing(verdict)}", *verdict.reasons]
     return verdict.model_dump(mode="json"), lines
 
@@ -140,7 +143,8 @@ def package(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer
     from aigc_ops import chain
 
     config = _stored_config(chain.resolve(arguments.model), flags)
-    bento = chain.package(config, chain.version_of(arguments.model))
+    with _alone():
+        bento = chain.package(config, chain.version_of(arguments.model))
     return bento.model_dump(mode="json"), [f"Bento: {bento.tag}", f"folder: {bento.uri}"]
 
 
@@ -232,6 +236,16 @@ COMMANDS = {
 WITH_CONFIG = ("run", "validate", "train", "evaluate", "register", "promote", "package")
 
 
+def _alone() -> AbstractContextManager[None]:
+    """Hold the home; of several processes that train together, the first does for all."""
+    from aigc_ops.home import exclusive
+
+    def waiting(holder: str) -> None:
+        print(f"waiting for {holder}, which holds this home", file=sys.stderr)
+
+    return exclusive(waiting) if os.environ.get("RANK", "0") == "0" else nullcontext()
+
+
 def _open_data(config: Any) -> DatasetRef:
     from aigc_ops import chain
     from aigc_ops.data import pin_hint
@@ -314,25 +328,33 @@ def _where_to_look(result: RunResult, *, reused: bool, seconds: float) -> list[s
         f"  score      {_values_lines({primary: result.scores.values[primary]})[0]}",
         f"  verdict    {result.version.uri} {_standing(result.verdict)}: "
         + "; ".join(result.verdict.reasons),
-        f"  review     aigc-ops review {result.version.name} {result.version.version}",
+        f"  review     {_program('aigc-ops')} review {result.version.name} "
+        f"{result.version.version}",
     ]
     if champion:
         lines.append(f"  champion   {champion.uri} (models:/{champion.name}@champion)")
     if result.bento:
         lines += [
             f"  Bento      {result.bento.tag}",
-            f"  serve it   aigc-ops serve models:/{result.name}@champion",
+            f"  serve it   {_program('aigc-ops')} serve models:/{result.name}@champion",
         ]
     local = store.replace(f"{Path.cwd()}{os.sep}", "")
-    mlflow = store if store.startswith("http") else f"mlflow ui --backend-store-uri {local}"
-    return [*lines, f"  MLflow     {mlflow}"]
+    ui = f"{_program('mlflow')} ui --backend-store-uri {local}"
+    return [*lines, f"  MLflow     {store if store.startswith('http') else ui}"]
 
 
 def _standing(verdict: Verdict) -> str:
     if verdict.waiting:
         name, number = verdict.model.name, verdict.model.version
-        return f"waits for a decision (aigc-ops approve {name} {number})"
+        return f"waits for a decision ({_program('aigc-ops')} approve {name} {number})"
     return f"is {verdict.alias}"
+
+
+def _program(name: str) -> str:
+    """A program of this environment as a person would type it here."""
+    beside, found = Path(sys.executable).parent / name, shutil.which(name)
+    reached = found is not None and Path(found).parent == beside.parent
+    return name if reached or not beside.is_file() else _shown(str(beside))
 
 
 def _shown(path: str | None) -> str:

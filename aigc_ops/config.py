@@ -125,14 +125,15 @@ def _explained(kind: type[BaseModel], error: ValidationError, source: str) -> li
 
 def nearest_field(kind: type[BaseModel], path: str) -> str:
     """`; did you mean …?` for an unknown dotted field, or the fields there are."""
+    parent, _, last = path.rpartition(".")
     known = field_paths(kind)
-    last = path.rsplit(".", 1)[-1]
+    below = [name.removeprefix(f"{parent}.") for name in known if name.startswith(f"{parent}.")]
+    siblings = list(dict.fromkeys(n.partition(".")[0] for n in (below if parent else known)))
+    if near := difflib.get_close_matches(last, siblings, n=1, cutoff=0.6):
+        return f"; did you mean {parent}{'.' * bool(parent)}{near[0]}?"
     elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == last]
-    near = elsewhere or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
-    if near:
+    if near := elsewhere or difflib.get_close_matches(path, known, n=1, cutoff=0.6):
         return f"; did you mean {near[0]}?"
-    parent = path.rpartition(".")[0]
-    siblings = [name for name in known if name.rpartition(".")[0] == parent]
     return f"; the fields there are {', '.join(siblings)}" if siblings else ""
 
 
@@ -140,10 +141,12 @@ def field_paths(kind: type[BaseModel], prefix: str = "") -> list[str]:
     """Dotted names of every leaf field of a config."""
     paths = []
     for name, info in kind.model_fields.items():
-        nested = [
-            t
-            for t in (info.annotation, *get_args(info.annotation))
-            if isinstance(t, type) and issubclass(t, BaseModel)
-        ]
-        paths += field_paths(nested[0], f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
+        nested = nested_type(info.annotation)
+        paths += field_paths(nested, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
     return paths
+
+
+def nested_type(annotation: Any) -> type[BaseModel] | None:
+    """The config that a field of this type holds, empty or not; None for a leaf."""
+    types = (annotation, *get_args(annotation))
+    return next((t for t in types if isinstance(t, type) and issubclass(t, BaseModel)), None)

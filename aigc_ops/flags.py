@@ -1,13 +1,13 @@
 """A config's fields as command-line flags, with help, from the config type itself."""
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_settings import CliSettingsSource
 
-from aigc_ops.config import nearest_field
+from aigc_ops.config import nearest_field, nested_type
 from aigc_ops.errors import ConfigError
 
 WITH_YAML = ("run", "validate", "train")
@@ -27,7 +27,19 @@ def parse_flags(kind: type[BaseModel], flags: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(str(error)) from error
     if unknown:
         raise ConfigError(_unknown_flag(kind, unknown[0]))
-    return dict(source(parsed_args=vars(values))())
+    return _emptied(kind, source(parsed_args=vars(values))())
+
+
+def _emptied(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with None for an empty text, where the field may be None."""
+    emptied: dict[str, Any] = {}
+    for name, value in values.items():
+        annotation = kind.model_fields[name].annotation
+        if isinstance(value, Mapping) and (nested := nested_type(annotation)):
+            emptied[name] = _emptied(nested, value)
+        else:
+            emptied[name] = None if value == "" and type(None) in get_args(annotation) else value
+    return emptied
 
 
 def family_flag(flags: Sequence[str]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def export_environment() -> None:
 
 @contextmanager
 def exclusive(waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the home for one run; a second run waits its turn and is told for whom.
+    """Hold the home for one run or stage; a second waits its turn and is told for whom.
 
     The lock is the kernel's, so it ends with the process that holds it, even by kill -9.
     """

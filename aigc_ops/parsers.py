@@ -97,7 +97,9 @@ def _add_using(command: Command) -> None:
     sample.add_argument("model", metavar="MODEL")
     sample.add_argument("--num", type=int, default=1, help="how many (%(default)s)")
     sample.add_argument("--seed", type=int, default=0, help="seed of the first (%(default)s)")
-    sample.add_argument("--label", type=int, help="class; by default goes round the classes")
+    sample.add_argument(
+        "--label", help="class, by number or by name; by default goes round the classes"
+    )
     sample.add_argument("--prompt", help="text to answer or continue")
     _add_controls(sample, "truncation=0.7")
     sample.add_argument(

@@ -4,41 +4,74 @@ Imports neither torch, prefect nor bentoml: the decision comes before they are l
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from aigc_ops.artifacts import Noun, RunResult, json_digest
 from aigc_ops.data.fingerprint import quick_digest
+from aigc_ops.errors import CheckpointError
+from aigc_ops.folders import verify_folder
 from aigc_ops.home import home
 from aigc_ops.revision import code_digest
 
 
 class RunRecord(Noun):
-    """A finished run, and the state of code and data that it speaks of."""
+    """A finished run, and the state of code, data and other inputs that it speaks of."""
 
     code_digest: str
     data_path: str
     data_digest: str
+    inputs: dict[str, str] = Field(description="State of each input that a setting names.")
     packaged: bool
     result: RunResult
 
     def is_current(self) -> bool:
-        """Whether code and data are still what they were."""
-        return self.code_digest == code_digest() and self.data_digest == quick_digest(
-            self.data_path
+        """Whether code, data and other inputs are still what they were."""
+        return (
+            self.code_digest == code_digest()
+            and self.data_digest == quick_digest(self.data_path)
+            and self.inputs == states(self.inputs)
         )
 
     def is_held(self) -> bool:
-        """Whether version, champion alias and Bento still stand in their stores."""
+        """Whether files, version, champion alias and Bento still stand where they stood."""
+        from aigc_ops.registry.lineage import held
         from aigc_ops.registry.versions import champion
-        from aigc_ops.serving.bentos import find_bento
+        from aigc_ops.serving.bentos import standing_bento
 
-        held = self.result.verdict.champion
-        if champion(self.result.name) != held:
+        standing = self.result.verdict.champion
+        if not self._has_files() or champion(self.result.name) != standing:
             return False
-        return held is None or not self.packaged or find_bento(held) == self.result.bento
+        if held(self.result.version) is None:
+            return False
+        if standing is None or not self.packaged:
+            return True
+        return standing_bento(standing) == self.result.bento
+
+    def _has_files(self) -> bool:
+        """Whether the checkpoint is whole and the reports are there."""
+        report, checkpoint, scores = self.result.report, self.result.checkpoint, self.result.scores
+        pages = (report.json_uri, report.html_uri, scores.report_uri)
+        try:
+            verify_folder(Path(checkpoint.uri), expected=checkpoint.manifest_digest)
+        except CheckpointError:
+            return False
+        return all(Path(page).is_file() for page in pages if page)
+
+
+def states(references: Iterable[str]) -> dict[str, str]:
+    """What each reference names now: a version's manifest digest, or a `quick_digest`."""
+    return {reference: _state(reference) for reference in references}
+
+
+def _state(reference: str) -> str:
+    from aigc_ops.registry.resolution import SCHEME, resolve_version
+
+    if reference.startswith(SCHEME):
+        return resolve_version(reference).manifest_digest
+    return quick_digest(reference)
 
 
 def command_digest(config: Path, flags: Sequence[str]) -> str | None:

@@ -32,6 +32,7 @@ TEXTS = "samples.txt"
 GOLDEN = "golden"
 STAGING = ".samples.partial"
 GRID_PADDING = 2
+NUM_CLASSES_NAMED = 100
 
 Samples = Tensor | list[str]
 """(N, C, H, W) uint8 images on the CPU, or N texts."""
@@ -83,6 +84,20 @@ def requests(
     ]
     check_requests(model, asked)
     return asked
+
+
+def class_label(model: Generative, word: str) -> int:
+    """The label that a class's number or name stands for; raises ModelError with the classes."""
+    names = model.shape.class_names if isinstance(model, ImageModel) else ()
+    if not names:
+        raise ModelError("this model has no classes; leave the label out")
+    if word.isdecimal() and int(word) < len(names):
+        return int(word)
+    if word in names:
+        return names.index(word)
+    known = ", ".join(f"{label} ({name})" for label, name in enumerate(names[:NUM_CLASSES_NAMED]))
+    more = ", …" if len(names) > NUM_CLASSES_NAMED else ""
+    raise ModelError(f"{word!r} is not a class; the classes are {known}{more}")
 
 
 def check_requests(model: Generative, asked: Sequence[SampleRequest]) -> None:
@@ -292,7 +307,7 @@ def _record(samples: Samples, asked: Sequence[SampleRequest], origin: Origin | N
         if isinstance(samples, Tensor):
             row = {"file": f"{index:05d}.png", "label": request.label, "seed": request.seed}
         else:
-            row = {"file": TEXTS, "prompt": request.prompt, "text": samples[index]}
+            row = {"file": TEXTS, "label": None, "prompt": request.prompt, "text": samples[index]}
             row["seed"] = request.seed
         if origin:
             row["model"] = origin.manifest_digest

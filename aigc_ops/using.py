@@ -39,7 +39,7 @@ def sample(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, lis
         model,
         arguments.num,
         seed=arguments.seed,
-        label=arguments.label,
+        label=None if arguments.label is None else sampling.class_label(model, arguments.label),
         prompt=arguments.prompt,
         controls=controls,
         stop=arguments.stop,

@@ -10,7 +10,8 @@ from aigc_ops.config import RunConfig
 from aigc_ops.data import pin_hint
 from aigc_ops.data.fingerprint import quick_digest
 from aigc_ops.home import exclusive, export_environment
-from flows import stages
+from aigc_ops.references import references
+from flows import showing, stages
 from flows.logs import show_messages_alone
 from flows.promotion import ask_for_review
 
@@ -53,8 +54,10 @@ def run_if_changed(config: Config, *, force: bool = False) -> RunResult:
         digest = chain.config_digest(config)
         if not force and (earlier := records.recall(digest)):
             log.info("nothing has changed since %s was made", earlier.version.uri)
+            showing.show(earlier)
             return earlier
         data_digest = quick_digest(config.data.path)
+        inputs = records.states(references(config).values())
         result = run_chain(config, force=force)
-        records.keep(digest, chain.record_of(config, result, data_digest))
+        records.keep(digest, chain.record_of(config, result, data_digest, inputs))
     return result

@@ -1,27 +1,20 @@
-"""Each stage as a Prefect task: run name, cache key, retries, and what its page shows.
+"""Each stage as a Prefect task: run name, cache key, retries; and its result, shown.
 
 Validate, train and evaluate are cached by what decides their result. Register, promote
 and package change a store, so they always ask that store and find their own work done.
 """
 
-import base64
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
 
-from aigc_ops import chain
+from aigc_ops import chain, records
 from aigc_ops.artifacts import (
     BentoTag,
     Checkpoint,
@@ -37,9 +30,9 @@ from aigc_ops.config import RunConfig
 from aigc_ops.errors import CheckpointError, RegistryError
 from aigc_ops.folders import verify_folder
 from aigc_ops.home import home
-from aigc_ops.plain import markdown
-from aigc_ops.registry import pages
+from aigc_ops.references import references
 from aigc_ops.revision import code_digest
+from flows import showing
 
 Config = RunConfig[Any]
 NounT = TypeVar("NounT", bound=Noun)
@@ -48,10 +41,11 @@ R = TypeVar("R")
 
 
 def _cache_key(sections: tuple[str, ...], _: TaskRunContext, parameters: dict[str, Any]) -> str:
-    """Digest of the config's sections, the nouns before this stage, the code and the home."""
+    """Digest of the config's sections, what they name, the nouns before, the code and the home."""
     config = parameters["config"].model_dump(mode="json", include={"name", "seed", *sections})
+    named = [r for s in sections for r in references(getattr(parameters["config"], s)).values()]
     nouns = {k: v.digest for k, v in parameters.items() if isinstance(v, Noun)}
-    return json_digest([sections, config, nouns, code_digest(), str(home())])
+    return json_digest([sections, config, records.states(named), nouns, code_digest(), str(home())])
 
 
 def _cached(*sections: str) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -120,23 +114,14 @@ def _validate(config: Config, dataset: DatasetRef) -> ValidationReport:
 
 def train(config: Config, dataset: DatasetRef, *, force: bool) -> Checkpoint:
     """The trained checkpoint, begun anew when forced, else resumed or as it was."""
-    return _believed(_train, config, dataset, force, force=force, present=_is_whole)
+    checkpoint = _believed(_train, config, dataset, force, force=force, present=_is_whole)
+    showing.show_samples(config.name, checkpoint)
+    return checkpoint
 
 
 @_cached("data", "model", "training")
 def _train(config: Config, dataset: DatasetRef, anew: bool) -> Checkpoint:
-    checkpoint = chain.train(config, dataset, anew=anew)
-    if checkpoint.modality == "image" and checkpoint.grid_uri:
-        content = base64.b64encode(Path(checkpoint.grid_uri).read_bytes()).decode()
-        create_image_artifact(
-            image_url=f"data:image/png;base64,{content}",
-            key=_key(config, "samples"),
-            description=f"Samples after step {checkpoint.step}, the same seeds at every step.",
-        )
-    elif checkpoint.grid_uri:
-        texts = Path(checkpoint.grid_uri).read_text(encoding="utf-8")
-        create_markdown_artifact(f"```text\n{texts}\n```", key=_key(config, "samples"))
-    return checkpoint
+    return chain.train(config, dataset, anew=anew)
 
 
 def _is_whole(checkpoint: Checkpoint) -> bool:
@@ -149,7 +134,7 @@ def _is_whole(checkpoint: Checkpoint) -> bool:
 
 def evaluate(config: Config, dataset: DatasetRef, checkpoint: Checkpoint, *, force: bool) -> Scores:
     """The checkpoint's scores, each with its interval and contract."""
-    return _believed(
+    scores = _believed(
         _evaluate,
         config,
         dataset,
@@ -157,58 +142,41 @@ def evaluate(config: Config, dataset: DatasetRef, checkpoint: Checkpoint, *, for
         force=force,
         present=lambda s: s.report_uri is not None and Path(s.report_uri).is_file(),
     )
+    showing.show_scores(config.name, scores)
+    return scores
 
 
 @_cached("data", "evaluation")
 def _evaluate(config: Config, dataset: DatasetRef, checkpoint: Checkpoint) -> Scores:
-    scores = chain.evaluate(config, dataset, checkpoint)
-    rows = [
-        {"metric": name, "value": s.value, "low": s.low, "high": s.high, **s.contract}
-        for name, s in scores.values.items()
-    ]
-    create_table_artifact(
-        rows, key=_key(config, "scores"), description="Comparable under equal contracts only."
-    )
-    return scores
+    return chain.evaluate(config, dataset, checkpoint)
 
 
 def register(
     config: Config, dataset: DatasetRef, checkpoint: Checkpoint, scores: Scores
 ) -> ModelVersion:
     """The version of this checkpoint in the registry, made once."""
-    return _register(config, dataset, checkpoint, scores)
+    version = _register(config, dataset, checkpoint, scores)
+    showing.show_version(version)
+    return version
 
 
 @_storing(retries=2)
 def _register(
     config: Config, dataset: DatasetRef, checkpoint: Checkpoint, scores: Scores
 ) -> ModelVersion:
-    version = chain.register(config, dataset, checkpoint, scores)
-    create_markdown_artifact(pages.card(version), key=_key(config, "model-card"))
-    for what, link in pages.links(version).items():
-        create_link_artifact(link, link_text=what, key=_key(config, f"mlflow-{what}"))
-    return version
+    return chain.register(config, dataset, checkpoint, scores)
 
 
 def promote(config: Config, dataset: DatasetRef, version: ModelVersion) -> Verdict:
     """The decision on the version, or that a person must take it."""
-    return _promote(config, dataset, version)
+    verdict = _promote(config, dataset, version)
+    showing.show_verdict(verdict)
+    return verdict
 
 
 @_storing(retries=2)
 def _promote(config: Config, dataset: DatasetRef, version: ModelVersion) -> Verdict:
-    verdict = chain.promote(config, dataset, version, flow_run=flow_run.id)
-    reasons = "\n".join(f"- {markdown(reason)}" for reason in verdict.reasons)
-    what = "waits for a person's decision" if verdict.waiting else f"is **{verdict.alias}**"
-    create_markdown_artifact(
-        f"**{version.uri}** {what}.\n\n{reasons}\n\n"
-        f"`aigc-ops review {version.name} {version.version}` opens the evidence.",
-        key=_key(config, "verdict"),
-    )
-    if verdict.packet_digest:
-        link = pages.packet_link(version, verdict.packet_digest)
-        create_link_artifact(link, link_text="review packet", key=_key(config, "review-packet"))
-    return verdict
+    return chain.promote(config, dataset, version, flow_run=flow_run.id)
 
 
 def package(config: Config, verdict: Verdict) -> BentoTag | None:
@@ -218,24 +186,15 @@ def package(config: Config, verdict: Verdict) -> BentoTag | None:
     """
     if not config.packaging.enabled:
         return None
-    if not verdict.promoted:
-        return chain.bento_of(verdict.champion) if verdict.champion else None
-    return _package(config, verdict.model)
+    if verdict.promoted:
+        bento: BentoTag | None = _package(config, verdict.model)
+    else:
+        bento = chain.bento_of(verdict.champion) if verdict.champion else None
+    if bento:
+        showing.show_bento(bento)
+    return bento
 
 
 @_storing()
 def _package(config: Config, version: ModelVersion) -> BentoTag:
-    bento = chain.package(config, version)
-    create_markdown_artifact(
-        f"`{bento.tag}` was booted and drew {bento.num_golden} golden samples at most "
-        f"{bento.max_levels_apart} of 255 levels apart. Serve it: "
-        f"`aigc-ops serve {version.uri}`",
-        key=_key(config, "bento"),
-    )
-    return bento
-
-
-def _key(config: Config, what: str) -> str:
-    """An artifact key, which Prefect wants in lower case, digits and dashes."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in config.name.lower())
-    return f"{plain}-{what}"
+    return chain.package(config, version)

@@ -50,7 +50,13 @@ def test_a_config_is_frozen():
     ("text", "message"),
     [
         ("data: {path: d}\nmodel: {family: gan, latent_dm: 3}", "latent_dm.*mean model.latent_dim"),
-        (SOUND + "trainig: {}", "trainig is not a field"),
+        (SOUND + "trainig: {}", r"trainig is not a field; did you mean training\?"),
+        (SOUND + "validaton: {}", r"did you mean validation\?"),
+        (SOUND + "evalution: {}", r"did you mean evaluation\?"),
+        (SOUND + "promtion: {}", r"did you mean promotion\?"),
+        (SOUND + "dat: {}", r"did you mean data\?"),
+        (SOUND + "training: {wach: {}}", r"did you mean training.watch\?"),
+        (SOUND + "xyz: 1", "the fields there are name, seed, data, validation, model"),
         (SOUND + "training: {latent_dim: 3}", "mean model.latent"),
         ("data: {path: d}\nmodel: {family: gna}", "did you mean gan"),
         ("data: {path: d}\nmodel: {}", "model.family is None.*gan"),
@@ -127,12 +133,23 @@ def test_every_field_is_described(family):
     [
         ("--training.stesp=3", "--training.stesp is not a flag; did you mean --training.steps"),
         ("--latent-dim=3", "did you mean --model.latent-dim"),
+        ("--validaton.min-train-rows=3", "did you mean --validation.min-train-rows"),
+        ("--evalution={}", r"did you mean --evaluation\?"),
         ("stray", "'stray' is one argument too many"),
     ],
 )
 def test_an_unknown_flag_is_answered_with_the_nearest_one(flag, message):
     with pytest.raises(ConfigError, match=message):
         parse_flags(run_config_type("gan"), [flag])
+
+
+@pytest.mark.parametrize(
+    "name", ["training.max_gradient_norm", "data.label_column", "data.image_size", "model.critic"]
+)
+def test_an_empty_value_is_none_where_the_field_may_be_empty(name):
+    nested = parse_flags(run_config_type("gan"), [f"--{name}="])
+    expected = {name: None} if name != "model.critic" else {name: ""}
+    assert dotted(nested) == expected
 
 
 def test_underscores_and_dashes_are_the_same_flag():

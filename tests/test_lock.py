@@ -22,5 +22,14 @@ def test_another_version_an_unlocked_and_an_absent_package_are_told():
     assert "no-such-package" in found.absent
 
 
+def test_what_an_extra_brings_need_not_be_locked(tmp_path, monkeypatch):
+    for name, needs in (("dvc-s3", "s3-storage"), ("s3-storage", "dvc-s3"), ("stray", "numpy")):
+        folder = tmp_path / f"{name.replace('-', '_')}-3.3.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: 3.3\nRequires-Dist: {needs}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert compare(TEXT).unlocked == ("stray",)
+
+
 def test_the_lock_names_no_index():
     assert not re.search(r"https?://|--index-url|--extra-index|--find-links|file:", TEXT)

@@ -5,28 +5,27 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import urlopen
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from PIL import Image
 
 from aigc_ops.models import family_names
-from tests.conftest import ROOT, answers, eventually
+from tests.conftest import ROOT, answers, free_port
 from tests.flows.conftest import write_images
 
-SERVERS = {
-    "prefect server start": "http://127.0.0.1:4200/api/health",
-    "mlflow ui --backend-store-uri sqlite:///.aigc_ops/mlflow/mlflow.db": (
-        "http://127.0.0.1:5000/health"
-    ),
-    "aigc-ops serve models:/mnist-gan@champion": "http://127.0.0.1:3000/readyz",
-}
+PREFECT = "PREFECT_HOME=$PWD/.aigc_ops/prefect prefect server start"
+MLFLOW = "mlflow ui --backend-store-uri sqlite:///.aigc_ops/mlflow/mlflow.db"
+SERVE = "aigc-ops serve models:/mnist-gan@champion"
+SERVERS = {PREFECT: 4200, MLFLOW: 5000, SERVE: 3000}
 QUICK = [
     "aigc-ops train configs/mnist-gan.yaml --help",
     "aigc-ops models",
@@ -45,6 +44,7 @@ TALK = "aigc-ops chat models:/dialogue-gpt@champion"
 CURL = """curl -s localhost:3000/generate -H 'content-type: application/json' \
 -d '{"label": 7, "seed": 1}' -o seven.png"""
 DEPLOY = "PREFECT_API_URL=http://127.0.0.1:4200/api python -m flows"
+SMOKE = "aigc-ops run configs/smoke.yaml --name mnist-gan --packaging.enabled false"
 ELSEWHERE = ["make test", ". .venv/bin/activate"]  # what runs this test, and what it stands in
 
 
@@ -65,7 +65,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
     write_images(folder / "pets", size=64)
     (folder / "notes.txt").write_text("".join(f"note {i}: buy {i} eggs\n" for i in range(200)))
-    run(copy, "aigc-ops run configs/smoke.yaml --name mnist-gan --packaging.enabled false")
+    run(copy, SMOKE)
     return copy
 
 
@@ -90,6 +90,27 @@ def run(checkout: Path, command: str) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+@pytest.fixture(scope="module")
+def ports() -> dict[int, int]:
+    """Each port that the README names, and one that is free in its place when it is taken."""
+    return {port: port if is_free(port) else free_port() for port in SERVERS.values()}
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@contextmanager
+def served(checkout: Path, command: str, ports: dict[int, int], ready: str) -> Iterator[str]:
+    """The address of one of the README's servers, once `ready` answers there."""
+    usual = SERVERS[command]
+    url = f"http://127.0.0.1:{ports[usual]}"
+    moved = "" if ports[usual] == usual else f" --port {ports[usual]}"
+    with serving(checkout, command + moved, f"{url}/{ready}"):
+        yield url
 
 
 @contextmanager
@@ -150,40 +171,42 @@ def test_a_quick_command_works(checkout, command):
     assert run(checkout, command).stdout
 
 
-def test_the_service_answers_the_readmes_request(checkout):
-    [(serve, url)] = [(c, u) for c, u in SERVERS.items() if "serve models" in c]
-    with serving(checkout, serve, url):
+def test_a_run_ends_with_commands_that_work_outside_the_environment_too(checkout):
+    outside = {**environment(checkout), "PATH": os.defpath}
+    again = (sys.executable, "-m", "aigc_ops", *SMOKE.split()[1:])
+    done = subprocess.run(again, cwd=checkout, env=outside, capture_output=True, text=True)
+    told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:])
+    for words in (told["review"], told["MLflow"]):
+        assert (checkout / words.split()[0]).is_file(), words
+
+
+def test_the_service_answers_the_readmes_request(checkout, ports):
+    with served(checkout, SERVE, ports, "readyz") as url:
         if shutil.which("curl"):
-            run(checkout, CURL)
+            run(checkout, CURL.replace("localhost:3000", url.removeprefix("http://")))
             with Image.open(checkout / "seven.png") as seven:
                 assert seven.size == (28, 28)
-        with urlopen("http://127.0.0.1:3000/livez", timeout=10) as answer:
+        with urlopen(f"{url}/livez", timeout=10) as answer:
             assert answer.status == 200
 
 
-def test_the_uis_open_and_prefect_is_offered_every_family(checkout):
-    (prefect, health), (mlflow, page) = list(SERVERS.items())[:2]
-    with serving(checkout, mlflow), serving(checkout, prefect, health):
-        eventually(lambda: answers(page))
-        with urlopen("http://127.0.0.1:4200/", timeout=10) as answer:
+def test_the_uis_open_and_prefect_shows_earlier_runs_and_offers_every_family(checkout, ports):
+    with served(checkout, MLFLOW, ports, "health"), served(checkout, PREFECT, ports, "") as url:
+        with urlopen(url, timeout=10) as answer:
             assert b"<html" in answer.read().lower()
-        with serving(checkout, DEPLOY):
+        assert [flow_run["state_name"] for flow_run in held(url, "flow_runs")] == ["Completed"]
+        with serving(checkout, DEPLOY.replace("http://127.0.0.1:4200", url)):
             deadline = time.monotonic() + 120
-            while len(offered()) < len(family_names()):
+            while len(held(url, "deployments")) < len(family_names()):
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
 
 
-def offered() -> list[str]:
-    from urllib.request import Request
-
-    request = Request(
-        "http://127.0.0.1:4200/api/deployments/filter",
-        data=b"{}",
-        headers={"content-type": "application/json"},
-    )
-    with urlopen(request, timeout=10) as answer:
-        return [deployment["name"] for deployment in json.load(answer)]
+def held(url: str, what: str) -> list[dict[str, Any]]:
+    """The Prefect server's flow runs or deployments."""
+    headers = {"content-type": "application/json"}
+    with urlopen(Request(f"{url}/api/{what}/filter", b"{}", headers), timeout=10) as answer:
+        return json.load(answer)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from aigc_ops.sample_request import SampleRequest
 from aigc_ops.sampling import (
     GOLDEN,
     STAGING,
+    class_label,
     draw,
     draw_timed,
     grid,
@@ -78,6 +79,17 @@ def test_a_number_or_seed_out_of_bounds_is_refused_with_the_bounds(gan: Gan) -> 
     for seed in (-1, MAX_SEED + 1):
         with pytest.raises(ModelError, match="seed is"):
             requests(gan, 1, seed=seed)
+
+
+def test_a_class_is_known_by_its_number_and_by_its_name() -> None:
+    shape = ImageShape(channels=1, height=8, width=8, class_names=("cat", "1", "0"))
+    model = Gan(GanConfig(latent_dim=4, generator_width=4, critic_width=4), shape)
+    assert [class_label(model, word) for word in ("0", "1", "2", "cat")] == [0, 1, 2, 0]
+    for word in ("3", "-1", "Cat", ""):
+        with pytest.raises(ModelError, match=r"not a class; the classes are 0 \(cat\), 1 \(1\)"):
+            class_label(model, word)
+    with pytest.raises(ModelError, match="has no classes"):
+        class_label(small_gan(num_classes=0), "0")
 
 
 def test_a_label_that_the_model_lacks_is_refused(gan: Gan) -> None:
@@ -244,6 +256,7 @@ def test_texts_take_one_line_each_and_are_kept_exactly(tmp_path: Path) -> None:
     lines = (tmp_path / "samples.txt").read_text(encoding="utf-8").splitlines()
     assert lines == ["two\\nlines", "你好 \\\\ there", "\\u2028\\x85\\x0b", "", '"quoted"\\r']
     first = json.loads((tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")[0])
+    assert first.pop("label", "absent") is None
     assert first == {"file": "samples.txt", "prompt": "p\n", "text": "two\nlines", "seed": 0}
     assert read_samples(tmp_path) == (asked, texts)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
 NUM_ROWS_NAMED = 10
+MAX_ROWS_KEPT = 10_000
 
 
 class ValidationConfig(BaseModel):
@@ -301,7 +302,7 @@ def _result(raw: Mapping[str, Any]) -> dict[str, Any]:
         "num_rows_failing": result.get("unexpected_count"),
         "rows": [
             {"row": entry["row"], column: entry.get(column)}
-            for entry in result.get("partial_unexpected_index_list") or []
+            for entry in (result.get("unexpected_index_list") or [])[:MAX_ROWS_KEPT]
         ],
         "observed": result.get("observed_value"),
         "missing": result.get("partial_missing_list"),
@@ -318,9 +319,10 @@ def _failure(result: Mapping[str, Any]) -> str:
         return f"{result['expectation']}: none for {missing}"
     if not result["rows"]:
         return f"{result['expectation']}: found {result['observed']}"
-    named = ", ".join(_named(entry) for entry in result["rows"])
+    first = result["rows"][:NUM_ROWS_NAMED]
+    named = ", ".join(_named(entry) for entry in first)
     num = result["num_rows_failing"]
-    more = f" and {num - len(result['rows'])} more" if num > len(result["rows"]) else ""
+    more = f" and {num - len(first)} more" if num > len(first) else ""
     return f"{result['expectation']}: fails for {num} row{'s' * (num > 1)}: {named}{more}"
 
 

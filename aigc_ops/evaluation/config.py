@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from aigc_ops.devices import DeviceName, PrecisionName
+from aigc_ops.references import Reference
 
 ExtractorName = Literal[
     "efficientnet-lite0",
@@ -23,7 +24,7 @@ class BackboneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weights: str | None = Field(
+    weights: Reference | None = Field(
         default=None,
         description="File of a torchvision network's state_dict (.safetensors or .pth), or a "
         "program of torch.export (.pt2) that makes (B, D) features of (B, 3, H, W) inputs.",
@@ -95,7 +96,7 @@ class EvaluationConfig(BaseModel):
         description="Pixels to which efficientnet-lite0 sees each side resized; empty: 128. "
         "The others have their own.",
     )
-    inception_weights: str | None = Field(
+    inception_weights: Reference | None = Field(
         default=None,
         description="File of the FID weights; empty: torch-fidelity's cache, else its download. "
         "Values of other than the standard weights bear their digest and are not called `fid`.",
@@ -106,7 +107,7 @@ class EvaluationConfig(BaseModel):
         "tensorflow as the first FID and torch-fidelity (`fid`), clean as clean-fid, legacy as "
         "pytorch-fid.",
     )
-    dinov2_weights: str | None = Field(
+    dinov2_weights: Reference | None = Field(
         default=None,
         description="File of DINOv2's weights; empty: torch hub's cache. They are never fetched.",
     )
@@ -124,7 +125,7 @@ class EvaluationConfig(BaseModel):
         description="Network whose embeddings of texts are compared, where its package is "
         "installed; empty: texts are not compared by embeddings.",
     )
-    general_path: str | None = Field(
+    general_path: Reference | None = Field(
         default=None,
         min_length=1,
         description="Other texts (as data.path) on which a text model is scored too, beside the "

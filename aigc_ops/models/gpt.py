@@ -26,6 +26,7 @@ from aigc_ops.models._pretrained import Pretrained, check_fit, load_pretrained
 from aigc_ops.models._tokens import NUM_FIXED, Vocabulary, check_unicode, shorter_histories
 from aigc_ops.models._transformer import Transformer
 from aigc_ops.noise import Noise
+from aigc_ops.references import Reference
 from aigc_ops.sample_request import Control, SampleRequest, check_controls, check_turns
 
 
@@ -33,7 +34,7 @@ class GptConfig(FamilyConfig):
     """A transformer from scratch, or a pretrained one to train on."""
 
     family: Literal["gpt"] = "gpt"
-    pretrained: str | None = Field(
+    pretrained: Reference | None = Field(
         default=None,
         description="What to start from: a local Hugging Face folder (safetensors), a GGUF file, "
         "or OWNER/NAME@COMMIT on the Hugging Face hub. It brings its own tokenizer, size, dropout "

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from aigc_ops.artifacts import ModelVersion, Noun
+from aigc_ops.artifacts import Checkpoint, ModelVersion, Noun
+from aigc_ops.errors import RegistryError
 from aigc_ops.registry.audit import NUMBERED, Entry
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.evidence import dataset_of, run_of
-from aigc_ops.registry.versions import CHAMPION, MANIFEST_TAG, find, to_noun
+from aigc_ops.registry.versions import CHAMPION, CHECKPOINT_TAG, MANIFEST_TAG, find, to_noun
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as Entity
@@ -70,6 +71,20 @@ def held_run(run_id: str) -> HeldRun | None:
         dataset=dataset_of(run),
         dataset_uri=source.get("uri"),
     )
+
+
+def version_of(checkpoint: Checkpoint) -> ModelVersion:
+    """The one version that a checkpoint is registered as; raises RegistryError without one."""
+    digest = checkpoint.manifest_digest
+    versions = tagged(CHECKPOINT_TAG, digest) or tagged(MANIFEST_TAG, digest)
+    if not versions:
+        raise RegistryError(
+            f"{checkpoint.uri} is not registered; run: aigc-ops register {checkpoint.uri}"
+        )
+    if len(versions) > 1:
+        names = ", ".join(version.uri for version in versions)
+        raise RegistryError(f"{checkpoint.uri} is registered as {names}; give one of them")
+    return versions[0]
 
 
 def tagged(tag: str, value: str) -> list[ModelVersion]:

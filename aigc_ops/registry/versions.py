@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
-from aigc_ops.artifacts import ModelVersion, Noun, Scores
+from aigc_ops.artifacts import ModelVersion, Noun, Score, Scores
 from aigc_ops.errors import RegistryError
 from aigc_ops.registry.client import connect, faults
 
@@ -48,6 +48,7 @@ class ModelRow(Noun):
     family: str
     primary: str | None = Field(description="Metric that decides promotion; lower is better.")
     score: float | None = Field(description="Its value.")
+    scores: dict[str, Score] = Field(description="Every score; none when it was not evaluated.")
     created: str = Field(description="When it was registered, ISO 8601, UTC.")
 
 
@@ -174,6 +175,7 @@ def _row(entity: "Entity", aliases: tuple[str, ...]) -> ModelRow:
         family=entity.tags.get(FAMILY_TAG, ""),
         primary=scores.primary if scores else None,
         score=scores.values[scores.primary].value if scores else None,
+        scores=scores.values if scores else {},
         created=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC).isoformat(
             timespec="seconds"
         ),

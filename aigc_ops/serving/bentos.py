@@ -47,6 +47,16 @@ def find_bento(version: ModelVersion) -> BentoTag | None:
     return found.bento if is_whole(folder, found) else None
 
 
+def standing_bento(version: ModelVersion) -> BentoTag | None:
+    """The version's Bento of the present code, else the newest whole one of earlier code."""
+    if found := find_bento(version):
+        return found
+    proofs = {folder / CONFIRMATION: confirmation(folder) for folder in folders_of(version)}
+    newest_first = sorted(proofs, key=lambda path: path.stat().st_mtime, reverse=True)
+    whole = (p for path in newest_first if (p := proofs[path]) and is_whole(path.parent, p))
+    return next((proof.bento for proof in whole), None)
+
+
 def confirmation(folder: Path) -> Confirmation | None:
     """The proof that a Bento's folder holds, None without one."""
     try:

@@ -31,7 +31,7 @@ def serve(
     the folder cannot be served.
     """
     export_environment()
-    require_address(host, port)
+    host = require_address(host, port)
     target = _target(folder, version)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -54,22 +54,23 @@ def _target(folder: Path, version: ModelVersion | None) -> str:
     return SERVICE
 
 
-def require_address(host: str, port: int) -> None:
-    """Raise PackagingError unless this process could listen on the address."""
+def require_address(host: str, port: int) -> str:
+    """The host's IP address; raises PackagingError unless this process could listen on it."""
     try:
-        six = ipaddress.ip_address(host).version == 6
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
         raise PackagingError(
             f"host is {host!r}; give an IP address such as 127.0.0.1, or 0.0.0.0 for all"
         ) from None
     if not 1 <= port <= 65535:
         raise PackagingError(f"port is {port}; give one from 1 to 65535")
-    with socket.socket(socket.AF_INET6 if six else socket.AF_INET) as probe:
+    with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((str(address), port))
         except OSError as error:
             raise PackagingError(_explain(error, host, port)) from error
+    return str(address)
 
 
 def _explain(error: OSError, host: str, port: int) -> str:

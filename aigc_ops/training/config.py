@@ -1,6 +1,7 @@
 """Settings of the training loop."""
 
 import math
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -9,6 +10,7 @@ from aigc_ops.artifacts import Checkpoint, DatasetRef, json_digest
 from aigc_ops.data.config import DataConfig
 from aigc_ops.devices import DeviceName, PrecisionName
 from aigc_ops.generative import FamilyConfig
+from aigc_ops.references import Reference, content_digest, references
 
 
 class WatchConfig(BaseModel):
@@ -83,7 +85,7 @@ class TrainingConfig(BaseModel):
         lt=1,
         description="Moving average of the weights that sample, per step; 0 keeps none.",
     )
-    init_from: str | None = Field(
+    init_from: Reference | None = Field(
         default=None,
         description="Start from these weights: models:/NAME@champion or a checkpoint folder.",
     )
@@ -134,14 +136,17 @@ def run_key(
     initial: Checkpoint | None = None,
 ) -> str:
     """Names a training run by all that decides its weights: 16 hex digits."""
-    return json_digest(
-        {
-            "model": model.model_dump(mode="json"),
-            "training": config.outcome(),
-            "dataset": dataset.content_digest,
-            "reading": data.model_dump(mode="json", exclude={"path", "num_workers"}),
-            "shape": dataset.image_shape and dataset.image_shape.model_dump(mode="json"),
-            "seed": seed,
-            "initial": initial and initial.manifest_digest,
-        }
-    )[:16]
+    decisive = {
+        "model": model.model_dump(mode="json"),
+        "training": config.outcome(),
+        "dataset": dataset.content_digest,
+        "reading": data.model_dump(mode="json", exclude={"path", "num_workers"}),
+        "shape": dataset.image_shape and dataset.image_shape.model_dump(mode="json"),
+        "seed": seed,
+        "initial": initial and initial.manifest_digest,
+    }
+    # What is named on the hub is pinned by its name.
+    local = {name: Path(path) for name, path in references(model).items() if Path(path).exists()}
+    if local:
+        decisive["files"] = {name: content_digest(path) for name, path in local.items()}
+    return json_digest(decisive)[:16]

@@ -169,9 +169,13 @@ def test_images_beside_classes_lack_a_label(tmp_path: Path, check: Check) -> Non
 def test_a_folder_without_one_sound_image_fails(tmp_path: Path, check: Check) -> None:
     for i in range(20):
         (tmp_path / f"{i:02d}.png").write_bytes(b"broken %d" % i)
-    failure = check(tmp_path).failures[0]
+    report = check(tmp_path)
+    failure = report.failures[0]
     assert "fails for 20 rows: " in failure
     assert failure.endswith("and 10 more")
+    expectations = json.loads(Path(report.json_uri).read_text())["expectations"]
+    failed = next(each for each in expectations if not each["success"])
+    assert len({entry["row"] for entry in failed["rows"]}) == failed["num_rows_failing"] == 20
 
 
 def test_sizes_are_free_when_images_are_resized(tmp_path: Path, check: Check) -> None:

@@ -1,6 +1,7 @@
 """The whole chain as a person meets it: real processes, stores, servers and faults."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -8,11 +9,13 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from PIL import Image
 
 from aigc_ops import prefect_api
+from aigc_ops.home import exclusive
 from tests.conftest import ROOT
 from tests.flows.conftest import Workplace, ended
 
@@ -79,6 +82,29 @@ def test_an_unchanged_rerun_is_decided_before_the_heavy_libraries_are_imported(w
     assert "train" in " ".join(answer["reused"]) or "checkpoint" in answer["reused"]
 
 
+PAGE = {"samples", "scores", "model-card", "verdict", "review-packet", "bento"}
+PAGE |= {f"mlflow-{what}" for what in ("model-version", "training-run", "evaluation")}
+
+
+def shown(server: str) -> set[str]:
+    """What the page of the server's newest flow run shows, by key."""
+
+    def asked(what, body):
+        url, headers = f"{server}/{what}/filter", {"content-type": "application/json"}
+        with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=10) as answer:
+            return json.load(answer)
+
+    [newest] = asked("flow_runs", {"sort": "START_TIME_DESC", "limit": 1})
+    artifacts = asked("artifacts", {"flow_runs": {"id": {"any_": [newest["id"]]}}})
+    return {each["key"].removeprefix("pets-") for each in artifacts if each["key"]}
+
+
+def test_a_flow_run_that_reuses_an_earlier_run_shows_all_that_it_left(served, first):
+    answer, _ = served.run("run", served.config, "--seed", 0)  # the same config in other words
+    assert answer["version"] == first["version"]
+    assert shown(served.server) == PAGE
+
+
 def test_a_champion_deleted_by_hand_is_made_again(served, first, monkeypatch):
     for variable, value in served.environment.items():
         monkeypatch.setenv(variable, value)
@@ -90,6 +116,7 @@ def test_a_champion_deleted_by_hand_is_made_again(served, first, monkeypatch):
     answer, _ = served.run("run", served.config)
     assert answer["verdict"]["champion"] == first["version"]
     assert champion("pets").version == first["version"]["version"]
+    assert shown(served.server) == PAGE, "though its first three stages were cached"
 
 
 def test_a_bento_deleted_by_hand_is_made_again(served, first):
@@ -141,7 +168,7 @@ def test_samples_are_numbered_pngs_with_a_line_each_and_repeat_by_seed(console, 
     assert [row["label"] for row in rows] == [0, 1, 0, 1, 0]
     last = rows[3]
     console.run(
-        *("sample", model, "--seed", last["seed"], "--label", last["label"]),
+        *("sample", model, "--seed", last["seed"], "--label", "dog"),
         *("--out", tmp_path / "one"),
     )
     with (
@@ -170,9 +197,10 @@ def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, console
     assert scores["values"].keys() == first["scores"]["values"].keys()
     version, _ = console.run("register", checkpoint)
     assert version["version"] == first["version"]["version"]
-    verdict, _ = console.run("promote", version["uri"])
-    assert verdict["alias"] == "champion"
-    bento, _ = console.run("package", version["uri"])
+    for model in (version["uri"], checkpoint):
+        verdict, _ = console.run("promote", model)
+        assert verdict["alias"] == "champion"
+    bento, _ = console.run("package", checkpoint)
     assert bento["tag"] == first["bento"]["tag"]
     listed, _ = console.run("models")
     assert {"champion"} <= {alias for row in listed["models"] for alias in row["aliases"]}
@@ -186,7 +214,11 @@ def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, console
         (["run", "CONFIG", "--training.steps", "many"], 2, "training.steps"),
         (["run", "CONFIG", "--data.path", "absent"], 1, "absent does not exist"),
         (["evaluate", "models:/nobody@champion"], 1, "nobody"),
-        (["sample", "models:/pets@champion", "--label", "9", "--out", "out"], 1, "outside 0..1"),
+        (
+            ["sample", "models:/pets@champion", "--label", "9", "--out", "out"],
+            1,
+            "0 (cat), 1 (dog)",
+        ),
         (["sample", "models:/pets@champion", "--num", "-1", "--out", "out"], 1, "num is -1"),
         (
             ["sample", "models:/pets@champion", "--set", "slant=1", "--out", "out"],
@@ -218,6 +250,21 @@ def test_bad_data_ends_the_run_and_names_the_row(served, first, tmp_path):
     answer, said = served.run("run", served.config, "--data.path", images, code=1)
     assert "cat/broken.png" in answer["error"]
     assert "Traceback" not in said
+
+
+def test_a_stage_alone_waits_for_the_home_and_a_mistake_in_a_config_does_not(
+    workplace, first, monkeypatch
+):
+    monkeypatch.setenv("AIGC_OPS_HOME", str(workplace.home))
+    with exclusive(pytest.fail):
+        train = workplace.start("train", workplace.config)
+        said = next(line for line in train.stderr if "waiting for" in line)
+        assert f"process {os.getpid()}, which holds this home" in said
+        answer, _ = workplace.run("run", workplace.config, "--training.stesp", 3, code=2)
+        assert "--training.steps" in answer["error"]
+        assert train.poll() is None
+    ended(train)
+    assert train.returncode == 0
 
 
 def test_two_runs_at_once_on_one_home_queue(served, first):

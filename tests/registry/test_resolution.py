@@ -8,6 +8,7 @@ import pytest
 from aigc_ops.errors import CheckpointError, RegistryError
 from aigc_ops.folders import verify_folder
 from aigc_ops.registry.client import connect
+from aigc_ops.registry.lineage import version_of
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, cached, resolve, resolve_version
 from tests.registry.conftest import MakeCheckpoint, crown, scores_of, stored_models
@@ -22,6 +23,17 @@ def test_a_version_is_found_by_number_and_by_alias(make_checkpoint: MakeCheckpoi
     assert resolved.manifest_digest == version.manifest_digest
     assert (resolved.family, resolved.step, resolved.rate) == ("gan", 10, 12.5)
     verify_folder(Path(resolved.uri), expected=version.manifest_digest)
+
+
+def test_a_checkpoint_folder_leads_to_its_version(make_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = make_checkpoint()
+    with pytest.raises(RegistryError, match=f"aigc-ops register {checkpoint.uri}"):
+        version_of(checkpoint)
+    version = register(checkpoint, None, name="digits")
+    assert version_of(checkpoint) == version_of(resolve(version.uri)) == version
+    register(checkpoint, None, name="numbers")
+    with pytest.raises(RegistryError, match="models:/numbers/1, models:/digits/1; give one"):
+        version_of(checkpoint)
 
 
 def test_a_version_is_downloaded_once_and_a_damaged_copy_is_replaced(

@@ -22,7 +22,8 @@ def test_versions_are_listed_by_name_and_newest_first(make_checkpoint: MakeCheck
         ("b", 1, ("champion",)),
     ]
     assert (rows[2].family, rows[2].primary, rows[2].score) == ("gan", "fd", 9.5)
-    assert (rows[1].primary, rows[1].score) == (None, None)
+    assert rows[2].scores == scores_of(first, 9.5).values
+    assert (rows[1].primary, rows[1].score, rows[1].scores) == (None, None, {})
     assert rows[0].created.endswith("+00:00")
 
 

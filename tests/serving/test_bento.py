@@ -21,6 +21,7 @@ from PIL import Image
 from aigc_ops.models.gan import Gan
 from aigc_ops.noise import sample_seeds
 from aigc_ops.sample_request import SampleRequest
+from aigc_ops.serving import bentos
 from aigc_ops.serving.bentos import find_bento, model_folder
 from aigc_ops.serving.config import PackagingConfig
 from aigc_ops.serving.endpoint import Call
@@ -155,6 +156,16 @@ def test_a_bento_that_is_not_whole_is_not_found(packaged: Packaged, name: str) -
     finally:
         path.write_bytes(before)
     assert find_bento(version) == packaged.bento
+
+
+def test_after_a_change_of_code_the_bento_of_the_earlier_code_still_stands(
+    packaged: Packaged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bentos, "code_digest", lambda root: "0" * 64)
+    assert find_bento(packaged.version) is None
+    assert bentos.standing_bento(packaged.version) == packaged.bento
+    other = packaged.version.model_copy(update={"version": 4})
+    assert bentos.standing_bento(other) is None
 
 
 def test_one_image_is_a_png_with_its_origin_in_the_headers(

@@ -16,7 +16,7 @@ from aigc_ops.models.gpt import Gpt
 from aigc_ops.noise import sample_seeds
 from aigc_ops.sample_request import Message, SampleRequest
 from aigc_ops.serving.process import HOST, free_port
-from aigc_ops.serving.server import serve
+from aigc_ops.serving.server import require_address, serve
 from tests.serving.conftest import copy_of, error_of, version_of
 
 PROGRAM = """
@@ -143,6 +143,10 @@ def test_a_port_in_use_is_named(gan_folder: Path) -> None:
         port = owner.getsockname()[1]
         with pytest.raises(PackagingError, match=rf"port {port} .* in use; .*--port"):
             serve(gan_folder, port=port)
+
+
+def test_localhost_is_an_address_like_any_other() -> None:
+    assert require_address("localhost", free_port()) == HOST
 
 
 @pytest.mark.parametrize(("host", "port"), [("localhost:80", 3000), (HOST, 0), (HOST, 70000)])

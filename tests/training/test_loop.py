@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from aigc_ops.data.config import DataConfig
 from aigc_ops.errors import ModelError, TrainingError
 from aigc_ops.generative import AdamConfig
+from aigc_ops.models.gpt import GptConfig
 from aigc_ops.tracking import SilentTracker
 from aigc_ops.training import RunFolder, TrainingConfig, run_key, train
 from tests.conftest import ROOT, ref_of, striped_digits
@@ -198,6 +199,20 @@ def test_the_run_key_changes_with_all_that_decides_the_weights_and_nothing_else(
     assert base != run_key(GAN, TrainingConfig(), ref, resized, seed=0)
     other = ref.model_copy(update={"content_digest": "1" * 64})
     assert base != run_key(GAN, TrainingConfig(), other, DATA, seed=0)
+
+
+def test_the_run_key_changes_with_the_files_that_a_model_starts_from(tmp_path):
+    def key():
+        model = GptConfig(pretrained=str(tmp_path))
+        return run_key(model, TrainingConfig(), ref_of(striped_digits(4)), DATA, seed=0)
+
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one")
+    first = key()
+    weights.touch()
+    assert key() == first
+    weights.write_bytes(b"two")
+    assert key() != first
 
 
 def test_no_space_left_keeps_the_earlier_checkpoint_and_says_what_to_free(tmp_path, monkeypatch):
