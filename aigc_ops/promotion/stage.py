@@ -58,8 +58,9 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
     """Weigh the version against the champion and do what gate and config say.
 
     A version that the gate would promote becomes champion at once where the config says
-    `automatic`; else it waits for a person, as an undecided one always does. One that the gate
-    keeps back becomes challenger. Asked again on the same evidence, it says the same. Raises
+    `automatic`; else it waits for a person, as an undecided one always does, and one that a person
+    rolled back from. One that the gate keeps back becomes challenger. Asked again on the same
+    evidence, it says the same, unless a person has turned the version down since. Raises
     RegistryError or CheckpointError for a version that is not ready, damaged, or not scored
     where there is no champion yet.
     """
@@ -82,17 +83,18 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
         packet_digest=digest,
         flow_run=flow_run,
     )
-    last = registry.last_decision(version)
-    is_rejected = last is not None and (last.action, last.packet_digest) == ("reject", digest)
+    refused, left = registry.turned_down(version, digest), registry.rolled_back(version)
     is_automatic = setting.promotion.approval == "automatic"
-    promoted = ruling.outcome == "promote" and is_automatic and not is_rejected
+    promoted = ruling.outcome == "promote" and is_automatic and not (refused or left)
     if promoted:
         registry.promote(version, decision, champion=champion.version if champion else None)
-    elif not is_rejected:
+    elif not refused:
         registry.challenge(version, decision)
     reasons = (*ruling.reasons, *moved)
-    if is_rejected and last:
-        reasons = (f"rejected by {last.who}: {last.reason}", *reasons)
+    if refused:
+        reasons = (registry.said_no(refused), *reasons)
+    elif left:
+        reasons = (f"{left.who} rolled back from it ({left.reason}): a person decides", *reasons)
     return Verdict(
         model=version,
         promoted=promoted,
@@ -100,7 +102,7 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
         champion=version if promoted else champion,
         reasons=reasons,
         gate=ruling.outcome,
-        waiting=not (promoted or is_rejected or ruling.outcome == "keep"),
+        waiting=not (promoted or refused or ruling.outcome == "keep"),
         packet_digest=digest,
         packet_uri=str(folder / store.PAGE),
     )

@@ -104,6 +104,19 @@ def test_a_rejected_version_cannot_be_approved_on_the_same_evidence(add: Add) ->
     assert promotion.promote(version, newer, champion=1)
 
 
+def test_a_version_rolled_back_from_is_not_approved_on_the_same_evidence(add: Add) -> None:
+    first, second, third = add(), add(), add()
+    promotion.promote(first, ANN, champion=None)
+    promotion.promote(second, ANN, champion=1)
+    promotion.rollback("digits", None, ANN)
+    with pytest.raises(DecisionError, match="rolled back from by Ann on"):
+        promotion.promote(second, ANN, champion=1)
+    assert promotion.promote(third, ANN, champion=1)  # this packet was seen of another version
+    promotion.rollback("digits", 2, ANN)
+    assert promotion.rolled_back(second) is None
+    assert promotion.rolled_back(third).before["champion"] == 3
+
+
 def test_the_champion_is_not_rejected(add: Add) -> None:
     version = add()
     promotion.promote(version, ANN, champion=None)
