@@ -148,12 +148,12 @@ def reconcile(name: str, mode: Literal["flag", "revert"]) -> list[str]:
     with store_lock():
         model = _completed(client, audit.registered(client, name))
         entries, aliases = audit.read_log(model), audit.aliases_of(model)
-        found = audit.moved_by_hand(entries[-1], aliases) if entries else []
+        found = audit.moved_by_hand(entries, aliases)
         if found and mode == "revert":
-            said = entries[-1].after
+            said = audit.left_by(entries)
             decision = Decision(who=AUTOMATIC, reason="; ".join(found)[:500])
-            version = said.get(CHAMPION) or entries[-1].version
-            entity = _ready(client, name, version)
+            version = entries[-1].version if entries else next(iter(aliases.values()))
+            entity = _ready(client, name, said.get(CHAMPION) or version)
             _decide(client, model, "revert", to_noun(entity), aliases, said, decision)
         return found
 

@@ -207,6 +207,23 @@ def test_an_alias_moved_by_hand_is_flagged_or_put_back(add: Add) -> None:
     assert "from {'champion': 1} to {'champion': 2}" in audit("digits").problems[0]
 
 
+def test_a_champion_set_by_hand_before_the_first_decision_is_flagged_or_taken_away(
+    add: Add,
+) -> None:
+    version, better = add(), add()
+    assert audit("digits").problems == ()
+    connect().set_registered_model_alias("digits", "champion", "1")
+    (problem,) = audit("digits").problems
+    assert "it names version 1, the log says nothing" in problem
+    assert promotion.reconcile("digits", "flag") == [problem]
+    assert champion("digits") == version
+    assert promotion.reconcile("digits", "revert") == [problem]
+    assert (champion("digits"), audit("digits").problems) == (None, ())
+    connect().set_registered_model_alias("digits", "champion", "1")
+    promotion.promote(better, ANN, champion=1)
+    assert "aliases were moved outside aigc-ops, from {} to" in audit("digits").problems[0]
+
+
 @pytest.mark.parametrize("change", ["edit", "delete", "cut"])
 def test_a_log_that_was_changed_is_found_and_nothing_moves_on_it(add: Add, change: str) -> None:
     first, second, third = add(), add(), add()
