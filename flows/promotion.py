@@ -15,12 +15,13 @@ from aigc_ops import chain
 from aigc_ops.artifacts import ModelVersion, Verdict
 from aigc_ops.errors import DecisionError, StaleDecision
 from aigc_ops.home import export_environment
-from aigc_ops.plain import markdown, printable
+from aigc_ops.plain import markdown
 from aigc_ops.promotion import review as people
+from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.registry import pages
 from aigc_ops.registry.audit import Entry, audit
 from aigc_ops.registry.evidence import StoredPacket, read_packet
-from aigc_ops.registry.promotion import last_decision, reconcile
+from aigc_ops.registry.promotion import Decision, last_decision, reconcile
 from aigc_ops.registry.versions import models
 from flows import stages
 from flows.events import tell, tell_entry, tell_verdict
@@ -38,7 +39,19 @@ class ReviewForm(RunInput):
     )
     reviewer: str = Field(min_length=1, max_length=80, description="Your name.")
     reason: str = Field(min_length=1, max_length=500, description="Why, for whoever asks later.")
-    packet: str = Field(default="", description="The evidence that you saw; leave it as it is.")
+    packet: str = Field(
+        min_length=people.MIN_DIGEST, description="The evidence that you saw; leave it as it is."
+    )
+
+    @classmethod
+    def about(cls, packet: StoredPacket, description: str) -> type["ReviewForm"]:
+        """The form as a person sees it, filled in with the packet; an API's caller must name it."""
+        shown: Any = Field(
+            min_length=people.MIN_DIGEST,
+            description=cls.model_fields["packet"].description,
+            json_schema_extra={"default": packet.packet_digest},
+        )
+        return cls.with_initial_data(description=description, packet=shown)
 
 
 @flow(
@@ -61,9 +74,7 @@ def review(model: str, version: int) -> Verdict:
     for attempt in range(MAX_ATTEMPTS):
         packet = read_packet(candidate)
         form = suspend_flow_run(
-            wait_for_input=ReviewForm.with_initial_data(
-                description=_question(packet, complaint), packet=packet.packet_digest
-            ),
+            wait_for_input=ReviewForm.about(packet, _question(packet, complaint)),
             key=f"decision-{attempt}",
         )
         if not (form.reason.strip() and form.reviewer.strip()):
@@ -109,8 +120,8 @@ def _answered(
     """Carry the form out; what a rerun finds done already is taken from `done`."""
     if form.decision == "more samples":
         return _weigh_anew(candidate, attempt, times=2)
-    who, reason = printable(form.reviewer.strip()), printable(form.reason.strip())
-    if done and (done[0].who, done[0].reason) == (who, reason):
+    said = Decision(who=form.reviewer, reason=form.reason)
+    if done and (done[0].who, done[0].reason) == (said.who, said.reason):
         return people.verdict_of(candidate, done.pop(0))
     decide = people.approve if form.decision == "approve" else people.reject
     verdict = decide(
@@ -121,12 +132,14 @@ def _answered(
 
 
 def _weigh(candidate: ModelVersion, times: int) -> Verdict:
-    """Weigh the version against the champion of the moment, with `times` the samples."""
+    """Weigh the version against the champion of the moment, with `times` the samples.
+
+    The rest of the policy, reviewers foremost, stays that of the packet before.
+    """
     config = chain.config_of(chain.resolve(candidate.uri))
-    limit = read_packet(candidate).content["promotion"]["max_samples"] * times
-    promotion = config.promotion.model_copy(
-        update={"approval": "review", "max_samples": min(limit, 1_000_000)}
-    )
+    policy = PromotionConfig.model_validate(read_packet(candidate).content["promotion"])
+    num = min(policy.max_samples * times, 1_000_000)
+    promotion = policy.model_copy(update={"approval": "review", "max_samples": num})
     config = config.model_copy(update={"promotion": promotion})
     verdict = chain.promote(config, chain.open_data(config), candidate, flow_run=flow_run.id)
     return verdict.model_copy(update={"waiting": not verdict.promoted})

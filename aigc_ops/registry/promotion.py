@@ -4,6 +4,7 @@ An entry is written first and carried out after it, so a kill in between leaves 
 aliases and a log that says what was meant; the next change completes it.
 """
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -52,6 +53,12 @@ class Decision(Noun):
     gate: str | None = None
     packet_digest: str | None = None
     flow_run: str | None = None
+
+    @field_validator("who")
+    @classmethod
+    def _one_spelling(cls, text: str) -> str:
+        """Of names that look alike, one: Unicode's NFKC, with single spaces."""
+        return " ".join(unicodedata.normalize("NFKC", text).split())
 
     @field_validator("who", "reason")
     @classmethod

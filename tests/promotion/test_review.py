@@ -84,12 +84,22 @@ def test_a_packet_is_stale_once_the_champion_has_changed(weigh: Weigh) -> None:
         approve(third, who="Ann", reason="as I saw", seen="0" * 64)
 
 
+@pytest.mark.parametrize("seen", ["", "0", "DIGEST"])
+def test_a_packet_is_named_by_twelve_characters_at_least(weigh: Weigh, seen: str) -> None:
+    version = weigh(0)
+    digest = read_packet(version).packet_digest
+    with pytest.raises(DecisionError, match="names no packet"):
+        approve(version, who="Ann", reason="why", seen=digest[:11] if seen == "DIGEST" else seen)
+    assert approve(version, who="Ann", reason="why", seen=digest[:12]).promoted
+
+
 def test_two_people_must_agree_where_the_config_says_so(weigh: Weigh) -> None:
     version = weigh(0, reviewers=2)
     once = approve(version, who="Ann", reason="fine")
     assert (once.promoted, once.waiting, champion("digits")) == (False, True, None)
-    with pytest.raises(DecisionError, match=r"ann has approved .* already"):
-        approve(version, who="ann", reason="again")
+    for spelling in ("ann", "ＡＮＮ", "Ann\u3000"):
+        with pytest.raises(DecisionError, match=r"(?i)ann has approved .* already"):
+            approve(version, who=spelling, reason="again")
     assert approve(version, who="Bob", reason="fine too").promoted
     assert [entry.action for entry in audit("digits").entries] == ["approve", "promote"]
 
