@@ -1,19 +1,23 @@
 """A person's decision: once, on the evidence as it stands, by as many as must agree."""
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+import torch
 from PIL import Image
 
 from aigc_ops.artifacts import ModelVersion
 from aigc_ops.errors import DecisionError, RegistryError
+from aigc_ops.evaluation.pictures import class_grid, pairs_grid
 from aigc_ops.evaluation.shown import Shown
 from aigc_ops.home import home
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Ruling
-from aigc_ops.promotion.packet import write_packet
+from aigc_ops.promotion.packet import pictures_of, write_packet
 from aigc_ops.promotion.review import approve, reject
 from aigc_ops.registry.audit import audit
 from aigc_ops.registry.evidence import CONTENT, PAGE, evidence_of, read_packet, store_packet
@@ -145,3 +149,32 @@ def test_what_changed_is_told(weigh: Weigh, make_checkpoint: MakeCheckpoint) -> 
     assert packet["changed"] == {"config": [], "data": []}
     assert packet["candidate"]["data"]["licences"] == ["CC-BY-4.0"]
     assert packet["champion"]["version"] == 1
+
+
+@pytest.mark.parametrize("size", [98, 256])
+def test_a_packet_of_large_pictures_stays_below_10_megabytes(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, size: int
+) -> None:
+    noise = torch.randint(0, 256, (160, 3, size, size), dtype=torch.uint8)
+    grid = class_grid(noise, 16)
+    assert grid.width > 10 * size
+    pairs = pairs_grid(noise, noise, torch.arange(160), torch.zeros(160))
+    version = register(make_checkpoint(), None, name="digits")
+    write_packet(
+        tmp_path,
+        evidence_of(version),
+        evidence_of(version),
+        RULING,
+        Shown(
+            pictures=[("one", grid), ("two", grid)],
+            pairs=[("one", pairs), ("two", pairs)],
+        ),
+        [],
+        PromotionConfig(),
+    )
+    assert (tmp_path / PAGE).stat().st_size < 8e6  # texts and curves come on top
+    store_packet(version, tmp_path, {"champion": None})
+    (caption, url), _ = pictures_of(read_packet(version))
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as shown:
+        assert (caption, shown.format) == ("one", "JPEG")
+        assert shown.width >= 1000
