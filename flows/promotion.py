@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from prefect import Task, flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import suspend_flow_run
@@ -13,11 +13,12 @@ from pydantic import Field
 
 from aigc_ops import chain
 from aigc_ops.artifacts import ModelVersion, Verdict
-from aigc_ops.errors import DecisionError, StaleDecision
+from aigc_ops.errors import DecisionError, RegistryError, StaleDecision
 from aigc_ops.home import export_environment
 from aigc_ops.plain import markdown
 from aigc_ops.promotion import review as people
 from aigc_ops.promotion.config import PromotionConfig
+from aigc_ops.promotion.packet import pictures_of
 from aigc_ops.registry import pages
 from aigc_ops.registry.audit import Entry, audit
 from aigc_ops.registry.evidence import StoredPacket, read_packet
@@ -73,6 +74,7 @@ def review(model: str, version: int) -> Verdict:
     complaint, done = "", _done_here(candidate)
     for attempt in range(MAX_ATTEMPTS):
         packet = read_packet(candidate)
+        _EVIDENCE(packet)
         form = suspend_flow_run(
             wait_for_input=ReviewForm.about(packet, _question(packet, complaint)),
             key=f"decision-{attempt}",
@@ -181,6 +183,24 @@ def _question(packet: StoredPacket, complaint: str) -> str:
     return "\n".join(lines)
 
 
+def _show_evidence(packet: StoredPacket) -> None:
+    """The gate's reasons and the packet's pictures among the run's artifacts."""
+    create_markdown_artifact(_question(packet, ""), key="review-packet")
+    for caption, url in pictures_of(packet):
+        create_image_artifact(url, key="review-samples", description=markdown(caption))
+
+
+_EVIDENCE = Task(
+    fn=_show_evidence,
+    name="evidence",
+    task_run_name="evidence-{packet.version.name}-{packet.version.version}",
+    cache_key_fn=lambda _, given: f"{flow_run.id}-{given['packet'].packet_digest}",
+    persist_result=True,
+    result_serializer="json",
+)
+"""Once for each packet, for a suspended flow runs again from its top."""
+
+
 def _show(verdict: Verdict) -> None:
     reasons = "\n".join(f"- {markdown(reason)}" for reason in verdict.reasons)
     what = "is champion" if verdict.promoted else "was not promoted"
@@ -223,14 +243,25 @@ def rollback(model: str, reviewer: str, reason: str, to: int | None = None) -> E
 
 @flow(name="aigc-ops-guard", result_serializer="json")
 def guard(mode: Literal["flag", "revert"] = "flag") -> dict[str, list[str]]:
-    """Find aliases that were moved outside aigc-ops, and put them back where `mode` says so."""
+    """Find aliases that were moved outside aigc-ops, and put them back where `mode` says so.
+
+    Every model is looked at; one whose log is damaged fails the run at its end.
+    """
     export_environment()
     show_messages_alone()
-    found: dict[str, Any] = {}
+    found, faults = {}, []
     for name in sorted({row.name for row in models()}):
-        if moved := reconcile(name, mode):
+        try:
+            moved = reconcile(name, mode)
+        except RegistryError as error:  # the others are looked at all the same
+            faults.append(f"{name}: {error}")
+            get_run_logger().error(faults[-1])
+            continue
+        if moved:
             found[name] = moved
             text = "; ".join(moved) + (" (put back)" if mode == "revert" else "")
             get_run_logger().warning("%s: %s", name, text)
             tell("alias.moved-by-hand", name, 0, text)
+    if faults:
+        raise RegistryError("; ".join(faults))
     return found

@@ -127,6 +127,19 @@ def test_a_champion_scored_before_a_guard_existed_is_evaluated_anew(tmp_path: Pa
     assert row["unequal"] == []
 
 
+def test_weighing_anew_keeps_the_packets_own_policy(tmp_path: Path) -> None:
+    from flows.promotion import _weigh
+
+    images = write_images(tmp_path / "images")
+    version, _ = made(images, 0)
+    config = config_of(images, 0, 8, 2, reviewers=2, min_improvement=0.5)
+    chain.promote(config, chain.open_data(config), version)
+    assert _weigh(version, times=2).waiting
+    policy = read_packet(version).content["promotion"]
+    assert (policy["reviewers"], policy["min_improvement"]) == (2, 0.5)
+    assert policy["max_samples"] == 2 * config.promotion.max_samples
+
+
 def test_copying_that_only_more_samples_show_keeps_a_version_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
