@@ -262,6 +262,7 @@ def test_where_two_must_agree_the_form_asks_for_another_name(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
 def test_a_suspended_review_outlives_restarts_of_server_and_serving_process(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
