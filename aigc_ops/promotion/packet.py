@@ -171,6 +171,7 @@ def _page(
         pairs=[(name, _inlined(image)) for name, image in shown.pairs],
         curves=[(name, PNG + encoded(image)) for name, image in plots],
         texts=shown.texts,
+        near=shown.near,
         contracts=contracts,
     )
 

@@ -48,7 +48,10 @@ def weigh(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Weigh:
             evidence_of(version),
             evidence_of(standing) if standing else None,
             RULING,
-            Shown(pictures=[("<i>one</i>", picture)]),
+            Shown(
+                pictures=[("<i>one</i>", picture)],
+                near=[(0, "a <b>cat</b> sat", "<u>a cat</u> sat", 0.5)],
+            ),
             [("version", {"loss": [(1, 2.0), (2, 1.0)]})],
             config,
         )
@@ -131,6 +134,7 @@ def test_the_packet_is_fetched_and_one_that_was_changed_is_refused(weigh: Weigh)
     text = page.read_text()
     assert "may be &lt;b&gt;better" in text
     assert "&lt;i&gt;one" in text
+    assert "&lt;u&gt;a cat" in text.partition("Nearest training texts")[2]
     assert "http" not in text.replace("http-equiv", "")
     page.write_text(text + " ")
     assert read_packet(version).packet_digest == packet.packet_digest  # fetched again
