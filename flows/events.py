@@ -16,6 +16,8 @@ Event = Literal[
 
 
 AUTOMATION = "aigc-ops messages"
+ESCAPED = "replace('&', '&amp;') | replace('<', '&lt;') | replace('>', '&gt;')"
+PAYLOAD = '{"text": {{ event.payload.text | ' + ESCAPED + " | tojson }}}"
 
 
 def tell(event: Event, model: str, version: int, text: str) -> None:
@@ -40,6 +42,8 @@ def tell(event: Event, model: str, version: int, text: str) -> None:
 def tell_verdict(verdict: Verdict) -> None:
     """Tell what the promote stage, or a person, said of a version."""
     name, number, why = verdict.model.name, verdict.model.version, "; ".join(verdict.reasons)
+    if verdict.promoted and not verdict.packet_digest:
+        return  # it was champion before: nothing was weighed, nothing changed
     if verdict.promoted:
         tell("champion.changed", name, number, f"{verdict.model.uri} is champion: {why}")
     elif verdict.waiting:
@@ -50,25 +54,24 @@ def tell_verdict(verdict: Verdict) -> None:
 
 
 def tell_entry(entry: Entry) -> None:
-    """Tell of a decision as the log has it."""
-    events: dict[str, Event] = {
-        "approve": "decision.approved",
-        "promote": "champion.changed",
-        "reject": "decision.rejected",
-        "rollback": "champion.rolled-back",
+    """Tell of a person's decision as the log has it; the last approval changes the champion too."""
+    events: dict[str, tuple[tuple[Event, str], ...]] = {
+        "approve": (("decision.approved", "approve"),),
+        "promote": (("decision.approved", "approve"), ("champion.changed", "promote")),
+        "reject": (("decision.rejected", "reject"),),
+        "rollback": (("champion.rolled-back", "rollback to"),),
     }
-    if event := events.get(entry.action):
-        text = (
-            f"{entry.action} models:/{entry.model}/{entry.version} by {entry.who}: {entry.reason}"
-        )
+    for event, did in events.get(entry.action, ()):
+        text = f"{did} models:/{entry.model}/{entry.version} by {entry.who}: {entry.reason}"
         tell(event, entry.model, entry.version, text)
 
 
 def send_to(url: str) -> None:
     """Have the Prefect server post a JSON object with `text` to a web hook for each event.
 
-    Slack's incoming web hooks, and those of most chats, take it as it is. Called again, it
-    puts the new address in the place of the old one.
+    Slack's incoming web hooks, and those of most chats, take it as it is; `&`, `<` and `>` are
+    escaped as Slack wants it, so that no reason calls a channel or shows a link under another
+    name. Called again, it puts the new address in the place of the old one.
     """
     from prefect.automations import Automation, EventTrigger, Posture, ResourceSpecification
     from prefect.blocks.webhook import Webhook
@@ -84,7 +87,7 @@ def send_to(url: str) -> None:
     )
     action = CallWebhook(
         block_document_id=block.save("aigc-ops-messages", overwrite=True),
-        payload='{"text": {{ event.payload.text | tojson }}}',
+        payload=PAYLOAD,
     )
     automation = Automation(name=AUTOMATION, trigger=trigger, actions=[action])
     try:

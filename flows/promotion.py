@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from prefect import Task, flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import suspend_flow_run
@@ -13,14 +13,16 @@ from pydantic import Field
 
 from aigc_ops import chain
 from aigc_ops.artifacts import ModelVersion, Verdict
-from aigc_ops.errors import DecisionError, StaleDecision
+from aigc_ops.errors import DecisionError, RegistryError, StaleDecision
 from aigc_ops.home import export_environment
-from aigc_ops.plain import markdown, printable
+from aigc_ops.plain import markdown
 from aigc_ops.promotion import review as people
+from aigc_ops.promotion.config import PromotionConfig
+from aigc_ops.promotion.packet import pictures_of
 from aigc_ops.registry import pages
 from aigc_ops.registry.audit import Entry, audit
 from aigc_ops.registry.evidence import StoredPacket, read_packet
-from aigc_ops.registry.promotion import last_decision, reconcile
+from aigc_ops.registry.promotion import Decision, last_decision, reconcile
 from aigc_ops.registry.versions import models
 from flows import stages
 from flows.events import tell, tell_entry, tell_verdict
@@ -38,7 +40,19 @@ class ReviewForm(RunInput):
     )
     reviewer: str = Field(min_length=1, max_length=80, description="Your name.")
     reason: str = Field(min_length=1, max_length=500, description="Why, for whoever asks later.")
-    packet: str = Field(default="", description="The evidence that you saw; leave it as it is.")
+    packet: str = Field(
+        min_length=people.MIN_DIGEST, description="The evidence that you saw; leave it as it is."
+    )
+
+    @classmethod
+    def about(cls, packet: StoredPacket, description: str) -> type["ReviewForm"]:
+        """The form as a person sees it, filled in with the packet; an API's caller must name it."""
+        shown: Any = Field(
+            min_length=people.MIN_DIGEST,
+            description=cls.model_fields["packet"].description,
+            json_schema_extra={"default": packet.packet_digest},
+        )
+        return cls.with_initial_data(description=description, packet=shown)
 
 
 @flow(
@@ -60,10 +74,9 @@ def review(model: str, version: int) -> Verdict:
     complaint, done = "", _done_here(candidate)
     for attempt in range(MAX_ATTEMPTS):
         packet = read_packet(candidate)
+        _EVIDENCE(packet)
         form = suspend_flow_run(
-            wait_for_input=ReviewForm.with_initial_data(
-                description=_question(packet, complaint), packet=packet.packet_digest
-            ),
+            wait_for_input=ReviewForm.about(packet, _question(packet, complaint)),
             key=f"decision-{attempt}",
         )
         if not (form.reason.strip() and form.reviewer.strip()):
@@ -109,8 +122,8 @@ def _answered(
     """Carry the form out; what a rerun finds done already is taken from `done`."""
     if form.decision == "more samples":
         return _weigh_anew(candidate, attempt, times=2)
-    who, reason = printable(form.reviewer.strip()), printable(form.reason.strip())
-    if done and (done[0].who, done[0].reason) == (who, reason):
+    said = Decision(who=form.reviewer, reason=form.reason)
+    if done and (done[0].who, done[0].reason) == (said.who, said.reason):
         return people.verdict_of(candidate, done.pop(0))
     decide = people.approve if form.decision == "approve" else people.reject
     verdict = decide(
@@ -121,12 +134,14 @@ def _answered(
 
 
 def _weigh(candidate: ModelVersion, times: int) -> Verdict:
-    """Weigh the version against the champion of the moment, with `times` the samples."""
+    """Weigh the version against the champion of the moment, with `times` the samples.
+
+    The rest of the policy, reviewers foremost, stays that of the packet before.
+    """
     config = chain.config_of(chain.resolve(candidate.uri))
-    limit = read_packet(candidate).content["promotion"]["max_samples"] * times
-    promotion = config.promotion.model_copy(
-        update={"approval": "review", "max_samples": min(limit, 1_000_000)}
-    )
+    policy = PromotionConfig.model_validate(read_packet(candidate).content["promotion"])
+    num = min(policy.max_samples * times, 1_000_000)
+    promotion = policy.model_copy(update={"approval": "review", "max_samples": num})
     config = config.model_copy(update={"promotion": promotion})
     verdict = chain.promote(config, chain.open_data(config), candidate, flow_run=flow_run.id)
     return verdict.model_copy(update={"waiting": not verdict.promoted})
@@ -166,6 +181,24 @@ def _question(packet: StoredPacket, complaint: str) -> str:
         f"Packet `{packet.packet_digest}`",
     ]
     return "\n".join(lines)
+
+
+def _show_evidence(packet: StoredPacket) -> None:
+    """The gate's reasons and the packet's pictures among the run's artifacts."""
+    create_markdown_artifact(_question(packet, ""), key="review-packet")
+    for caption, url in pictures_of(packet):
+        create_image_artifact(url, key="review-samples", description=markdown(caption))
+
+
+_EVIDENCE = Task(
+    fn=_show_evidence,
+    name="evidence",
+    task_run_name="evidence-{packet.version.name}-{packet.version.version}",
+    cache_key_fn=lambda _, given: f"{flow_run.id}-{given['packet'].packet_digest}",
+    persist_result=True,
+    result_serializer="json",
+)
+"""Once for each packet, for a suspended flow runs again from its top."""
 
 
 def _show(verdict: Verdict) -> None:
@@ -210,14 +243,25 @@ def rollback(model: str, reviewer: str, reason: str, to: int | None = None) -> E
 
 @flow(name="aigc-ops-guard", result_serializer="json")
 def guard(mode: Literal["flag", "revert"] = "flag") -> dict[str, list[str]]:
-    """Find aliases that were moved outside aigc-ops, and put them back where `mode` says so."""
+    """Find aliases that were moved outside aigc-ops, and put them back where `mode` says so.
+
+    Every model is looked at; one whose log is damaged fails the run at its end.
+    """
     export_environment()
     show_messages_alone()
-    found: dict[str, Any] = {}
+    found, faults = {}, []
     for name in sorted({row.name for row in models()}):
-        if moved := reconcile(name, mode):
+        try:
+            moved = reconcile(name, mode)
+        except RegistryError as error:  # the others are looked at all the same
+            faults.append(f"{name}: {error}")
+            get_run_logger().error(faults[-1])
+            continue
+        if moved:
             found[name] = moved
             text = "; ".join(moved) + (" (put back)" if mode == "revert" else "")
             get_run_logger().warning("%s: %s", name, text)
             tell("alias.moved-by-hand", name, 0, text)
+    if faults:
+        raise RegistryError("; ".join(faults))
     return found

@@ -123,7 +123,7 @@ def copied(
 
     Of much training text a scattered selection is searched; the indices are those of `train`.
     """
-    rows = _searched(train.texts)
+    rows = searched(train.texts)
     both, near = overlap(
         [*texts, *heldout.texts], (train.texts[row] for row in rows), num_near=len(texts)
     )
@@ -150,7 +150,7 @@ def copied(
     return values, ours, [each and Nearest(rows[each.index], each.similarity) for each in near]
 
 
-def _searched(texts: Sequence[str]) -> Sequence[int]:
+def searched(texts: Sequence[str]) -> Sequence[int]:
     """The training texts that are searched: all, where they are not too many."""
     num_characters = sum(map(len, texts))
     num = len(texts) * MAX_CHARACTERS // max(num_characters, MAX_CHARACTERS)

@@ -13,14 +13,18 @@ from aigc_ops import sampling
 from aigc_ops.artifacts import Checkpoint, DatasetRef
 from aigc_ops.data import DataConfig, read_split
 from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.drawn import searched
 from aigc_ops.evaluation.extractors import load_extractor
 from aigc_ops.evaluation.images import Splits
 from aigc_ops.evaluation.memorisation import NEXT, Pictured, nearest
+from aigc_ops.evaluation.overlap import overlap
 from aigc_ops.evaluation.paired import drawn, load, reader
 from aigc_ops.evaluation.pictures import class_grid, pairs_grid
 from aigc_ops.generative import ImageModel, TextData, TextModel
 
 NUM_TEXTS = 12
+NUM_NEAR = 4
+"""Texts of each model that are shown beside their nearest training texts."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Shown:
     """(caption, samples above their nearest training images) of the same."""
     texts: Sequence[tuple[str, Sequence[str]]] = ()
     """(prompt, each model's text)."""
+    near: Sequence[tuple[int, str, str, float]] = ()
+    """(place of a model, its text, the nearest training text, likeness), the likest first."""
 
 
 def side_by_side(
@@ -84,9 +90,27 @@ def _texts(
         prompts = sampling.servable(model, prompts, NUM_TEXTS)
     asked = [sampling.requests(m, NUM_TEXTS, seed=seed, prompt=prompts or None) for m in models]
     answers = [sampling.draw(m, each) for m, each in zip(models, asked, strict=True)]
+    train = cast(TextData, read_split(ref, data_config, "train"))
     return Shown(
         texts=[
             (request.prompt or "", tuple(texts))
             for request, *texts in zip(asked[0], *answers, strict=True)
-        ]
+        ],
+        near=[
+            (place, *each)
+            for place, texts in enumerate(answers)
+            for each in _nearest(texts, train.texts)
+        ],
     )
+
+
+def _nearest(texts: Sequence[str], train: Sequence[str]) -> list[tuple[str, str, float]]:
+    """The texts likest to a training text, that text and how alike they are."""
+    rows = searched(train)
+    _, found = overlap(texts, (train[row] for row in rows), num_near=len(texts))
+    near = [
+        (text, train[rows[each.index]], each.similarity)
+        for text, each in zip(texts, found, strict=True)
+        if each
+    ]
+    return sorted(near, key=lambda each: -each[2])[:NUM_NEAR]

@@ -3,7 +3,16 @@
 import math
 
 from aigc_ops.artifacts import Scores
+from aigc_ops.evaluation.memorisation import MIN_HELDOUT
 from aigc_ops.promotion.config import PromotionConfig
+
+COPIES = "copies_in_"
+UNSEEN = {
+    "image": f"copies of training images were not looked for: {MIN_HELDOUT} held-out images bound "
+    "what counts as one",
+    "text": "training texts known by heart were not looked for: the report says why, or "
+    "evaluation.num_beginnings is 0",
+}
 
 
 def doubt(scores: Scores | None) -> str | None:
@@ -21,10 +30,17 @@ def doubt(scores: Scores | None) -> str | None:
 def copying(scores: Scores | None, config: PromotionConfig) -> str | None:
     """How surely the samples are copies of training data, None when they are not."""
     for key, score in scores.values.items() if scores else ():
-        if key.startswith("copies_in_") and score.low > config.max_copies:
+        if key.startswith(COPIES) and score.low > config.max_copies:
             return (
                 f"its {key} is {score.value:.1%} ({score.low:.1%} to {score.high:.1%}), surely "
                 f"above promotion.max_copies of {config.max_copies:.1%}: it copies training "
                 "data; the report shows the pairs"
             )
     return None
+
+
+def unseen(scores: Scores | None) -> str | None:
+    """What nobody knows of copying, None when it was looked for."""
+    if scores is None or any(key.startswith(COPIES) for key in scores.values):
+        return None
+    return UNSEEN[scores.modality]

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from aigc_ops.artifacts import Noun, Score, Scores
+from aigc_ops.artifacts import Noun, Score, Scores, contract_differences
 from aigc_ops.evaluation.paired import Paired
 from aigc_ops.promotion.config import PromotionConfig
 
@@ -36,17 +36,20 @@ class Guard(Noun):
     """One respect in which a version must not be worse than the champion."""
 
     name: str
-    candidate: float
-    champion: float
-    worse: float = Field(description="By how much it is worse; below 0 it is better.")
-    low: float
-    high: float
+    candidate: float | None
+    champion: float | None
+    worse: float = Field(default=0, description="By how much it is worse; below 0 it is better.")
+    low: float = 0
+    high: float = 0
     limit: float
     setting: str = Field(description="The config's field that holds the limit.")
+    unequal: str | None = Field(default=None, description="Why the two cannot be compared.")
 
     @property
     def state(self) -> Literal["holds", "fails", "unsure"]:
         """Surely within the limit, surely beyond it, or neither."""
+        if self.unequal:
+            return "unsure"
         if self.high <= self.limit:
             return "holds"
         return "fails" if self.low > self.limit else "unsure"
@@ -54,6 +57,8 @@ class Guard(Noun):
     @property
     def told(self) -> str:
         """The finding in a sentence."""
+        if self.unequal:
+            return f"{self.name} cannot be compared ({self.unequal}): {self.state}"
         return (
             f"{self.name} {self.candidate:.4g} against {self.champion:.4g}: worse by "
             f"{self.worse:.3g} ({self.low:.3g} to {self.high:.3g}), at most {self.limit:g} is "
@@ -129,17 +134,39 @@ def judge(
 
 
 def guards_of(mine: Scores, theirs: Scores, costs: Costs, config: PromotionConfig) -> list[Guard]:
-    """Every guard that both versions' scores can tell."""
-    found = [
-        _guard(name, mine.values[name], theirs.values[name], direction, setting, config)
-        for name, (direction, setting) in GUARDED.items()
-        if name in mine.values and name in theirs.values
-    ]
+    """Every guard of which one of the versions has a score; unsure where they do not compare."""
+    found = []
+    for name, (direction, setting) in GUARDED.items():
+        here, there = mine.values.get(name), theirs.values.get(name)
+        if why := unequal(name, mine, theirs):
+            found.append(
+                Guard(
+                    name=name,
+                    candidate=here.value if here else None,
+                    champion=there.value if there else None,
+                    limit=getattr(config, setting),
+                    setting=setting,
+                    unequal=why,
+                )
+            )
+        elif here and there:
+            found.append(_guard(name, here, there, direction, setting, config))
     return [
         *found,
         _ratio("time for a sample", costs.slowdown, "max_slowdown", config),
         _ratio("bytes of weights", costs.growth, "max_growth", config),
     ]
+
+
+def unequal(name: str, mine: Scores, theirs: Scores) -> str | None:
+    """Why a score does not compare between two versions; None where it does or neither has it."""
+    here, there = mine.values.get(name), theirs.values.get(name)
+    if here and there:
+        terms = contract_differences(here, there)
+        return f"the contracts differ in {', '.join(terms)}" if terms else None
+    if here or there:
+        return f"the {'champion' if here else 'version'} has no such score"
+    return None
 
 
 def _guard(

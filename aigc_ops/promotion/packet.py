@@ -1,20 +1,30 @@
 """The review packet: all that a decision needs, as one HTML page and one JSON file."""
 
+import base64
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from aigc_ops.artifacts import Score, contract_differences, dotted
 from aigc_ops.evaluation.report import contracts_of, curves_picture, encoded, meaning_of
 from aigc_ops.evaluation.shown import Shown
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Ruling
-from aigc_ops.registry.evidence import CONTENT, PAGE, Evidence
+from aigc_ops.registry.evidence import CONTENT, PAGE, Evidence, StoredPacket
 
+PNG, JPEG = "data:image/png;base64,", "data:image/jpeg;base64,"
+EXACT_LENGTH = 1_000_000
+"""Characters of a picture in base64 up to which each pixel is kept."""
+MOST_PIXELS = (1088, 1600)
+"""Width and height of a larger one: twice what the page shows it at."""
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 OUTCOMES = {
     "promote": "The gate would promote this version",
@@ -157,9 +167,36 @@ def _page(
     return template.render(
         packet=content,
         headline=OUTCOMES[content["ruling"]["outcome"]],
-        pictures=[(name, encoded(image)) for name, image in shown.pictures],
-        pairs=[(name, encoded(image)) for name, image in shown.pairs],
-        curves=[(name, encoded(image)) for name, image in plots],
+        pictures=[(name, _inlined(image)) for name, image in shown.pictures],
+        pairs=[(name, _inlined(image)) for name, image in shown.pairs],
+        curves=[(name, PNG + encoded(image)) for name, image in plots],
         texts=shown.texts,
+        near=shown.near,
         contracts=contracts,
     )
+
+
+def _inlined(image: Image.Image) -> str:
+    """A picture as a data URL: pixel by pixel where it is small, else as large as it is shown."""
+    exact = encoded(image)
+    if len(exact) <= EXACT_LENGTH:
+        return PNG + exact
+    small = image.convert("RGB")
+    small.thumbnail(MOST_PIXELS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=85, optimize=True)
+    return JPEG + base64.b64encode(buffer.getvalue()).decode()
+
+
+def pictures_of(packet: StoredPacket) -> list[tuple[str, str]]:
+    """Caption and data URL of each grid of samples in a packet's page."""
+    found: list[tuple[str, str]] = []
+
+    class Pictures(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            given = dict(attrs)
+            if tag == "img" and given.get("class") == "samples":
+                found.append((given["alt"] or "", given["src"] or ""))
+
+    Pictures().feed((Path(packet.folder) / PAGE).read_text(encoding="utf-8"))
+    return found

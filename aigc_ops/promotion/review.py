@@ -9,6 +9,9 @@ from aigc_ops.registry.evidence import PAGE, StoredPacket, read_packet
 from aigc_ops.registry.promotion import Decision
 from aigc_ops.registry.versions import champion
 
+MIN_DIGEST = 12
+"""Characters of a packet's digest that name it."""
+
 
 def approve(
     version: ModelVersion,
@@ -20,8 +23,9 @@ def approve(
 ) -> Verdict:
     """Make the version champion on a person's word; of two who must agree, record the first.
 
-    `seen` is the digest of the packet that the person looked at; None: the latest. Raises
-    DecisionError for an empty reason, a stale packet, or what was decided already.
+    `seen` is the digest of the packet that the person looked at, or its first 12 characters or
+    more; None: the latest. Raises DecisionError for an empty reason, a stale packet, or what was
+    decided already.
     """
     packet = _packet(version, seen)
     decision = _decision(packet, who, reason, flow_run)
@@ -77,6 +81,11 @@ def verdict_of(version: ModelVersion, entry: Entry) -> Verdict:
 
 def _packet(version: ModelVersion, seen: str | None) -> StoredPacket:
     packet = read_packet(version)
+    if seen is not None and len(seen) < MIN_DIGEST:
+        raise DecisionError(
+            f"{seen!r} names no packet; give the digest that `aigc-ops review {version.name} "
+            f"{version.version}` prints, or its first {MIN_DIGEST} characters"
+        )
     if seen is not None and not packet.packet_digest.startswith(seen):
         raise StaleDecision(
             f"the packet {seen[:12]} is stale: {version.uri} was weighed anew since, see "

@@ -11,7 +11,6 @@ from aigc_ops.artifacts import (
     ModelVersion,
     Scores,
     Verdict,
-    contract_differences,
     json_digest,
 )
 from aigc_ops.data import DataConfig
@@ -27,8 +26,8 @@ from aigc_ops.evaluation.paired import compare, drawing_times
 from aigc_ops.evaluation.shown import Shown, side_by_side
 from aigc_ops.home import home
 from aigc_ops.promotion.config import PromotionConfig
-from aigc_ops.promotion.doubts import copying, doubt
-from aigc_ops.promotion.gate import Costs, Ruling, guards_of, judge, num_looks
+from aigc_ops.promotion.doubts import copying, doubt, unseen
+from aigc_ops.promotion.gate import GUARDED, Costs, Ruling, guards_of, judge, num_looks, unequal
 from aigc_ops.promotion.packet import write_packet
 from aigc_ops.registry import evidence as store
 from aigc_ops.registry import promotion as registry
@@ -58,10 +57,10 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
     """Weigh the version against the champion and do what gate and config say.
 
     A version that the gate would promote becomes champion at once where the config says
-    `automatic`; else it waits for a person, as an undecided one always does. One that the gate
-    keeps back becomes challenger. Asked again on the same evidence, it says the same. Raises
-    RegistryError or CheckpointError for a version that is not ready, damaged, or not scored
-    where there is no champion yet.
+    `automatic`; else it waits for a person, as an undecided one always does, and one that a person
+    rolled back from. One that the gate keeps back becomes challenger. Asked again on the same
+    evidence, it says the same, unless a person has turned the version down since. Raises
+    RegistryError or CheckpointError for a version that is not ready, or damaged.
     """
     moved = registry.reconcile(version.name, setting.promotion.guard)
     champion = champion_of(version.name)
@@ -82,17 +81,18 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
         packet_digest=digest,
         flow_run=flow_run,
     )
-    last = registry.last_decision(version)
-    is_rejected = last is not None and (last.action, last.packet_digest) == ("reject", digest)
+    refused, left = registry.turned_down(version, digest), registry.rolled_back(version)
     is_automatic = setting.promotion.approval == "automatic"
-    promoted = ruling.outcome == "promote" and is_automatic and not is_rejected
+    promoted = ruling.outcome == "promote" and is_automatic and not (refused or left)
     if promoted:
         registry.promote(version, decision, champion=champion.version if champion else None)
-    elif not is_rejected:
+    elif not refused:
         registry.challenge(version, decision)
     reasons = (*ruling.reasons, *moved)
-    if is_rejected and last:
-        reasons = (f"rejected by {last.who}: {last.reason}", *reasons)
+    if refused:
+        reasons = (registry.said_no(refused), *reasons)
+    elif left:
+        reasons = (f"{left.who} rolled back from it ({left.reason}): a person decides", *reasons)
     return Verdict(
         model=version,
         promoted=promoted,
@@ -100,7 +100,7 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
         champion=version if promoted else champion,
         reasons=reasons,
         gate=ruling.outcome,
-        waiting=not (promoted or is_rejected or ruling.outcome == "keep"),
+        waiting=not (promoted or refused or ruling.outcome == "keep"),
         packet_digest=digest,
         packet_uri=str(folder / store.PAGE),
     )
@@ -129,6 +129,8 @@ def _weighed(
         except RegistryError:
             pass  # it is made anew
     ruling, mine, theirs = _rule(mine, champion, setting)
+    if told := unseen(mine.scores):
+        ruling = ruling.model_copy(update={"reasons": (*ruling.reasons, told)})
     with tempfile.TemporaryDirectory(prefix=".packet-", dir=home()) as name:
         folder = Path(name) / "packet"
         sides = [each for each in (mine, theirs) if each]
@@ -172,21 +174,28 @@ def _rule(
     mine: Evidence, champion: ModelVersion | None, setting: Setting
 ) -> tuple[Ruling, Evidence, Evidence | None]:
     """What the gate says, and both records with the scores that it looked at last."""
-    unfit = doubt(mine.scores) or copying(mine.scores, setting.promotion)
+    unfit = _unfit(mine.scores, setting)
     if champion is None:
         if unfit:
-            raise RegistryError(f"{mine.version.uri} cannot become champion: {unfit}")
+            return unfit, mine, None
         reason = f"the first valid version while {mine.version.name} has no champion"
         return Ruling(outcome="promote", reasons=(reason,)), mine, None
     theirs = None
     try:
         theirs = store.evidence_of(champion)
-        if mine.scores is None or unfit:
-            return Ruling(outcome="keep", reasons=(f"not valid: {unfit}",)), mine, theirs
+        if unfit:
+            return unfit, mine, theirs
+        assert mine.scores is not None, mine.version.uri
         return _compare(mine, mine.scores, theirs, setting)
-    except (CheckpointError, EvaluationError, ModelError) as error:
+    except (CheckpointError, EvaluationError, ModelError, RegistryError) as error:
         reason = f"the champion, version {champion.version}, cannot be judged here: {error}"
         return Ruling(outcome="undecided", reasons=(reason,)), mine, theirs
+
+
+def _unfit(scores: Scores | None, setting: Setting) -> Ruling | None:
+    """The ruling on scores that cannot carry a promotion, None for those that can."""
+    why = doubt(scores) or copying(scores, setting.promotion)
+    return Ruling(outcome="keep", reasons=(f"not valid: {why}",)) if why else None
 
 
 def _compare(
@@ -216,12 +225,17 @@ def _compare(
             seed=setting.seed,
             cache=setting.cache,
         )
-        if look > 1 or paired.metric != scores.primary:
+        is_fresh = look > 1 or paired.metric != scores.primary
+        if is_fresh:
             scores = _evaluated(ours, evaluation, setting)
         if standing is None or not _is_comparable(scores, standing):
             standing = _evaluated(rival, evaluation, setting)
+            if not (is_fresh or _is_comparable(scores, standing)):
+                scores = _evaluated(ours, evaluation, setting)
         guards = guards_of(scores, standing, costs, setting.promotion)
-        ruling = judge(paired, guards, setting.promotion, look=look, looks=looks)
+        ruling = _unfit(scores, setting) or judge(
+            paired, guards, setting.promotion, look=look, looks=looks
+        )
         if ruling.outcome != "undecided":
             break
     return (
@@ -232,10 +246,10 @@ def _compare(
 
 
 def _is_comparable(mine: Scores, theirs: Scores) -> bool:
+    """Whether all that the gate looks at was measured of both, under equal contracts."""
     if doubt(theirs) or theirs.primary != mine.primary:
         return False
-    key = mine.primary
-    return not contract_differences(mine.values[key], theirs.values[key])
+    return not any(unequal(name, mine, theirs) for name in (mine.primary, *GUARDED))
 
 
 def _evaluated(checkpoint: Checkpoint, evaluation: EvaluationConfig, setting: Setting) -> Scores:

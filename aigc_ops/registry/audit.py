@@ -7,7 +7,6 @@ the store shares the log.
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
@@ -73,8 +72,8 @@ def audit(name: str) -> Audit:
             f"entry {entries[-1].number} ({entries[-1].action} version {entries[-1].version}) was "
             "cut short; the next decision, or `aigc-ops doctor --repair`, completes it"
         )
-    elif entries:
-        problems += moved_by_hand(entries[-1], aliases)
+    else:
+        problems += moved_by_hand(entries, aliases)
     known = {entry.digest for entry in entries}
     with faults(f"reading the versions of {name!r}"):
         versions = client.search_model_versions(f"name = '{name}'", max_results=1000)
@@ -85,14 +84,20 @@ def audit(name: str) -> Audit:
     return Audit(model=name, entries=tuple(entries), aliases=aliases, problems=tuple(problems))
 
 
-def moved_by_hand(last: Entry, aliases: Mapping[str, int]) -> list[str]:
-    """How aliases differ from what the last entry left."""
+def moved_by_hand(entries: Sequence[Entry], aliases: Mapping[str, int]) -> list[str]:
+    """How aliases differ from what the last entry left; there are none before the first."""
+    left = left_by(entries)
     return [
         f"{alias} was moved outside aigc-ops: it names {_numbered(aliases.get(alias))}, the log "
-        f"says {_numbered(last.after.get(alias))}"
+        f"says {_numbered(left.get(alias))}"
         for alias in ALIASES
-        if aliases.get(alias) != last.after.get(alias)
+        if aliases.get(alias) != left.get(alias)
     ]
+
+
+def left_by(entries: Sequence[Entry]) -> Aliases:
+    """The aliases as the last entry left them."""
+    return entries[-1].after if entries else {}
 
 
 def registered(client: "MlflowClient", name: str) -> "RegisteredModel":
@@ -173,11 +178,12 @@ def _broken(model: "RegisteredModel", entries: Sequence[Entry]) -> list[str]:
 
 def _moved_between(entries: Sequence[Entry]) -> list[str]:
     """Where an entry found other aliases than the one before it left, and did not put them back."""
+    left = [{}, *(entry.after for entry in entries)]
     return [
-        f"{PAST} {last.number} and {entry.number} aliases were moved outside aigc-ops, "
-        f"from {last.after} to {entry.before}"
-        for last, entry in pairwise(entries)
-        if last.after != entry.before and entry.action != "revert"
+        f"{PAST} {entry.number - 1} and {entry.number} aliases were moved outside aigc-ops, "
+        f"from {before} to {entry.before}"
+        for before, entry in zip(left, entries, strict=False)
+        if before != entry.before and entry.action != "revert"
     ]
 
 

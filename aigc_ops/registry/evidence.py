@@ -14,7 +14,7 @@ from aigc_ops.folders import read_provenance
 from aigc_ops.home import home
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.resolution import fetch
-from aigc_ops.registry.tracker import reporting_to
+from aigc_ops.registry.tracker import read_curves
 from aigc_ops.registry.versions import PACKET_TAG, find, read_scores
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def evidence_of(version: ModelVersion) -> Evidence:
 
 def curves_of(version: ModelVersion) -> Mapping[str, Sequence[tuple[int, float]]]:
     """The metrics of the version's run over its steps."""
-    with reporting_to(version.run_id) as tracker:
-        return tracker.curves()
+    return read_curves(connect(), version.run_id)
 
 
 def store_packet(version: ModelVersion, folder: Path, basis: Mapping[str, Any]) -> str:

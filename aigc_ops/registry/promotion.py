@@ -4,7 +4,8 @@ An entry is written first and carried out after it, so a kill in between leaves 
 aliases and a log that says what was meant; the next change completes it.
 """
 
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -53,6 +54,12 @@ class Decision(Noun):
     packet_digest: str | None = None
     flow_run: str | None = None
 
+    @field_validator("who")
+    @classmethod
+    def _one_spelling(cls, text: str) -> str:
+        """Of names that look alike, one: Unicode's NFKC, with single spaces."""
+        return " ".join(unicodedata.normalize("NFKC", text).split())
+
     @field_validator("who", "reason")
     @classmethod
     def _harmless(cls, text: str) -> str:
@@ -67,8 +74,8 @@ def promote(
 
     Where several reviewers must agree, all but the last approval of this evidence are recorded
     and move nothing. None when the version is champion already. Raises DecisionError when another
-    one has become champion since, the version was rejected on this evidence or the reviewer has
-    approved it before, and CheckpointError when its stored files were changed.
+    one has become champion since, the version was rejected or rolled back from on this evidence or
+    the reviewer has approved it before, and CheckpointError when its stored files were changed.
     """
     with _changing(version) as (client, model, aliases):
         if aliases.get(CHAMPION) == version.version:
@@ -148,12 +155,12 @@ def reconcile(name: str, mode: Literal["flag", "revert"]) -> list[str]:
     with store_lock():
         model = _completed(client, audit.registered(client, name))
         entries, aliases = audit.read_log(model), audit.aliases_of(model)
-        found = audit.moved_by_hand(entries[-1], aliases) if entries else []
+        found = audit.moved_by_hand(entries, aliases)
         if found and mode == "revert":
-            said = entries[-1].after
+            said = audit.left_by(entries)
             decision = Decision(who=AUTOMATIC, reason="; ".join(found)[:500])
-            version = said.get(CHAMPION) or entries[-1].version
-            entity = _ready(client, name, version)
+            version = entries[-1].version if entries else next(iter(aliases.values()))
+            entity = _ready(client, name, said.get(CHAMPION) or version)
             _decide(client, model, "revert", to_noun(entity), aliases, said, decision)
         return found
 
@@ -194,11 +201,37 @@ def _require_champion(version: ModelVersion, aliases: Mapping[str, int], known: 
 def _require_not_rejected(
     model: "RegisteredModel", version: ModelVersion, decision: Decision
 ) -> None:
-    mine = [entry for entry in audit.read_log(model) if entry.version == version.version]
-    if mine and mine[-1].action == "reject" and mine[-1].packet_digest == decision.packet_digest:
+    if entry := _turned_down(audit.read_log(model), version.version, decision.packet_digest):
+        again = f"; `aigc-ops rollback {version.name} --to {version.version}` brings it back"
         raise DecisionError(
-            f"{version.uri} was rejected by {mine[-1].who} on this evidence: {mine[-1].reason}"
+            f"{version.uri} was {said_no(entry)}{again if entry.action == 'rollback' else ''}"
         )
+
+
+def said_no(entry: Entry) -> str:
+    """How a person turned a version down, in words."""
+    how = "rejected" if entry.action == "reject" else "rolled back from"
+    return f"{how} by {entry.who} on this evidence: {entry.reason}"
+
+
+def _turned_down(entries: Sequence[Entry], number: int, packet_digest: str | None) -> Entry | None:
+    """The rejection of a version, or the rollback from it, on this evidence."""
+    mine = [entry for entry in entries if entry.version == number]
+    if mine and (mine[-1].action, mine[-1].packet_digest) == ("reject", packet_digest):
+        return mine[-1]
+    left = _left(entries, number)
+    seen = {each.packet_digest for each in mine if left and each.number < left.number}
+    return left if packet_digest in seen else None
+
+
+def _left(entries: Sequence[Entry], number: int) -> Entry | None:
+    """The rollback that took the champion's place from a version which has not had it since."""
+    for entry in reversed(entries):
+        if entry.after.get(CHAMPION) == number:
+            return None
+        if entry.action == "rollback" and entry.before.get(CHAMPION) == number:
+            return entry
+    return None
 
 
 def _is_said(client: "MlflowClient", version: ModelVersion, decision: Decision) -> bool:
@@ -291,6 +324,19 @@ def _tags(entry: Entry) -> dict[str, str]:
 
 def last_decision(version: ModelVersion) -> Entry | None:
     """The last entry on a version."""
-    model = audit.registered(connect(), version.name)
-    mine = [entry for entry in audit.read_log(model) if entry.version == version.version]
+    mine = [entry for entry in _log(version) if entry.version == version.version]
     return mine[-1] if mine else None
+
+
+def turned_down(version: ModelVersion, packet_digest: str) -> Entry | None:
+    """The rejection of a version, or the rollback from it, on this evidence; None without one."""
+    return _turned_down(_log(version), version.version, packet_digest)
+
+
+def rolled_back(version: ModelVersion) -> Entry | None:
+    """The rollback from a version that has not been champion since, whatever the evidence."""
+    return _left(_log(version), version.version)
+
+
+def _log(version: ModelVersion) -> list[Entry]:
+    return audit.read_log(audit.registered(connect(), version.name))

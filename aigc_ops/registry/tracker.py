@@ -44,11 +44,12 @@ class MlflowTracker:
 
     What is logged waits in memory (files in a temporary folder) and is sent by one
     thread, again and again while the server is away. As a context manager it closes the
-    run: FINISHED, FAILED by an exception, KILLED by Ctrl-C or exit.
+    run, FINISHED, FAILED by an exception, KILLED by Ctrl-C or exit, if it `ends` it.
     """
 
-    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, *, ends: bool = True) -> None:
         self.run_id: str | None = run_id
+        self._ends = ends
         self._client = client
         self._run_id = run_id
         self._metrics: deque[Metric] = deque()
@@ -121,16 +122,7 @@ class MlflowTracker:
 
     def curves(self) -> Mapping[str, Sequence[tuple[int, float]]]:
         """What the store holds of each metric; nothing while it does not answer."""
-        found = {}
-        try:
-            with faults("reading the run's curves"):
-                for name in self._client.get_run(self._run_id).data.metrics:
-                    if not name.startswith("system/"):
-                        points = self._client.get_metric_history(self._run_id, name)
-                        found[name] = sorted({(point.step, point.value) for point in points})
-        except RegistryError as error:
-            logger.warning("the report goes without curves: %s", error)
-        return found
+        return read_curves(self._client, self._run_id)
 
     def finish(self, status: Status, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Send the rest and close the run; warns of what the store did not take in time."""
@@ -166,9 +158,10 @@ class MlflowTracker:
             try:
                 with faults("reporting the run"):
                     self._send()
-                    if closing:
+                    if closing and self._ends:
                         with _refusals("the end of the run"):
                             self._client.set_terminated(self._run_id, self._status)
+                    if closing:
                         return
             except RegistryError as fault:
                 if self._fault is None:
@@ -197,6 +190,20 @@ class MlflowTracker:
                 self._send_metrics([metric])
 
 
+def read_curves(client: "MlflowClient", run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """A run's metrics over its steps; nothing while the store does not answer."""
+    found = {}
+    try:
+        with faults("reading the run's curves"):
+            for name in client.get_run(run_id).data.metrics:
+                if not name.startswith("system/"):
+                    points = client.get_metric_history(run_id, name)
+                    found[name] = sorted({(point.step, point.value) for point in points})
+    except RegistryError as error:
+        logger.warning("the report goes without curves: %s", error)
+    return found
+
+
 @contextmanager
 def _refusals(what: str) -> Iterator[list[str]]:
     """Drop, with a warning, what the store will never take; other faults pass through."""
@@ -214,7 +221,10 @@ def _refusals(what: str) -> Iterator[list[str]]:
 
 @contextmanager
 def reporting_to(run_id: str | None) -> Iterator[Tracker]:
-    """A tracker of an earlier run; one that keeps nothing when this store lacks the run."""
+    """A tracker of an earlier run, whose end and state stay those of its training.
+
+    One that keeps nothing when this store lacks the run.
+    """
     from mlflow.exceptions import MlflowException
 
     client = connect()
@@ -228,5 +238,5 @@ def reporting_to(run_id: str | None) -> Iterator[Tracker]:
     if found is None or found.info.lifecycle_stage != "active":
         yield SilentTracker()
         return
-    with MlflowTracker(client, found.info.run_id) as tracker:
+    with MlflowTracker(client, found.info.run_id, ends=False) as tracker:
         yield tracker

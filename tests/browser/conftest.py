@@ -77,22 +77,33 @@ def serving(folder: Path) -> Iterator[Servers]:
     """Both servers, with every deployment offered, for a while."""
     servers = Servers(folder)
     servers.home.mkdir()
-    prefect = ("-m", "prefect", "server", "start", "--port", servers.prefect.rsplit(":", 1)[1])
-    store = f"sqlite:///{servers.home / 'mlflow.db'}"
-    mlflow = (
-        *("-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"),
+    with mlflow_at(servers, folder), prefect_at(servers, folder):
+        yield servers
+
+
+@contextmanager
+def mlflow_at(servers: Servers, folder: Path) -> Iterator[None]:
+    """MLflow's server for a while."""
+    command = (
+        *("-m", "mlflow", "server", "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{servers.home / 'mlflow.db'}"),
         *("--artifacts-destination", str(servers.home / "artifacts")),
         *("--port", servers.mlflow.rsplit(":", 1)[1]),
     )
-    with (
-        process(folder / "prefect.log", *prefect, **servers.variables),
-        process(folder / "mlflow.log", *mlflow, **servers.variables),
-    ):
-        eventually(lambda: answers(f"{servers.prefect}/api/health"))
+    with process(folder / "mlflow.log", *command, **servers.variables):
         eventually(lambda: answers(f"{servers.mlflow}/health"))
+        yield
+
+
+@contextmanager
+def prefect_at(servers: Servers, folder: Path) -> Iterator[None]:
+    """Prefect's server and the process that serves every deployment, for a while."""
+    command = ("-m", "prefect", "server", "start", "--port", servers.prefect.rsplit(":", 1)[1])
+    with process(folder / "prefect.log", *command, **servers.variables):
+        eventually(lambda: answers(f"{servers.prefect}/api/health"))
         with process(folder / "serve.log", "-m", "flows", **servers.variables):
             eventually(lambda: len(deployments(servers)) == 6)
-            yield servers
+            yield
 
 
 def deployments(servers: Servers) -> dict[str, Any]:

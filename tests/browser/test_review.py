@@ -14,7 +14,15 @@ from urllib.error import HTTPError
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SECONDS, Servers, call, deployments, serving
+from tests.browser.conftest import (
+    SECONDS,
+    Servers,
+    call,
+    deployments,
+    mlflow_at,
+    prefect_at,
+    serving,
+)
 from tests.conftest import ROOT, eventually
 from tests.flows.conftest import write_images
 
@@ -109,6 +117,13 @@ def weighed(images: Path, seed: int, reviewers: int = 1) -> int:
     return version.version
 
 
+def packet_digest_of(version: int) -> str:
+    from aigc_ops import chain
+    from aigc_ops.registry.evidence import read_packet
+
+    return read_packet(chain.version_of(f"models:/pets/{version}")).packet_digest
+
+
 def review_of(servers: Servers, version: int) -> str:
     """The suspended review of a version: the one that its chain began, or one begun now."""
     runs = call(f"{servers.prefect}/api/flow_runs/filter", {})
@@ -116,6 +131,19 @@ def review_of(servers: Servers, version: int) -> str:
     run = mine[0] if mine else started(servers, "review", {"model": "pets", "version": version})
     run_of(servers, run, "PAUSED")
     return str(run)
+
+
+def shown_of(servers: Servers, run: str) -> set[str]:
+    """Keys of the artifacts on a run's page."""
+    wanted = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+    found = call(f"{servers.prefect}/api/artifacts/filter", wanted)
+    return {each["key"] for each in found if each["key"]}
+
+
+def answered(servers: Servers, run: str, **fields: str) -> str:
+    """What the API says to an approval with these fields."""
+    url = f"{servers.prefect}/api/flow_runs/{run}/resume"
+    return str(call(url, {"run_input": {"decision": "approve", **fields}})["status"])
 
 
 def champion(servers: Servers) -> int | None:
@@ -168,14 +196,18 @@ def test_an_approval_in_the_form_of_the_chains_review_moves_the_champion(
     run_of(servers, chain_run, "COMPLETED")
     assert champion(servers) is None
     run = review_of(servers, 1)
+    assert shown_of(servers, run) == {"review-packet", "review-samples"}
+    assert answered(servers, run, reviewer="Eve", reason="unseen") == "REJECT"
     answer(page, servers, run, "approve", "Ann", " ")
     asked_again(servers, page, run, "the name or the reason was empty")
     answer(page, servers, run, "approve", "Ann", "sharper pets")
     run_of(servers, run, "COMPLETED")
     assert champion(servers) == 1
-    waits, promoted = eventually(lambda: messages if len(messages) == 2 else None)
+    waits, *decided = eventually(lambda: messages if len(messages) == 3 else None)
     assert waits.startswith("models:/pets/1 waits: aigc-ops review pets 1.")
-    assert promoted == "promote models:/pets/1 by Ann: sharper pets"
+    assert sorted(decided) == [
+        f"{did} models:/pets/1 by Ann: sharper pets" for did in ("approve", "promote")
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
@@ -200,6 +232,14 @@ def test_a_stale_review_is_weighed_anew_and_a_rejection_leaves_the_champion(
     answer(page, servers, run, "reject", "Ann", "not against this one")
     run_of(servers, run, "COMPLETED")
     assert champion(servers) == second
+    back = started(
+        servers, "rollback", {"model": "pets", "reviewer": "Bob", "reason": "<!channel> complaints"}
+    )
+    run_of(servers, back, "COMPLETED")
+    assert champion(servers) == 1
+    rejected = f"reject models:/pets/{third} by Ann: not against this one"
+    rolled_back = "rollback to models:/pets/1 by Bob: &lt;!channel&gt; complaints"
+    eventually(lambda: {rejected, rolled_back} <= set(messages))
 
 
 @pytest.mark.slow
@@ -219,3 +259,25 @@ def test_where_two_must_agree_the_form_asks_for_another_name(
     answer(page, servers, run, "approve", "Bob", "good indeed")
     run_of(servers, run, "COMPLETED")
     assert champion(servers) == version
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
+def test_a_suspended_review_outlives_restarts_of_server_and_serving_process(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    servers = Servers(tmp_path)
+    servers.home.mkdir()
+    for variable, value in servers.variables.items():
+        monkeypatch.setenv(variable, value)
+    with mlflow_at(servers, tmp_path):
+        with prefect_at(servers, tmp_path):
+            version = weighed(images, 0)
+            run = review_of(servers, version)
+        with prefect_at(servers, tmp_path):
+            run_of(servers, run, "PAUSED")
+            digest = packet_digest_of(version)
+            said = {"reviewer": "Ann", "reason": "sharper pets", "packet": digest}
+            assert answered(servers, run, **said) == "ACCEPT"
+            run_of(servers, run, "COMPLETED")
+            assert champion(servers) == version

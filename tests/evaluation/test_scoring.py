@@ -14,6 +14,7 @@ from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation import EvaluationConfig, evaluate
 from aigc_ops.evaluation import weights as extractor_weights
 from aigc_ops.evaluation.controls import ControlsReport
+from aigc_ops.evaluation.shown import side_by_side
 from aigc_ops.generative import TextData
 from aigc_ops.noise import sample_seeds
 from aigc_ops.promotion.config import PromotionConfig
@@ -371,6 +372,16 @@ def test_a_model_that_recites_its_training_texts_says_so_in_its_scores(tmp_path:
     assert 'class="note alarm"' in page
     assert "Training texts recited" in page
     assert "fd_minilm" not in scores.values
+
+    config = DataConfig(path=str(data))
+    pair = [("one", reciting), ("two", reciting)]
+    shown = side_by_side(
+        pair, open_dataset(config), config, EvaluationConfig(), seed=0, cache=tmp_path / "cache"
+    )
+    assert {place for place, *_ in shown.near} == {0, 1}
+    for _, text, nearest, likeness in shown.near:
+        assert nearest in TRAIN
+        assert 0 < likeness <= 1, text
 
 
 def test_without_its_package_texts_are_judged_without_embeddings(

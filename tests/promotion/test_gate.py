@@ -1,5 +1,7 @@
 """What the gate says of real features, and how its bounds and guards decide."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,7 +11,8 @@ from aigc_ops.evaluation.distances import Gaussian
 from aigc_ops.evaluation.paired import Paired
 from aigc_ops.evaluation.statistics import paired_error, paired_ratio_error
 from aigc_ops.promotion.config import PromotionConfig
-from aigc_ops.promotion.gate import Costs, guards_of, judge, num_looks
+from aigc_ops.promotion.doubts import unseen
+from aigc_ops.promotion.gate import Costs, Ruling, guards_of, judge, num_looks
 
 CONFIG = PromotionConfig(min_improvement=0.1, false_promotion_rate=0.02)
 FREE = Costs(slowdown=1.0, growth=1.0)
@@ -73,6 +76,36 @@ def test_a_guard_keeps_a_better_distance_back(
     ruling = judge(paired(-2, 0.1), guards, CONFIG)
     assert ruling.outcome == outcome
     assert ("coverage" in " ".join(ruling.reasons)) == (state != "holds")
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "why"),
+    [
+        ({}, {"coverage": (0.8, 0.79, 0.81)}, "the version has no such score"),
+        ({"coverage": (0.8, 0.79, 0.81)}, {}, "the champion has no such score"),
+    ],
+)
+def test_a_score_that_one_of_them_lacks_leaves_its_guard_unsure(
+    mine: dict[str, Any], theirs: dict[str, Any], why: str
+) -> None:
+    guards = guards_of(scores(**mine), scores(**theirs), FREE, CONFIG)
+    ruling = judge(paired(-2, 0.1), guards, CONFIG)
+    assert (guards[0].state, ruling.outcome) == ("unsure", "undecided")
+    assert f"coverage cannot be compared ({why})" in ruling.reasons[1]
+    assert Ruling.model_validate_json(ruling.model_dump_json()) == ruling
+
+
+def test_scores_under_unequal_contracts_leave_their_guard_unsure() -> None:
+    mine = scores(repetition_4=(0.1, 0.09, 0.11))
+    other = mine.values["repetition_4"].model_copy(update={"contract": {"n": 50}})
+    theirs = mine.model_copy(update={"values": {"repetition_4": other}})
+    guard = guards_of(mine, theirs, FREE, CONFIG)[0]
+    assert (guard.state, guard.unequal) == ("unsure", "the contracts differ in n")
+
+
+def test_what_nobody_looked_for_is_told_of_copies() -> None:
+    assert unseen(scores(copies_in_pixels=(0, 0, 0.01))) is None
+    assert "100 held-out images" in (unseen(scores(coverage=(1, 1, 1))) or "")
 
 
 def test_where_lower_is_better_more_is_worse() -> None:

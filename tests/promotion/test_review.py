@@ -1,19 +1,23 @@
 """A person's decision: once, on the evidence as it stands, by as many as must agree."""
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+import torch
 from PIL import Image
 
 from aigc_ops.artifacts import ModelVersion
 from aigc_ops.errors import DecisionError, RegistryError
+from aigc_ops.evaluation.pictures import class_grid, pairs_grid
 from aigc_ops.evaluation.shown import Shown
 from aigc_ops.home import home
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Ruling
-from aigc_ops.promotion.packet import write_packet
+from aigc_ops.promotion.packet import pictures_of, write_packet
 from aigc_ops.promotion.review import approve, reject
 from aigc_ops.registry.audit import audit
 from aigc_ops.registry.evidence import CONTENT, PAGE, evidence_of, read_packet, store_packet
@@ -44,7 +48,10 @@ def weigh(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Weigh:
             evidence_of(version),
             evidence_of(standing) if standing else None,
             RULING,
-            Shown(pictures=[("<i>one</i>", picture)]),
+            Shown(
+                pictures=[("<i>one</i>", picture)],
+                near=[(0, "a <b>cat</b> sat", "<u>a cat</u> sat", 0.5)],
+            ),
             [("version", {"loss": [(1, 2.0), (2, 1.0)]})],
             config,
         )
@@ -84,12 +91,22 @@ def test_a_packet_is_stale_once_the_champion_has_changed(weigh: Weigh) -> None:
         approve(third, who="Ann", reason="as I saw", seen="0" * 64)
 
 
+@pytest.mark.parametrize("seen", ["", "0", "DIGEST"])
+def test_a_packet_is_named_by_twelve_characters_at_least(weigh: Weigh, seen: str) -> None:
+    version = weigh(0)
+    digest = read_packet(version).packet_digest
+    with pytest.raises(DecisionError, match="names no packet"):
+        approve(version, who="Ann", reason="why", seen=digest[:11] if seen == "DIGEST" else seen)
+    assert approve(version, who="Ann", reason="why", seen=digest[:12]).promoted
+
+
 def test_two_people_must_agree_where_the_config_says_so(weigh: Weigh) -> None:
     version = weigh(0, reviewers=2)
     once = approve(version, who="Ann", reason="fine")
     assert (once.promoted, once.waiting, champion("digits")) == (False, True, None)
-    with pytest.raises(DecisionError, match=r"ann has approved .* already"):
-        approve(version, who="ann", reason="again")
+    for spelling in ("ann", "ＡＮＮ", "Ann\u3000"):
+        with pytest.raises(DecisionError, match=r"(?i)ann has approved .* already"):
+            approve(version, who=spelling, reason="again")
     assert approve(version, who="Bob", reason="fine too").promoted
     assert [entry.action for entry in audit("digits").entries] == ["approve", "promote"]
 
@@ -117,6 +134,7 @@ def test_the_packet_is_fetched_and_one_that_was_changed_is_refused(weigh: Weigh)
     text = page.read_text()
     assert "may be &lt;b&gt;better" in text
     assert "&lt;i&gt;one" in text
+    assert "&lt;u&gt;a cat" in text.partition("Nearest training texts")[2]
     assert "http" not in text.replace("http-equiv", "")
     page.write_text(text + " ")
     assert read_packet(version).packet_digest == packet.packet_digest  # fetched again
@@ -135,3 +153,32 @@ def test_what_changed_is_told(weigh: Weigh, make_checkpoint: MakeCheckpoint) -> 
     assert packet["changed"] == {"config": [], "data": []}
     assert packet["candidate"]["data"]["licences"] == ["CC-BY-4.0"]
     assert packet["champion"]["version"] == 1
+
+
+@pytest.mark.parametrize("size", [98, 256])
+def test_a_packet_of_large_pictures_stays_below_10_megabytes(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, size: int
+) -> None:
+    noise = torch.randint(0, 256, (160, 3, size, size), dtype=torch.uint8)
+    grid = class_grid(noise, 16)
+    assert grid.width > 10 * size
+    pairs = pairs_grid(noise, noise, torch.arange(160), torch.zeros(160))
+    version = register(make_checkpoint(), None, name="digits")
+    write_packet(
+        tmp_path,
+        evidence_of(version),
+        evidence_of(version),
+        RULING,
+        Shown(
+            pictures=[("one", grid), ("two", grid)],
+            pairs=[("one", pairs), ("two", pairs)],
+        ),
+        [],
+        PromotionConfig(),
+    )
+    assert (tmp_path / PAGE).stat().st_size < 8e6  # texts and curves come on top
+    store_packet(version, tmp_path, {"champion": None})
+    (caption, url), _ = pictures_of(read_packet(version))
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as shown:
+        assert (caption, shown.format) == ("one", "JPEG")
+        assert shown.width >= 1000

@@ -7,36 +7,59 @@ from typing import Any
 import pytest
 
 from aigc_ops import chain
-from aigc_ops.artifacts import ModelVersion, Verdict
-from aigc_ops.config import parse_config
+from aigc_ops.artifacts import ModelVersion, Score, Scores, Verdict
+from aigc_ops.config import RunConfig, parse_config
+from aigc_ops.errors import DecisionError
 from aigc_ops.home import home
+from aigc_ops.promotion import stage
+from aigc_ops.promotion.review import approve, rollback
+from aigc_ops.registry.client import connect
 from aigc_ops.registry.evidence import read_packet
 from aigc_ops.registry.resolution import STORED_FOLDER
+from aigc_ops.registry.versions import SCORES_TAG, champion, read_scores
 from tests.flows.conftest import write_images
 from tests.registry.conftest import crown, stored_models
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
 
 
-def made(images: Path, seed: int, num: int = 8, **promotion: Any) -> tuple[ModelVersion, Verdict]:
+def made(
+    images: Path, seed: int, num: int = 8, steps: int = 2, **promotion: Any
+) -> tuple[ModelVersion, Verdict]:
     """A version trained, scored on `num` samples, registered and weighed."""
-    config = parse_config(
-        {
-            "name": "pets",
-            "seed": seed,
-            "data": {"path": str(images)},
-            "model": {"family": "gan", "latent_dim": 4, "generator_width": 4, "critic_width": 4},
-            "training": {"steps": 2, "batch_size": 8},
-            "evaluation": {"num_samples": num, "num_reference": 8, "input_size": 32},
-            "promotion": {"max_samples": 16, **promotion},
-        },
-        source="the test",
-    )
+    config = config_of(images, seed, num, steps, **promotion)
     dataset = chain.open_data(config)
     checkpoint = chain.train(config, dataset)
     scores = chain.evaluate(config, dataset, checkpoint)
     version = chain.register(config, dataset, checkpoint, scores)
     return version, chain.promote(config, dataset, version)
+
+
+def config_of(images: Path, seed: int, num: int, steps: int, **promotion: Any) -> RunConfig[Any]:
+    return parse_config(
+        {
+            "name": "pets",
+            "seed": seed,
+            "data": {"path": str(images)},
+            "model": {"family": "gan", "latent_dim": 4, "generator_width": 4, "critic_width": 4},
+            "training": {"steps": steps, "batch_size": 8},
+            "evaluation": {"num_samples": num, "num_reference": 8, "input_size": 32},
+            "promotion": {"max_samples": 16, **promotion},
+        },
+        source="the test",
+    )
+
+
+LENIENT = {
+    "approval": "automatic",
+    "false_promotion_rate": 0.2,
+    "max_slowdown": 1e6,
+    "max_coverage_loss": 1,
+    "max_duplicates_gain": 1,
+    "max_agreement_loss": 1,
+    "max_spread_loss": 1,
+}
+"""Under which the distance alone decides, and a GAN of 60 steps surely beats one of 2."""
 
 
 def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
@@ -76,3 +99,98 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
     _, doubtful = made(images, 2)
     assert (doubtful.gate, doubtful.waiting) == ("undecided", True)
     assert "version 1, cannot be judged here" in doubtful.reasons[0]
+
+    for folder in stored_models(store):  # and now it is gone
+        shutil.rmtree(folder)
+    last, doubtful = made(images, 4)
+    assert (doubtful.gate, doubtful.waiting) == ("undecided", True)
+    assert "version 1, cannot be judged here: downloading models:/pets/1" in doubtful.reasons[0]
+    assert approve(last, who="Ann", reason="the champion is lost").promoted
+
+
+def test_a_champion_scored_before_a_guard_existed_is_evaluated_anew(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    verdict = made(images, 0, **LENIENT)[1]
+    assert "copies of training images were not looked for" in verdict.reasons[-1]
+    client = connect()
+    stored = read_scores(client.get_model_version("pets", "1").tags)
+    assert stored is not None
+    older = stored.values["coverage"].model_copy(update={"contract": {"n": 5}})
+    values = {k: v for k, v in stored.values.items() if k != "near_duplicates"}
+    before = stored.model_copy(update={"values": {**values, "coverage": older}})
+    client.set_model_version_tag("pets", "1", SCORES_TAG, before.model_dump_json())
+    second, _ = made(images, 1, **LENIENT)
+    guards = read_packet(second).content["ruling"]["guards"]
+    assert {"coverage", "near_duplicates"} <= {guard["name"] for guard in guards}
+    assert [guard["unequal"] for guard in guards] == [None] * len(guards)
+    (row,) = [r for r in read_packet(second).content["scores"] if r["name"] == "coverage"]
+    assert row["unequal"] == []
+
+
+def test_weighing_anew_keeps_the_packets_own_policy(tmp_path: Path) -> None:
+    from flows.promotion import _weigh
+
+    images = write_images(tmp_path / "images")
+    version, _ = made(images, 0)
+    config = config_of(images, 0, 8, 2, reviewers=2, min_improvement=0.5)
+    chain.promote(config, chain.open_data(config), version)
+    assert _weigh(version, times=2).waiting
+    policy = read_packet(version).content["promotion"]
+    assert (policy["reviewers"], policy["min_improvement"]) == (2, 0.5)
+    assert policy["max_samples"] == 2 * config.promotion.max_samples
+
+
+def test_copying_that_only_more_samples_show_keeps_a_version_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = write_images(tmp_path / "images")
+    made(images, 0, **LENIENT)
+    evaluated = stage._evaluated
+
+    def copying(*arguments: Any) -> Scores:
+        scores = evaluated(*arguments)
+        copies = Score(value=0.5, low=0.4, high=0.6, contract={})
+        return scores.model_copy(update={"values": {**scores.values, "copies_in_pixels": copies}})
+
+    monkeypatch.setattr(stage, "_evaluated", copying)
+    _, verdict = made(images, 1, **{**LENIENT, "false_promotion_rate": 1e-12, "min_improvement": 0})
+    assert (verdict.gate, verdict.promoted, verdict.waiting) == ("keep", False, False)
+    assert "copies_in_pixels is 50.0% (40.0% to 60.0%), surely above" in verdict.reasons[0]
+
+
+def test_a_first_version_that_is_not_valid_is_kept_back_with_its_packet(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    version, _ = made(images, 0)
+    client = connect()
+    stored = read_scores(client.get_model_version("pets", "1").tags)
+    assert stored is not None
+    copies = Score(value=0.5, low=0.4, high=0.6, contract={})
+    values = {**stored.values, "copies_in_pixels": copies}
+    copied = stored.model_copy(update={"values": values})
+    client.set_model_version_tag("pets", "1", SCORES_TAG, copied.model_dump_json())
+    config = config_of(images, 0, 8, 2, **LENIENT)
+    verdict = chain.promote(config, chain.open_data(config), version)
+    assert (verdict.gate, verdict.promoted, verdict.champion) == ("keep", False, None)
+    assert "it copies training data" in verdict.reasons[0]
+    assert read_packet(version).content["ruling"]["outcome"] == "keep"
+
+
+def test_a_rollback_is_not_undone_by_the_next_run_of_the_same_version(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    first, _ = made(images, 0, num=16, **LENIENT)
+    second, verdict = made(images, 0, num=16, steps=60, **LENIENT)
+    assert (verdict.promoted, verdict.gate) == (True, "promote")
+    rollback("pets", None, who="Ann", reason="complaints")
+    for _ in range(2):
+        again = made(images, 0, num=16, steps=60, **LENIENT)[1]
+        assert (again.promoted, again.waiting, again.champion) == (False, False, first)
+        assert again.reasons[0] == "rolled back from by Ann on this evidence: complaints"
+    with pytest.raises(DecisionError, match="rolled back from by Ann on this evidence"):
+        approve(second, who="Bob", reason="it was better")
+    for _ in range(2):  # other settings make another packet, which a person must look at
+        anew = made(images, 0, num=16, steps=60, **{**LENIENT, "max_growth": 5})[1]
+        assert (anew.gate, anew.promoted, anew.waiting) == ("promote", False, True)
+        assert anew.champion == champion("pets") == first
+        assert anew.reasons[0] == "Ann rolled back from it (complaints): a person decides"
+    rollback("pets", 2, who="Bob", reason="it was the network")
+    assert made(images, 0, num=16, steps=60, **LENIENT)[1].champion == second

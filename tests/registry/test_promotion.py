@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -104,6 +106,19 @@ def test_a_rejected_version_cannot_be_approved_on_the_same_evidence(add: Add) ->
     assert promotion.promote(version, newer, champion=1)
 
 
+def test_a_version_rolled_back_from_is_not_approved_on_the_same_evidence(add: Add) -> None:
+    first, second, third = add(), add(), add()
+    promotion.promote(first, ANN, champion=None)
+    promotion.promote(second, ANN, champion=1)
+    promotion.rollback("digits", None, ANN)
+    with pytest.raises(DecisionError, match="rolled back from by Ann on"):
+        promotion.promote(second, ANN, champion=1)
+    assert promotion.promote(third, ANN, champion=1)  # this packet was seen of another version
+    promotion.rollback("digits", 2, ANN)
+    assert promotion.rolled_back(second) is None
+    assert promotion.rolled_back(third).before["champion"] == 3
+
+
 def test_the_champion_is_not_rejected(add: Add) -> None:
     version = add()
     promotion.promote(version, ANN, champion=None)
@@ -194,6 +209,23 @@ def test_an_alias_moved_by_hand_is_flagged_or_put_back(add: Add) -> None:
     assert "from {'champion': 1} to {'champion': 2}" in audit("digits").problems[0]
 
 
+def test_a_champion_set_by_hand_before_the_first_decision_is_flagged_or_taken_away(
+    add: Add,
+) -> None:
+    version, better = add(), add()
+    assert audit("digits").problems == ()
+    connect().set_registered_model_alias("digits", "champion", "1")
+    (problem,) = audit("digits").problems
+    assert "it names version 1, the log says nothing" in problem
+    assert promotion.reconcile("digits", "flag") == [problem]
+    assert champion("digits") == version
+    assert promotion.reconcile("digits", "revert") == [problem]
+    assert (champion("digits"), audit("digits").problems) == (None, ())
+    connect().set_registered_model_alias("digits", "champion", "1")
+    promotion.promote(better, ANN, champion=1)
+    assert "aliases were moved outside aigc-ops, from {} to" in audit("digits").problems[0]
+
+
 @pytest.mark.parametrize("change", ["edit", "delete", "cut"])
 def test_a_log_that_was_changed_is_found_and_nothing_moves_on_it(add: Add, change: str) -> None:
     first, second, third = add(), add(), add()
@@ -241,29 +273,44 @@ def start(version: ModelVersion) -> "subprocess.Popen[str]":
     return child
 
 
+def wait_for_entry(store: Path, number: int) -> None:
+    """Until the entry stands in the log."""
+    key, query = f"{ENTRY_TAG}{number:06d}", "SELECT 1 FROM registered_model_tags WHERE key = ?"
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
+        while not database.execute(query, (key,)).fetchone():
+            time.sleep(0.001)
+
+
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_promotions_leave_the_old_or_the_new_champion_and_are_completed(
-    add: Add, kills: int
+    add: Add, store: Path, kills: int
 ) -> None:
+    # Half are killed at any moment, half within the first moments after the entry was written.
     delays = np.random.default_rng(0).uniform(0, 0.08, size=kills)
+    delays[::2] /= 8
     first, second = add(), add()
     promotion.promote(first, ANN, champion=None)
-    current, other = first, second
-    for delay in delays:
+    current, other, num_cut_short = first, second, 0
+    for place, delay in enumerate(delays):
+        num = len(audit("digits").entries)
         child = start(other)
         assert child.stdin is not None
         child.stdin.write("\n")
         child.stdin.flush()
+        if place % 2 == 0:
+            wait_for_entry(store, num + 1)
         time.sleep(delay)
         child.send_signal(signal.SIGKILL)
         child.communicate()
         assert champion("digits") in (current, other)
+        num_cut_short += any("was cut short" in problem for problem in audit("digits").problems)
         promotion.reconcile("digits", "flag")  # completes what was cut short
         log = audit("digits")
         assert log.problems == ()
         assert champion("digits").version == log.entries[-1].after["champion"]
         if champion("digits") == other:
             current, other = other, current
+    assert num_cut_short >= kills // 4
 
 
 def test_an_entry_cut_short_before_any_alias_moved_is_told_and_completed(add: Add) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from aigc_ops.registry import tracker as tracker_module
 from aigc_ops.registry.client import connect, experiment_id
-from aigc_ops.registry.tracker import MlflowTracker, reporting_to
+from aigc_ops.registry.tracker import MlflowTracker, read_curves, reporting_to
 from tests.registry.conftest import DATASET
 
 
@@ -178,6 +178,21 @@ def test_a_run_of_another_store_is_reported_to_nobody() -> None:
         tracker.log_metrics({"fd": 1}, step=1)
     assert tracker.run_id == first.run_id is not None
     assert connect().get_run(first.run_id).data.metrics == {"fd": 1}
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
+def test_what_is_reported_or_read_later_leaves_the_end_of_the_run(status: str) -> None:
+    with MlflowTracker.start("key", "digits") as first:
+        first.log_metrics({"loss": 1}, step=1)
+    assert first.run_id is not None
+    client = connect()
+    client.set_terminated(first.run_id, status, end_time=1_000)
+    with reporting_to(first.run_id) as tracker:
+        tracker.log_metrics({"fd": 1}, step=1)
+    assert read_curves(client, first.run_id) == {"fd": [(1, 1.0)], "loss": [(1, 1.0)]}
+    assert read_curves(client, "f" * 32) == {}
+    run = client.get_run(first.run_id)
+    assert (run.info.status, run.info.end_time) == (status, 1_000)
 
 
 def test_a_run_deleted_meanwhile_holds_nothing_up(caplog: pytest.LogCaptureFixture) -> None:
