@@ -120,7 +120,7 @@ def _train(
     batches = Batches(Examples(model, data, device, cache), config, seed, team)
     read_heldout = partial(read_data, "heldout") if dataset.num_heldout else None
     watchdog = Watchdog(config.watch, Judge(data, read_heldout), folder, tracker, team)
-    curves = Curves(RATE[model.modality])
+    curves = Curves(RATE[model.modality], is_scaled=state.scaler.is_enabled())
     rate = Rate(warmup_steps=min(10, (config.steps - state.step) // 2))
     provenance = {
         **record,
@@ -161,6 +161,11 @@ def _train(
             keep = last or state.step % config.checkpoint_every == 0
             look = watchdog.is_due(state.step, is_kept=keep)
             problem = curves.add(scalars, wait=keep or look)
+            # The part that is stepped first meets the weights as they were kept.
+            if state.progress.unproven and next(iter(scalars.values())).isfinite():
+                state.progress.note_proven()
+            if keep and not problem:
+                problem = state.wrecked()
             if keep or look or state.step % config.log_every == 0:
                 metrics = curves.read(rate.value, state.optimizers)
                 tracker.log_metrics(metrics, step=state.step)
@@ -176,7 +181,8 @@ def _train(
                     if team.is_writer:
                         show_samples(state, folder, tracker, data)
                 if keep or problem:
-                    state.progress.note_kept()
+                    if not problem:
+                        state.progress.note_kept()
                     checkpoints.write(state.snapshot, {**provenance, "rate": rate.value})
             if watchdog.has_stalled(state.progress):
                 break
