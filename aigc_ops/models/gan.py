@@ -196,7 +196,11 @@ class Gan(ImageModel):
         Alarm("samples/class_spread", "the samples of a class are all alike", at_least=0.2),
         Alarm("samples/duplicates", "nearly all samples repeat one another", at_most=0.9),
         Alarm("samples/coverage", "the samples are like no real image", at_least=0.01),
-        Alarm("critic/separation", "the critic tells all images apart", at_most=0.9995),
+        Alarm(
+            "critic/separation",
+            "the critic tells all images apart (if they are few, set model.augmentations)",
+            at_most=0.9995,
+        ),
     )
     config: GanConfig
 
