@@ -142,3 +142,9 @@ def test_switched_off_the_watchdog_draws_no_samples_but_for_early_stopping(tmp_p
         tracker, watch = Recorder(), {"every": 1, "action": "off", "early_stopping": early_stopping}
         run(GAN, tmp_path / str(early_stopping), tracker=tracker, steps=2, watch=watch)
         assert any("samples/coverage" in m for _, m in tracker.metrics) == expected
+
+
+def test_a_vae_in_parts_of_one_row_is_no_collapsed_one(tmp_path, capsys):
+    watch = {"every": 2, "grace_steps": 0, "patience": 1, "action": "warn"}
+    run(VAE, tmp_path, steps=4, micro_batches=6, watch=watch)
+    assert "active_units" not in capsys.readouterr().err
