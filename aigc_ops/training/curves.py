@@ -1,6 +1,7 @@
 """The curves of a run: means since they were last read, and a trace of where time goes."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +64,20 @@ def _not_finite(watched: Mapping[str, Tensor]) -> str | None:
 
 
 @contextmanager
-def profiled(steps: int, folder: Path, tracker: Tracker) -> Iterator[Callable[[], None]]:
-    """A call for after each step; some steps are traced into `trace.json` (open in Perfetto)."""
+def profiled(
+    steps: int, folder: Path, tracker: Tracker, *, num_to_come: int
+) -> Iterator[Callable[[], None]]:
+    """A call for after each step; some steps are traced into `trace.json` (open in Perfetto).
+
+    Warns when there are too few `num_to_come` for that.
+    """
+    if steps and num_to_come <= PROFILE_AFTER + 1:
+        warnings.warn(
+            f"no {TRACE}: training.profile_steps begin after {PROFILE_AFTER + 1} steps, and "
+            f"{num_to_come} are to come; set training.steps higher",
+            stacklevel=3,
+        )
+        steps = 0
     if not steps:
         yield lambda: None
         return

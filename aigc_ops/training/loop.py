@@ -29,7 +29,7 @@ from aigc_ops.training.memory import within_memory
 from aigc_ops.training.processes import Processes, joined
 from aigc_ops.training.rate import Rate
 from aigc_ops.training.samples import show_samples
-from aigc_ops.training.state import TrainingState, new_state, recorded_versions, versions
+from aigc_ops.training.state import TrainingState, new_state, recorded_versions
 from aigc_ops.training.step import set_learning_rates, take_step
 from aigc_ops.training.watchdog import Watchdog
 
@@ -142,7 +142,12 @@ def _train(
         CheckpointWriter(
             folder, keep=config.keep_checkpoints, is_writer=team.is_writer
         ) as checkpoints,
-        profiled(config.profile_steps, folder.path, tracker) as next_step,
+        profiled(
+            config.profile_steps if team.is_writer else 0,
+            folder.path,
+            tracker,
+            num_to_come=config.steps - state.step,
+        ) as next_step,
     ):
         while state.step < config.steps:
             shares = batches.shares(state.progress)
@@ -206,10 +211,10 @@ def _build(config: FamilyConfig, data: Data, source: Path | None) -> Generative:
 
 def _resume(state: TrainingState, checkpoint: Path) -> None:
     written = recorded_versions(checkpoint)
-    if written != versions():
+    if changes := differences(written, state.versions):
         warnings.warn(
-            f"{checkpoint.name} was written under {written}, this is {versions()}: the run goes "
-            "on, but not bit for bit as it would have",
+            f"{checkpoint.name} was written elsewhere: {changes}; the run goes on, but not bit "
+            "for bit as it would have",
             stacklevel=3,
         )
     state.restore(checkpoint)

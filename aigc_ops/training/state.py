@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -128,6 +129,7 @@ class TrainingState:
     optimizers: dict[str, torch.optim.Optimizer]
     averages: Averages
     scaler: torch.amp.GradScaler
+    versions: Mapping[str, str | int]
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -162,7 +164,7 @@ class TrainingState:
         record = {
             "progress": asdict(self.progress),
             "scaler": self.scaler.state_dict(),
-            "versions": versions(),
+            "versions": dict(self.versions),
         }
         return Snapshot(model, tensors, record)
 
@@ -201,20 +203,25 @@ def new_state(
         optimizers={part: model.optimizer(part) for part in parts},
         averages=Averages(model, ema_decay),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+        versions=versions(device, precision),
     )
 
 
-def versions() -> dict[str, str | int]:
+def versions(device: torch.device, precision: Precision) -> dict[str, str | int]:
     """What bit-equal training depends on besides the checkpoint."""
+    is_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": torch.cuda.get_device_name(device) if is_gpu else device.type,
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
 
 
 def recorded_versions(folder: Path) -> dict[str, str | int]:
-    """The `versions()` under which a checkpoint was written."""
+    """The `versions` under which a checkpoint was written."""
     found: dict[str, str | int] = json.loads((folder / RECORD).read_text())["versions"]
     return found
 
