@@ -78,7 +78,9 @@ class SampleFigures:
 
     def __init__(self, data: Images, labels: Sequence[int | None]) -> None:
         """`labels`: those of the samples to come, None each for data without classes."""
-        chosen = data.take(_spread_over(data, NUM_REAL))
+        places = _spread_over(data, NUM_REAL)
+        # Taken as they lie, since a stream reads a group of neighbours for each.
+        chosen = data.take(places.sort().values).take(places.argsort().argsort())
         self._pixels, self._classes = _pixels(chosen.images), chosen.labels
         self._sample_classes = None if None in labels else torch.tensor(labels)
         self._between = _distances(self._pixels, self._pixels)
