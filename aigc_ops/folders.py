@@ -3,11 +3,13 @@
 Nothing here imports torch, so a model's record is told without it.
 """
 
+import glob
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,11 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> str:
     """Write a folder atomically with a SHA-256 manifest; return the manifest's digest.
 
     `fill` writes the files into a hidden sibling, which is synced to disk and renamed
-    over `target` only when it is whole, so a kill leaves the old folder or the new one.
+    over `target` only when it is whole. A kill leaves the old folder or the new one; the
+    old one perhaps under a hidden name, from which `recover` takes it back.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    recover(target)
     partial = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
     partial.mkdir()
     try:
@@ -66,6 +70,16 @@ def _seal(partial: Path, target: Path) -> str:
     return digest
 
 
+def recover(target: Path) -> None:
+    """Put the old folder back where a kill has cut its replacement short."""
+    for retired in target.parent.glob(f".{glob.escape(target.name)}.*.retired"):
+        if target.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            with suppress(FileNotFoundError):  # another process was quicker
+                retired.rename(target)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -80,6 +94,8 @@ def verify_folder(folder: Path, *, expected: str | None = None) -> str:
     Raises CheckpointError naming the first file that is missing, extra or changed.
     """
     manifest = folder / MANIFEST
+    if not folder.exists():
+        recover(folder)
     if not manifest.is_file():
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a model folder")
     digest = file_digest(manifest)

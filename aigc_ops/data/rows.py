@@ -183,10 +183,13 @@ def _conversations(path: Path, names: list[str], config: DataConfig, group: Grou
 
 
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """The file, open; raises DataError when it is cut short, or a read of it fails."""
+def open_parquet(path: Path, *, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
+    """The file, open; raises DataError when it is cut short, or a read of it fails.
+
+    Columns of a row group are read whole, or `buffer_size` bytes at a time.
+    """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=buffer_size) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise unreadable_parquet(path, error) from error

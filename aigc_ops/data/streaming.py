@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aigc_ops import caches
 from aigc_ops.artifacts import ImageShape
 from aigc_ops.data.config import DataConfig, Split
 from aigc_ops.data.decoding import image_data
 from aigc_ops.data.layout import Layout
+from aigc_ops.data.regrouping import regrouped
 from aigc_ops.data.rows import open_parquet, read_group
 from aigc_ops.data.rowtypes import Group, Row
 from aigc_ops.errors import DataError
@@ -21,6 +23,7 @@ from aigc_ops.generative import Groups, ImageData, Images
 
 ROW_BYTES = 400  # what Python adds to an encoded image
 FEWEST_GROUPS = 4
+GOOD_GROUPS = 32  # of a copy, which are strewn among one another
 MOST_GROUPS = 256
 LEAST_PIXELS = 2**15  # below which threads wait for one another longer than they decode
 
@@ -28,13 +31,14 @@ LEAST_PIXELS = 2**15  # below which threads wait for one another longer than the
 class ImageStream(Images):
     """Images decoded when they are taken, from encoded groups that are kept for a while.
 
-    A group is a row group of Parquet, or an image file. As many are kept as fit into half
+    A group is a row group of Parquet, or an image file. Parquet of row groups too large for
+    that is copied once into smaller ones. As many are kept as fit into half
     of `data.memory_gb`; taking images in an order that keeps to `groups` reads each group
     once or twice an epoch. Any order gives the same images, whatever `data.num_workers`.
     """
 
     def __init__(self, layout: Layout, config: DataConfig, split: Split, shape: ImageShape) -> None:
-        """Raises DataError when a row group alone takes too much of the memory."""
+        """Raises DataError when an image alone takes too much of the memory."""
         self.shape = shape
         self._layout, self._config, self._split = layout, config, split
         self._groups: list[Group] = []
@@ -85,6 +89,8 @@ class ImageStream(Images):
             return self._kept[group]
 
     def _read(self, group: Group) -> Iterator[Row]:
+        if group.file.is_absolute():
+            caches.mark_used(group.file.parent)
         return read_group(self._layout, self._config, self._split, group)
 
     def _survey(self) -> list[int]:
@@ -100,7 +106,27 @@ class ImageStream(Images):
         return sizes
 
     def _row_groups(self, name: Path) -> Iterator[Group]:
-        first = 0
+        first, memory = 0, self._config.memory_bytes // 2
+        sizes = self._sizes(name)
+        too_large = [(n, size) for n, size in sizes if size * FEWEST_GROUPS > memory]
+        if too_large:
+            fewer = min(n * memory // (size * GOOD_GROUPS) for n, size in too_large)
+            path = self._layout.root / name
+            name = regrouped(path, self._config, num_rows=max(1, fewer))
+            sizes = self._sizes(name)
+        for index, (num, num_bytes) in enumerate(sizes):
+            if num_bytes * FEWEST_GROUPS > memory:
+                raise DataError(
+                    f"{name}: {num} of its images take {num_bytes / 2**20:.3g} MiB, too much to "
+                    f"stream them in data.memory_gb {self._config.memory_gb:g}; allow more memory"
+                )
+            self._num_kept = min(self._num_kept, memory // max(1, num_bytes))
+            yield Group(name, index, first, num)
+            first += num
+
+    def _sizes(self, name: Path) -> list[tuple[int, int]]:
+        """Rows of each row group, and the bytes that they take in memory before decoding."""
+        sizes = []
         with open_parquet(self._layout.root / name) as file:
             for index in range(file.metadata.num_row_groups):
                 group = file.metadata.row_group(index)
@@ -110,19 +136,5 @@ class ImageStream(Images):
                     for column in columns
                     if column.path_in_schema.split(".")[0] == self._config.image_column
                 )
-                self._make_room(name, group.num_rows, encoded + ROW_BYTES * group.num_rows)
-                yield Group(name, index, first, group.num_rows)
-                first += group.num_rows
-
-    def _make_room(self, name: Path, rows: int, num_bytes: int) -> None:
-        """Keep so few groups that as many of this one fit into half of the memory."""
-        memory = self._config.memory_bytes // 2
-        if num_bytes * FEWEST_GROUPS > memory:
-            fewer = max(1, rows * memory // (num_bytes * FEWEST_GROUPS * 2))
-            raise DataError(
-                f"{name}: a row group of {rows} images takes {num_bytes / 2**20:.3g} MiB, too much "
-                f"to stream it in data.memory_gb {self._config.memory_gb:g}; write the file again "
-                f"with row groups of at most {fewer} rows (pyarrow: write_table(..., "
-                f"row_group_size={fewer})), or allow more memory"
-            )
-        self._num_kept = min(self._num_kept, memory // num_bytes)
+                sizes.append((group.num_rows, encoded + ROW_BYTES * group.num_rows))
+        return sizes

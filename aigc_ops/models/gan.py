@@ -61,6 +61,9 @@ class GanConfig(FamilyConfig):
     spectral_norm: bool = Field(
         default=False, description="Bound the critic's layers by their spectral norm."
     )
+    generator_spectral_norm: bool = Field(
+        default=False, description="Bound the generator's layers too, as SAGAN does."
+    )
     critic_steps: int = Field(
         default=1, ge=1, description="Steps of the critic for each of the generator."
     )
@@ -129,6 +132,8 @@ class Generator(nn.Module):
             shape=shape,
             num_classes=shape.num_classes if in_norm else 0,
         )
+        if config.generator_spectral_norm:
+            self.upward.apply(_bound)
 
     def forward(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         return torch.tanh(self.upward(self.code(codes, labels), labels))
@@ -153,6 +158,8 @@ class Critic(nn.Module):
                 nn.init.normal_(head.weight, 0.0, 0.02)
         if config.spectral_norm:
             self.apply(_bound)
+            if self.embed is not None:
+                spectral_norm(self.embed)
 
     def forward(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         features = self.downward(images)
@@ -172,7 +179,7 @@ def _predictor(width: int, num_predicted: int) -> nn.Sequential:
 
 
 def _bound(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         spectral_norm(module)
 
 
@@ -196,7 +203,11 @@ class Gan(ImageModel):
         Alarm("samples/class_spread", "the samples of a class are all alike", at_least=0.2),
         Alarm("samples/duplicates", "nearly all samples repeat one another", at_most=0.9),
         Alarm("samples/coverage", "the samples are like no real image", at_least=0.01),
-        Alarm("critic/separation", "the critic tells all images apart", at_most=0.9995),
+        Alarm(
+            "critic/separation",
+            "the critic tells all images apart (if they are few, set model.augmentations)",
+            at_most=0.9995,
+        ),
     )
     config: GanConfig
 
@@ -252,7 +263,8 @@ class Gan(ImageModel):
             value = value + 0.5 * self.config.r1 * _squared_slopes(of_real, real).mean()
         if self.config.gradient_penalty:  # Gulrajani et al. 2017, eq. 3
             share = noise.uniform(1, 1, 1)
-            between = (share * real + (1 - share) * fake).detach().requires_grad_()
+            between = augment(share * real + (1 - share) * fake, self.config.augmentations, noise)
+            between = between.detach().requires_grad_()  # as the critic is shown images
             slopes = (_squared_slopes(self.critic(between, labels)[0], between) + 1e-12).sqrt()
             value = value + self.config.gradient_penalty * (slopes - 1).square().mean()
         if predicted is not None:

@@ -34,6 +34,7 @@ from aigc_ops.noise import Noise
 from aigc_ops.sample_request import Control, SampleRequest
 
 ACTIVE_VARIANCE = 0.01  # of a unit's mean over the data, Burda et al. 2016, section 5.2
+FEWEST_ROWS = 4  # over which that variance says something
 NUM_PATHS = 10
 NUM_STOPS = 10  # images on the path of an interpolation, its ends included
 
@@ -61,7 +62,10 @@ class VaeConfig(FamilyConfig):
         default=0, ge=0, description="Steps over which the KL divergence's weight rises from 0."
     )
     free_nats: float = Field(
-        default=0.0, ge=0, description="KL divergence of each latent unit that costs nothing."
+        default=0.0,
+        ge=0,
+        description="KL divergence of each latent unit that costs nothing, as a mean over the rows "
+        "of a batch, or of each micro-batch and process.",
     )
     autoencoder: AdamConfig = Field(
         default=AdamConfig(learning_rate=1e-3), description="Optimiser of encoder and decoder."
@@ -137,8 +141,10 @@ class Vae(ImageLikelihoodModel):
             "elbo": -(reconstruction + by_unit.sum()),
             "reconstruction": reconstruction,
             "kl": by_unit.sum(),
-            "active_units": (mean.var(dim=0, correction=0) > ACTIVE_VARIANCE).sum().float(),
         }
+        if len(mean) >= FEWEST_ROWS:
+            variances = mean.var(dim=0, correction=0)
+            metrics["active_units"] = (variances > ACTIVE_VARIANCE).sum().float()
         yield Loss("autoencoder", reconstruction + weight * by_unit.clamp(min=free).sum(), metrics)
 
     def _warmth(self, step: int) -> float:

@@ -21,7 +21,8 @@ class WatchConfig(BaseModel):
     every: int = Field(default=100, ge=1, description="Steps between looks at the samples.")
     action: Literal["off", "warn", "stop", "roll_back"] = Field(
         default="stop",
-        description="On collapse: warn, stop, or go on from the last healthy checkpoint.",
+        description="On collapse: warn, stop, or go on from the last healthy checkpoint; off: "
+        "look at no samples, but for early stopping.",
     )
     grace_steps: int = Field(
         default=1000,

@@ -13,7 +13,7 @@ from PIL import Image
 from aigc_ops.artifacts import Checkpoint
 from aigc_ops.checkpoints import read_checkpoint
 from aigc_ops.errors import CheckpointError
-from aigc_ops.folders import PROVENANCE, verify_folder, write_folder
+from aigc_ops.folders import PROVENANCE, recover, verify_folder, write_folder
 from aigc_ops.training.state import Snapshot
 
 FINISHED = "finished.json"
@@ -31,6 +31,8 @@ class RunFolder:
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint; a damaged one is passed over with a warning."""
+        for retired in self.path.glob(".step-*.retired"):
+            recover(self.path / retired.name.split(".")[1])
         for folder in sorted(self.path.glob("step-*"), reverse=True):
             try:
                 verify_folder(folder)

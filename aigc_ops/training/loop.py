@@ -38,7 +38,7 @@ from aigc_ops.training.memory import within_memory
 from aigc_ops.training.processes import Processes, joined
 from aigc_ops.training.rate import Rate
 from aigc_ops.training.samples import show_samples
-from aigc_ops.training.state import TrainingState, new_state, recorded_versions, versions
+from aigc_ops.training.state import TrainingState, new_state, recorded_versions
 from aigc_ops.training.step import set_learning_rates, take_step
 from aigc_ops.training.watchdog import Watchdog
 
@@ -133,7 +133,7 @@ def _train(
     at_once = config.batch_size // (config.micro_batches * team.size)
     judge = Judge(data, read_heldout, rows_at_once=at_once)
     watchdog = Watchdog(config.watch, judge, folder, tracker, team)
-    curves = Curves(RATE[model.modality])
+    curves = Curves(RATE[model.modality], is_scaled=state.scaler.is_enabled())
     rate = Rate(warmup_steps=min(10, (config.steps - state.step) // 2))
     provenance = {
         **record,
@@ -155,7 +155,12 @@ def _train(
         CheckpointWriter(
             folder, keep=config.keep_checkpoints, is_writer=team.is_writer
         ) as checkpoints,
-        profiled(config.profile_steps, folder.path, tracker) as next_step,
+        profiled(
+            config.profile_steps if team.is_writer else 0,
+            folder.path,
+            tracker,
+            num_to_come=config.steps - state.step,
+        ) as next_step,
     ):
         while state.step < config.steps:
             shares = batches.shares(state.progress)
@@ -174,6 +179,11 @@ def _train(
             keep = last or state.step % config.checkpoint_every == 0
             look = watchdog.is_due(state.step, is_kept=keep)
             problem = curves.add(scalars, wait=keep or look)
+            # The part that is stepped first meets the weights as they were kept.
+            if state.progress.unproven and next(iter(scalars.values())).isfinite():
+                state.progress.note_proven()
+            if keep and not problem:
+                problem = state.wrecked()
             if keep or look or state.step % config.log_every == 0:
                 metrics = curves.read(rate.value, state.optimizers)
                 tracker.log_metrics(metrics, step=state.step)
@@ -189,7 +199,8 @@ def _train(
                     if team.is_writer:
                         show_samples(state, folder, tracker, data)
                 if keep or problem:
-                    state.progress.note_kept()
+                    if not problem:
+                        state.progress.note_kept()
                     checkpoints.write(state.snapshot, {**provenance, "rate": rate.value})
             if watchdog.has_stalled(state.progress):
                 break
@@ -213,10 +224,10 @@ def _build(config: FamilyConfig, data: Data, source: Path | None) -> Generative:
 
 def _resume(state: TrainingState, checkpoint: Path) -> None:
     written = recorded_versions(checkpoint)
-    if written != versions():
+    if changes := differences(written, state.versions):
         warnings.warn(
-            f"{checkpoint.name} was written under {written}, this is {versions()}: the run goes "
-            "on, but not bit for bit as it would have",
+            f"{checkpoint.name} was written elsewhere: {changes}; the run goes on, but not bit "
+            "for bit as it would have",
             stacklevel=3,
         )
     state.restore(checkpoint)

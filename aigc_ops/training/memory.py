@@ -17,9 +17,13 @@ from aigc_ops.training.folder import RunFolder
 
 T = TypeVar("T")
 
-# How CUDA, MPS and the CPU begin; only the CPU and MPS raise plain RuntimeErrors.
-EXHAUSTED = re.compile(r"out of memory|DefaultCPUAllocator: can't allocate memory", re.IGNORECASE)
-ASKED = re.compile(r"tried to allocate ([\d.]+ ?\w+)", re.IGNORECASE)
+# How CUDA, MPS, the CPU, oneDNN and C++ begin; all but CUDA raise plain RuntimeErrors.
+EXHAUSTED = re.compile(
+    r"out of memory|DefaultCPUAllocator: can't allocate memory|could not create a primitive"
+    r"|could not create a memory object|std::bad_alloc",
+    re.IGNORECASE,
+)
+ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+ ?\w+)", re.IGNORECASE)
 FREE = re.compile(r"of which ([\d.]+ ?\w+) is free")
 SIZES = ("width", "num_layers", "context_length")
 
@@ -40,11 +44,13 @@ def within_memory(
     while True:
         try:
             return attempt(config)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             problem = _exhausted(error)
             if problem is None:
                 raise
-            num = _more_parts(config) if may_split and config.halve_on_out_of_memory else None
+            # Python and NumPy hold the data, which smaller parts of a batch leave as it is.
+            may_split &= config.halve_on_out_of_memory and not isinstance(error, MemoryError)
+            num = _more_parts(config) if may_split else None
             if num is None:
                 advice = _advice(config, model, folder)
                 raise TrainingError(f"{problem}; {advice}") from error
@@ -58,10 +64,10 @@ def within_memory(
         torch.cuda.empty_cache()
 
 
-def _exhausted(error: RuntimeError) -> str | None:
+def _exhausted(error: RuntimeError | MemoryError) -> str | None:
     """That memory ran out, with what was asked and free where it is known; else None."""
-    text = str(error)
-    if not isinstance(error, torch.OutOfMemoryError) and not EXHAUSTED.search(text):
+    text, told = str(error), torch.OutOfMemoryError | MemoryError
+    if not isinstance(error, told) and not EXHAUSTED.search(text):
         return None
     asked, free = ASKED.search(text), FREE.search(text)
     details = [f"asked for {asked[1]}"] if asked else []
@@ -78,7 +84,7 @@ def _more_parts(config: TrainingConfig) -> int | None:
 def _advice(config: TrainingConfig, model: FamilyConfig, folder: RunFolder) -> str:
     sizes = [f"model.{name}" for name in type(model).model_fields if name.endswith(SIZES)]
     if family_type(model.family).modality == "image":
-        sizes.append("data.image_size")
+        sizes += ["data.image_size", "data.memory_gb"]
     newest = folder.newest()
     kept = f"; the last checkpoint stays: {newest}" if newest else ""
     return (

@@ -1,6 +1,7 @@
 """Everything a run needs to go on as if it had never stopped."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -75,9 +77,13 @@ class Progress:
     step: int = 0
     attempt: int = 0
     """Rollbacks so far: each goes on with other noise, order and learning rates."""
+    is_healthy: bool = True
+    """Whether no alarm rang at the last look, a young model's included."""
     was_healthy: bool = False
     last_healthy: int = 0
-    """Step of the newest checkpoint at which no alarm rang."""
+    """Step of the newest checkpoint that is sound, and at which no alarm rang."""
+    unproven: int = 0
+    """Step of a checkpoint whose weights no finite loss has shown to be sound yet; 0: none."""
     ringing: dict[str, int] = field(default_factory=dict)
     """Looks in a row at which each alarm has rung."""
     least_losses: dict[str, float] = field(default_factory=dict)
@@ -87,9 +93,14 @@ class Progress:
     checkpoints_since_best: int = 0
 
     def note_kept(self) -> None:
-        """A checkpoint of this step is written; with no alarm ringing, one to go back to."""
-        if not self.ringing:
-            self.last_healthy = self.step
+        """A checkpoint of this step is written; the next step's loss tells whether it is sound."""
+        self.unproven = self.step
+
+    def note_proven(self) -> None:
+        """The newest checkpoint has led to a finite loss; if healthy, it may be gone back to."""
+        if self.is_healthy:
+            self.last_healthy = self.unproven
+        self.unproven = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,7 @@ class TrainingState:
     optimizers: dict[str, torch.optim.Optimizer]
     averages: Averages
     scaler: torch.amp.GradScaler
+    versions: Mapping[str, str | int]
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -136,6 +148,12 @@ class TrainingState:
             yield
             self.model.train()
 
+    def wrecked(self) -> str | None:
+        """What is wrong with weights that are not finite, or whose squares are not."""
+        weights = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        norm = torch.nn.utils.get_total_norm(weights).item()
+        return None if math.isfinite(norm) else f"the norm of the weights became {norm}"
+
     def snapshot(self) -> Snapshot:
         """A copy that later steps leave alone."""
         tensors = {f"live.{name}": t.detach() for name, t in self.averages.live.items()}
@@ -149,7 +167,7 @@ class TrainingState:
         record = {
             "progress": asdict(self.progress),
             "scaler": self.scaler.state_dict(),
-            "versions": versions(),
+            "versions": dict(self.versions),
         }
         return Snapshot(model, tensors, record)
 
@@ -188,20 +206,25 @@ def new_state(
         optimizers={part: model.optimizer(part) for part in parts},
         averages=Averages(model, ema_decay),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+        versions=versions(device, precision),
     )
 
 
-def versions() -> dict[str, str | int]:
+def versions(device: torch.device, precision: Precision) -> dict[str, str | int]:
     """What bit-equal training depends on besides the checkpoint."""
+    is_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": torch.cuda.get_device_name(device) if is_gpu else device.type,
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
 
 
 def recorded_versions(folder: Path) -> dict[str, str | int]:
-    """The `versions()` under which a checkpoint was written."""
+    """The `versions` under which a checkpoint was written."""
     found: dict[str, str | int] = json.loads((folder / RECORD).read_text())["versions"]
     return found
 

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -36,6 +37,8 @@ class Watchdog:
 
     def is_due(self, step: int, *, is_kept: bool) -> bool:
         """Whether to look after this step; checkpoints are looked at, but the very first steps."""
+        if self._config.action == "off" and not self._config.early_stopping:
+            return False
         return step % self._config.every == 0 or (is_kept and step > self._config.every)
 
     def look(
@@ -63,17 +66,22 @@ class Watchdog:
     def _failed(
         self, alarms: tuple[Alarm, ...], progress: Progress, figures: Mapping[str, float]
     ) -> str | None:
+        if self._config.action == "off":
+            return None
         ringing = [a for a in alarms if a.metric in figures and a.rings(figures[a.metric])]
-        progress.was_healthy |= not ringing
-        is_young = not progress.was_healthy and progress.step < self._config.grace_steps
-        if is_young or self._config.action == "off":
+        progress.is_healthy = not ringing
+        progress.was_healthy |= progress.is_healthy
+        if not progress.was_healthy and progress.step < self._config.grace_steps:
             ringing = []
         progress.ringing = {a.metric: progress.ringing.get(a.metric, 0) + 1 for a in ringing}
         failed = [a for a in ringing if progress.ringing[a.metric] >= self._config.patience]
         return "; ".join(_explained(a, figures[a.metric]) for a in failed) or None
 
     def fail(self, state: TrainingState, problem: str) -> None:
-        """Report why, with a picture; then roll the state back, or raise TrainingError."""
+        """Report why, with a picture; then roll the state back, or raise TrainingError.
+
+        A checkpoint that led to a loss that is not finite is removed.
+        """
         step, progress = state.step, state.progress
         report = f"Training failed at step {step}: {problem}\n"
         self._tracker.log_text(report, f"watchdog/step-{step:08d}.txt")
@@ -85,19 +93,25 @@ class Watchdog:
         if isinstance(state.model, ImageModel):
             report += f"its samples: {self._folder.grid(step)}\n"
         # A second fall shows that the last healthy checkpoint was on its way down already.
-        back_to = progress.best_step if progress.attempt else progress.last_healthy
-        healthy = self._folder.healthy(back_to)
+        back_to = (progress.attempt and progress.best_step) or progress.last_healthy
+        healthy: Path | None = None
+        if self._team.is_writer:
+            if progress.unproven:
+                self._folder.forget_after(progress.unproven - 1)
+            healthy = self._folder.healthy(back_to)
+        healthy = self._team.from_writer(healthy)  # the others wait until it lies there whole
         if self._config.action != "roll_back" or healthy is None:
             kept = f"the last good checkpoint is {healthy}" if healthy else "none was healthy yet"
             raise TrainingError(f"{report}{kept}; {ADVICE}")
         if progress.attempt >= self._config.max_rollbacks:
             raise TrainingError(f"{report}after {progress.attempt} rollbacks; {ADVICE}")
         attempt = progress.attempt + 1
-        self._team.wait()
         if self._team.is_writer:
             self._folder.forget_after(back_to)
         state.restore(healthy)
+        self._team.wait()  # the writer replaces what the others have read
         state.progress.attempt, state.progress.ringing = attempt, {}
+        state.progress.last_healthy, state.progress.unproven = back_to, 0
         tqdm.write(f"{report}rolled back to {healthy}, attempt {attempt}", file=sys.stderr)
 
     def has_stalled(self, progress: Progress) -> bool:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from making_data import encode, noise, write_images, write_splits
@@ -112,17 +113,30 @@ def test_an_epoch_in_order_reads_each_group_at_most_twice_in_little_memory(
     assert peak < stream._config.memory_bytes + 2**20  # 1 MiB for the order and a batch
 
 
-def test_a_row_group_too_large_for_the_memory_is_refused_with_what_would_fit(
-    tmp_path: Path,
+def test_parquet_of_one_large_row_group_is_copied_once_and_streamed(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_splits(tmp_path, rows(100), rows(5, start=100))
-    config = DataConfig(path=str(folder), memory_gb=LITTLE)
-    ref = open_dataset(config)
-    with pytest.raises(DataError, match=r"train\.parquet: a row group of 100 images") as caught:
-        read_split(ref, config, "train")
-    fewer = int(str(caught.value).split("row_group_size=")[1].split(")")[0])
-    rows(100).to_parquet(folder / "train.parquet", row_group_size=fewer)
+    folder = write_splits(tmp_path, rows(100).assign(caption="a"), rows(5, start=100))
+    resident, stream = both(folder, LITTLE)
+    assert_same_images(resident, stream)
     assert_same_images(*both(folder, LITTLE))
+    assert capsys.readouterr().err.count("copying it once, in groups of") == 1
+    [copy] = home.glob("cache/row-groups/*/train.parquet")
+    assert pq.read_schema(copy).names == ["image", "label"]
+    assert stream.groups is not None
+    assert 1 < stream.groups.at_once < len(stream.groups.sizes)
+
+
+def test_unsplit_parquet_of_one_large_row_group_keeps_its_split(tmp_path: Path) -> None:
+    rows(200).to_parquet(tmp_path / "all.parquet")
+    assert_same_images(*both(tmp_path / "all.parquet", LITTLE))
+
+
+def test_images_too_large_for_the_memory_are_refused(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path, rows(100), rows(5, start=100))
+    config = DataConfig(path=str(folder), memory_gb=LITTLE / 10)
+    with pytest.raises(DataError, match=r"train\.parquet: 1 of its images take .*more memory"):
+        read_split(open_dataset(config), config, "train")
 
 
 def test_an_unsound_image_is_named_when_it_is_taken(tmp_path: Path) -> None:

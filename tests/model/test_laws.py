@@ -26,6 +26,14 @@ FIRST = {name: case for name, case in cases().items() if name.endswith(("labelle
 each_family = pytest.mark.parametrize("case", FIRST.values(), ids=FIRST.keys())
 
 
+BY_HEART = {"vae": ("autoencoder", 0.35), "gpt": ("optimizer", 0.05)}
+"""What learns at 1e-2, and the share of the first loss that is left when all is known by heart.
+
+Of the VAE's 139.5 nats 40 are left, 24 of them log 32 and the entropy of the grey levels; of
+the GPT's 5.6 a byte, 0.13.
+"""
+
+
 def trained(case: Case, folder: Path, **settings):
     modality = family_type(case.config.family).modality
     shape = case.data.shape if isinstance(case.data, ImageData) else None
@@ -151,9 +159,15 @@ def test_a_resumed_run_ends_bit_equal_to_an_uninterrupted_one(case, tmp_path):
 
 
 @each_family
-def test_32_examples_are_learnt_in_bf16(case, tmp_path):
-    if isinstance(case.data, ImageData):
-        case = Case(case.config, real_digits(40))
+def test_32_examples_are_learnt_by_heart_in_bf16(case, tmp_path):
+    part, share = BY_HEART.get(case.config.family, (None, 0.9))
+    config, data = case.config, case.data
+    if part is not None:
+        adam = getattr(config, part).model_copy(update={"learning_rate": 1e-2})
+        config = config.model_copy(update={part: adam})
+    if isinstance(data, ImageData):
+        data = real_digits(40).take(torch.arange(32))
+    case = Case(config, data)
     model = case.model()
     judge = Judge(case.data, lambda: case.data, rows_at_once=32)
     before = judge.look(model)
@@ -161,9 +175,10 @@ def test_32_examples_are_learnt_in_bf16(case, tmp_path):
     checkpoint = trained(case, tmp_path, **settings)
     after = judge.look(load_model(Path(checkpoint.uri)))
     if "heldout/loss" in before:
-        assert after["heldout/loss"] < before["heldout/loss"] - 0.1 * abs(before["heldout/loss"])
+        assert after["heldout/loss"] < share * before["heldout/loss"]
     if "samples/energy_distance" in before:
-        assert after["samples/energy_distance"] < 0.5 * before["samples/energy_distance"]
+        assert after["samples/energy_distance"] < 0.4 * before["samples/energy_distance"]
+        assert after["samples/coverage"] > 0.6
 
 
 @each_family

@@ -82,14 +82,28 @@ def test_a_bounded_critic_judges_each_row_by_itself():
         assert torch.allclose(together, alone, atol=1e-5)
 
 
-def test_spectral_norm_bounds_every_layer():
-    model = Gan(GanConfig(spectral_norm=True, **SMALL), GREY).train()
+@pytest.mark.parametrize("network", ["convolutional", "residual"])
+def test_spectral_norm_bounds_every_layer(network):
+    settings = {"spectral_norm": True, "generator_spectral_norm": True, "network": network}
+    model = Gan(GanConfig(**settings, **SMALL), GREY).train()
     for _ in range(20):
         model.critic(torch.randn(4, 1, 8, 8), None)
-    for module in model.critic.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            norm = torch.linalg.matrix_norm(module.weight.flatten(1), ord=2)
-            assert norm.item() == pytest.approx(1.0, abs=0.1)
+        model.generator(torch.randn(4, 4), None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Linear):
+            side = 1 if isinstance(module, torch.nn.ConvTranspose2d) else 0
+            matrix = module.weight.movedim(side, 0).flatten(1)
+            norm = torch.linalg.matrix_norm(matrix, ord=2)
+            assert norm.item() == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_gradient_penalty_meets_images_as_the_critic_is_shown_them():
+    settings = {"loss": "wasserstein", "gradient_penalty": 10.0, "augmentations": ("cutout",)}
+    model, seen = Gan(GanConfig(**settings, **SMALL), GREY).train(), []
+    model.critic.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    next(model.losses(BATCH, noise_for(BATCH)))
+    assert len(seen) == 3
+    assert all((images == 0).flatten(1).sum(dim=1).min() >= 4 for images in seen)
 
 
 def test_separation_is_the_share_of_pairs_ranked_rightly():

@@ -161,3 +161,10 @@ def test_a_latent_unit_and_the_temperature_are_set_by_controls():
     assert code[1] == 3.0
     assert torch.equal(code[[0, 2, 3]], plain[[0, 2, 3]])
     assert model._code(SampleRequest(1, controls={"temperature": 0.0})).abs().max() == 0
+
+
+@pytest.mark.parametrize(("num", "is_told"), [(1, False), (3, False), (4, True)])
+def test_active_units_are_not_told_of_too_few_rows(num, is_told):
+    images = {"images": BATCH["images"][:num]}
+    [loss] = vae().eval().losses(images, noise_for(images))
+    assert ("active_units" in loss.metrics) == is_told

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aigc_ops.generative import ImageData
+from aigc_ops.models.gan import Gan
 from aigc_ops.training.judge import SampleFigures
 from tests.conftest import striped_digits
 
@@ -38,6 +39,18 @@ def test_one_image_a_class_shows_within_the_classes():
     assert found["class_spread"] == 0
     half = torch.cat([REAL.images[:2].repeat(50, 1, 1, 1), REAL.images[:100]])
     assert 0 < figures(half)["class_spread"] < 0.9
+
+
+@pytest.mark.parametrize("num", [2, 10, 40, 60, 120])
+def test_a_model_that_knows_few_images_by_heart_is_no_collapsed_one(num):
+    found = SampleFigures(REAL.take(torch.arange(num)), LABELS)
+    known = REAL.images[torch.randint(num, (200,), generator=torch.Generator().manual_seed(1))]
+    figures = found.compare(known)
+    assert not [alarm for alarm in Gan.alarms if alarm.rings(figures.get(alarm.metric, 0.5))]
+    collapsed = found.compare(REAL.images[:2].repeat(100, 1, 1, 1))
+    assert [alarm for alarm in Gan.alarms if alarm.rings(collapsed.get(alarm.metric, 0.5))] or (
+        num == 2  # of which these are all
+    )
 
 
 def test_noise_covers_nothing_though_it_is_varied():

@@ -176,14 +176,16 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 
 
 def test_other_versions_are_told_when_a_run_is_resumed(tmp_path):
-    run(GAN, tmp_path, steps=2)
+    run(GAN, tmp_path, steps=2, precision="bf16")
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        with pytest.warns(UserWarning, match="not bit for bit"):
-            run(GAN, tmp_path, steps=3)
+        with pytest.warns(UserWarning, match=rf"threads is {threads} there.*not bit for bit"):
+            run(GAN, tmp_path, steps=3, precision="bf16")
     finally:
         torch.set_num_threads(threads)
+    with pytest.warns(UserWarning, match="precision is 'bf16' there and 'fp32' here"):
+        run(GAN, tmp_path, steps=4, precision="fp32")
 
 
 def test_the_run_key_changes_with_all_that_decides_the_weights_and_nothing_else():

@@ -4,6 +4,7 @@ import json
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -95,6 +96,24 @@ def test_the_cpus_own_refusal_is_told_alike_and_not_worked_around_when_forbidden
     with pytest.raises(TrainingError, match=r"asked for \d{16,} bytes\).*micro_batches \(now 1\)"):
         run(GAN, tmp_path / "forbidden", steps=2, halve_on_out_of_memory=False)
     assert run(GAN, tmp_path / "allowed", steps=2).step == 2
+
+
+def test_memory_that_ran_out_for_the_data_ends_with_the_settings_that_hold_it():
+    def attempt(_):
+        return np.empty(2**52)
+
+    wanted = r"^memory ran out \(asked for 32\.0 PiB\); lower .*, data\.memory_gb$"
+    with pytest.raises(TrainingError, match=wanted):
+        within_memory(attempt, TrainingConfig(), GAN, RunFolder(Path("none")), may_split=True)
+
+
+@pytest.mark.parametrize("text", ["could not create a primitive", "std::bad_alloc"])
+def test_the_cpus_other_words_for_it_are_known(room, tmp_path, text):
+    def fail():
+        raise RuntimeError(text)
+
+    room(3, allocate=fail)
+    assert run(GAN, tmp_path, steps=2).step == 2
 
 
 def test_other_errors_pass_through(room, tmp_path):

@@ -17,6 +17,7 @@ from aigc_ops.generative import FamilyConfig
 from aigc_ops.tracking import SilentTracker
 from aigc_ops.training import RunFolder, TrainingConfig, train
 from aigc_ops.training.examples import Examples
+from aigc_ops.training.judge import SampleFigures
 from tests.training.runs import GAN, VAE, assert_bit_equal
 
 LITTLE = 50 / 2**20  # GiB: 50 KiB, of which half keeps seven of the groups below
@@ -95,3 +96,14 @@ def test_where_all_groups_fit_a_stream_trains_as_the_resident_split_does(shards,
         for data in (stream, read_split(ref, config, "train"))
     ]
     assert_bit_equal(*(Path(end.uri) for end in ends))
+
+
+def test_a_first_look_at_a_stream_reads_each_group_once(shards, monkeypatch):
+    config = DataConfig(path=str(shards), memory_gb=LITTLE)
+    stream = read_split(open_dataset(config), config, "train")
+    resident = read_split(open_dataset(config), DataConfig(path=str(shards)), "train")
+    read, original = [], stream._read
+    monkeypatch.setattr(stream, "_read", lambda group: read.append(group) or original(group))
+    looked = SampleFigures(stream, [None] * 9).compare(resident.images[:9])
+    assert len(read) == 48
+    assert looked == SampleFigures(resident, [None] * 9).compare(resident.images[:9])

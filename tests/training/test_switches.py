@@ -124,3 +124,8 @@ def test_a_look_without_the_judged_figure_is_no_best_and_no_disappointment(value
 def test_early_stopping_without_a_heldout_split_ends_with_the_last_step(tmp_path):
     watch = {"every": 1, "early_stopping": 1}
     assert run(VAE, tmp_path, steps=4, checkpoint_every=1, watch=watch).step == 4
+
+
+def test_a_run_too_short_for_a_profile_says_so(tmp_path):
+    with pytest.warns(UserWarning, match=r"no trace\.json.*begin after 6 steps, and 6 are to come"):
+        run(GAN, tmp_path, steps=6, profile_steps=2)

@@ -7,6 +7,7 @@ import pytest
 
 from aigc_ops.errors import TrainingError
 from aigc_ops.generative import AdamConfig
+from aigc_ops.models.vae import Vae
 from aigc_ops.training import RunFolder
 from tests.training.runs import GAN, VAE, Recorder, real_digits, run
 
@@ -66,9 +67,11 @@ def test_a_rollback_goes_on_from_the_last_healthy_checkpoint_with_lower_rates(tm
 
 
 def test_rollbacks_end_with_an_error(tmp_path):
-    watch = {**WATCH, "action": "roll_back", "rollback_learning_rate": 1.0, "max_rollbacks": 1}
+    run(GAN, tmp_path, steps=2)
+    wild = GAN.model_copy(update={"critic": AdamConfig(learning_rate=1e30)})
+    watch = {"action": "roll_back", "rollback_learning_rate": 1.0, "max_rollbacks": 1}
     with pytest.raises(TrainingError, match="after 1 rollbacks"):
-        run(COLLAPSING, tmp_path, watch=watch, **LONG)
+        run(wild, tmp_path, steps=6, watch=watch)
 
 
 def test_a_loss_that_is_not_finite_is_rolled_back_too(tmp_path):
@@ -80,7 +83,7 @@ def test_a_loss_that_is_not_finite_is_rolled_back_too(tmp_path):
 
 def test_training_ends_early_with_the_best_checkpoint_which_is_kept(tmp_path):
     """A learning rate that wrecks the model: the held-out loss is best at the beginning."""
-    wrecked = VAE.model_copy(update={"autoencoder": AdamConfig(learning_rate=0.5)})
+    wrecked = VAE.model_copy(update={"autoencoder": AdamConfig(learning_rate=0.1)})
     settings = {"checkpoint_every": 2, "watch": {"every": 2, "early_stopping": 3, "action": "off"}}
     early = run(wrecked, tmp_path, steps=200, num_heldout=8, keep_checkpoints=1, **settings)
     newest = RunFolder(tmp_path).newest()
@@ -97,3 +100,51 @@ def test_several_steps_of_the_critic_are_one_curve_and_no_false_alarm(tmp_path):
     found = [m["critic/separation"] for _, m in tracker.metrics if "critic/separation" in m]
     assert len(found) == 2
     assert all(0 <= value <= 1 for value in found)
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e12])  # squares of weights overflow, or only activations
+def test_wrecked_weights_are_no_last_good_state_and_are_not_returned_to(rate, tmp_path):
+    sound = run(VAE, tmp_path, steps=2, precision="fp32")
+    wild = VAE.model_copy(update={"autoencoder": AdamConfig(learning_rate=rate)})
+    for _ in range(2):  # a second start meets the same good state, not the wrecked one
+        with pytest.raises(TrainingError, match=r"good checkpoint is .*step-00000002"):
+            run(wild, tmp_path, steps=9, checkpoint_every=1, precision="fp32")
+        assert RunFolder(tmp_path).newest() == Path(sound.uri)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_at_its_own_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(Vae, "_surprise", _with_infinite_slopes(Vae._surprise))
+    with pytest.raises(TrainingError, match=r"step 1: gradient_norm/autoencoder became (nan|inf)"):
+        run(VAE, tmp_path, steps=3, checkpoint_every=1)
+    assert RunFolder(tmp_path).newest() is None
+
+
+def _with_infinite_slopes(surprise):
+    def changed(model, logits, pixels):
+        zero = logits - logits.detach()
+        return surprise(model, logits, pixels) + zero.sqrt().flatten(1).sum(dim=1)
+
+    return changed
+
+
+def test_an_unhealthy_young_checkpoint_is_none_to_go_back_to(tmp_path):
+    """Its coverage is 0: the generator barely learns, and no alarm counts within its grace."""
+    still = GAN.model_copy(update={"generator": AdamConfig(learning_rate=1e-12)})
+    watch = {"every": 2, "grace_steps": 1000}
+    end = run(still, tmp_path, steps=6, num=200, checkpoint_every=2, watch=watch)
+    progress = json.loads((Path(end.uri) / "training.json").read_text())["progress"]
+    assert not progress["is_healthy"]
+    assert progress["last_healthy"] == 0
+
+
+def test_switched_off_the_watchdog_draws_no_samples_but_for_early_stopping(tmp_path):
+    for early_stopping, expected in ((0, False), (3, True)):
+        tracker, watch = Recorder(), {"every": 1, "action": "off", "early_stopping": early_stopping}
+        run(GAN, tmp_path / str(early_stopping), tracker=tracker, steps=2, watch=watch)
+        assert any("samples/coverage" in m for _, m in tracker.metrics) == expected
+
+
+def test_a_vae_in_parts_of_one_row_is_no_collapsed_one(tmp_path, capsys):
+    watch = {"every": 2, "grace_steps": 0, "patience": 1, "action": "warn"}
+    run(VAE, tmp_path, steps=4, micro_batches=6, watch=watch)
+    assert "active_units" not in capsys.readouterr().err
