@@ -206,6 +206,12 @@ class Generative(nn.Module, abc.ABC):
     def parts(self) -> dict[str, nn.Module]:
         """Trainable parts by name, in the order in which they are stepped."""
 
+    def go_on(self, data: Any) -> None:
+        """Be ready to be trained on such data, as a stored model that a training starts from.
+
+        Raises ModelError when the config names something else to start from.
+        """
+
     @abc.abstractmethod
     def optimizer(self, part: str) -> torch.optim.Optimizer:
         """A new optimiser over one part's parameters."""
@@ -332,12 +338,6 @@ class TextModel(Generative):
         """Training examples; with an empty folder they are written there as they are made.
 
         A NumPy file of each kind then, so that those of much text never fill the memory.
-        """
-
-    def go_on(self, data: TextData) -> None:
-        """Be ready to be trained on such data, as a stored model that a training starts from.
-
-        Raises ModelError when the config names something else to start from.
         """
 
     @abc.abstractmethod

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from aigc_ops.artifacts import Checkpoint, DatasetRef
 from aigc_ops.checkpoints import differences, load_model, read_checkpoint
 from aigc_ops.data.config import Split
-from aigc_ops.devices import choose_precision, tune
+from aigc_ops.devices import Precision, choose_precision, tune
 from aigc_ops.errors import ModelError, TrainingError
 from aigc_ops.generative import (
     Data,
@@ -22,8 +22,6 @@ from aigc_ops.generative import (
     Generative,
     ImageModel,
     Images,
-    TextData,
-    TextModel,
 )
 from aigc_ops.models import family_type
 from aigc_ops.tracking import Tracker, progress_bar
@@ -112,22 +110,8 @@ def _train(
     if len(data) == 0:
         raise TrainingError("the training split is empty; there is nothing to learn from")
 
-    # Model and state: from the newest whole checkpoint, from given weights, or new.
-    torch.manual_seed(seed)
-    resumed = folder.newest()
-    model = _build(model_config, data, resumed or (Path(initial.uri) if initial else None))
-    if initial and isinstance(model, TextModel) and isinstance(data, TextData):
-        model.go_on(data)
-    model.to(device)
-    if model.modality == "image":
-        model.to(memory_format=torch.channels_last)
-    team.prepare(model)
-    if config.compile:
-        _compile(model)
-    state = new_state(model, ema_decay=config.ema_decay, device=device, precision=precision)
-    if resumed:
-        _resume(state, resumed)
-
+    state = _begun(model_config, config, data, folder, initial, team, precision, seed=seed)
+    model = state.model
     batches = Batches(Examples(model, data, device, cache), config, seed, team)
     read_heldout = partial(read_data, "heldout") if dataset.num_heldout else None
     at_once = config.batch_size // (config.micro_batches * team.size)
@@ -206,6 +190,35 @@ def _train(
                 break
     best = config.watch.early_stopping and state.progress.best_step
     return best or state.step
+
+
+def _begun(
+    model_config: FamilyConfig,
+    config: TrainingConfig,
+    data: Data,
+    folder: RunFolder,
+    initial: Checkpoint | None,
+    team: Processes,
+    precision: Precision,
+    *,
+    seed: int,
+) -> TrainingState:
+    """Model and state: from the newest whole checkpoint, from given weights, or new."""
+    torch.manual_seed(seed)
+    resumed = folder.newest()
+    model = _build(model_config, data, resumed or (Path(initial.uri) if initial else None))
+    if initial:
+        model.go_on(data)
+    model.to(team.device)
+    if model.modality == "image":
+        model.to(memory_format=torch.channels_last)
+    team.prepare(model)
+    if config.compile:
+        _compile(model)
+    state = new_state(model, ema_decay=config.ema_decay, device=team.device, precision=precision)
+    if resumed:
+        _resume(state, resumed)
+    return state
 
 
 def _build(config: FamilyConfig, data: Data, source: Path | None) -> Generative:
