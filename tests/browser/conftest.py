@@ -38,7 +38,7 @@ def page() -> Iterator[Page]:
 
 
 def call(url: str, body: Any = None) -> Any:
-    """JSON answer of an API; a server that is busy (503) is asked again."""
+    """JSON answer of an API; a server that is busy (503, or says nothing) is asked again."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data, {"content-type": "application/json"})
 
@@ -48,6 +48,9 @@ def call(url: str, body: Any = None) -> Any:
                 return [json.load(answer)]
         except HTTPError as error:
             if error.code != 503:
+                raise
+        except TimeoutError:
+            if body is not None and "create" in url:  # it may have been done
                 raise
         return None
 
@@ -68,7 +71,7 @@ class Servers:
             "MLFLOW_TRACKING_URI": self.mlflow,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+            "PREFECT_RUNNER_POLL_FREQUENCY": "3",
         }
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import (
     SECONDS,
@@ -157,19 +158,34 @@ def champion(servers: Servers) -> int | None:
 def answer(
     page: Page, servers: Servers, run: str, decision: str, reviewer: str, reason: str
 ) -> None:
-    """Fill the form of a suspended run in, as a person does, and send it."""
+    """Fill the form of a suspended run in, as a person does, and send it.
+
+    Once more when the page, on a busy machine, rendered the form anew while it was filled in.
+    """
+
+    def sent() -> bool:
+        form = opened(servers, page, run)
+        form.locator("button.p-select-button__control").first.focus()
+        page.keyboard.press("ArrowDown")
+        page.locator(".p-select-option").get_by_text(decision, exact=True).click()
+        for title, text in (("Reviewer", reviewer), ("Reason", reason)):
+            label = form.get_by_text(title, exact=True)
+            label.locator("xpath=following::textarea[1]").fill(text)
+        form.get_by_role("button", name="Submit").click()
+        with suppress(AssertionError):
+            expect(form).to_be_hidden(timeout=30 * SECONDS)
+        return not form.is_visible()
+
+    eventually(sent)
+
+
+def opened(servers: Servers, page: Page, run: str) -> Locator:
+    """The form of a suspended run, loaded whole."""
     page.goto(f"{servers.prefect}/runs/flow-run/{run}")
     page.get_by_role("button", name="Resume").click(timeout=60 * SECONDS)
     form = page.get_by_role("dialog")
     expect(form.get_by_text("The gate says").first).to_be_visible(timeout=60 * SECONDS)
-    form.locator("button.p-select-button__control").first.focus()
-    page.keyboard.press("ArrowDown")
-    page.locator(".p-select-option").get_by_text(decision, exact=True).click()
-    for title, text in (("Reviewer", reviewer), ("Reason", reason)):
-        label = form.get_by_text(title, exact=True)
-        label.locator("xpath=following::textarea[1]").fill(text)
-    form.get_by_role("button", name="Submit").click()
-    expect(form).to_be_hidden(timeout=60 * SECONDS)
+    return form
 
 
 def asked_again(servers: Servers, page: Page, run: str, text: str) -> None:
@@ -180,11 +196,7 @@ def asked_again(servers: Servers, page: Page, run: str, text: str) -> None:
         assert state["state_type"] not in ("COMPLETED", "FAILED", "CRASHED"), state["state"]
         if state["state_type"] != "PAUSED":
             return False
-        page.goto(f"{servers.prefect}/runs/flow-run/{run}")
-        page.get_by_role("button", name="Resume").click(timeout=60 * SECONDS)
-        form = page.get_by_role("dialog")
-        expect(form.get_by_text("The gate says").first).to_be_visible(timeout=60 * SECONDS)
-        return form.get_by_text(text).count() > 0
+        return opened(servers, page, run).get_by_text(text).count() > 0
 
     eventually(shows)
 
