@@ -159,7 +159,7 @@ def _add_judging(command: Command) -> None:
         "(%(default)s)",
     )
     score.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (%(default)s)")
-    score.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
+    score.add_argument("--batch-size", type=int, help="8 on the CPU, 64 elsewhere, if not given")
     score.add_argument(
         "--processes", type=int, default=1, help="that read images side by side (%(default)s)"
     )

@@ -55,7 +55,7 @@ def load_backbone(config: EvaluationConfig, device: torch.device) -> Extractor:
         precision=precision,
     )
     metric = f"fd_{name}_{digest[:8]}"
-    return Extractor(metric, identity, device, features, config.batch_size)
+    return Extractor(metric, identity, device, features, config.batch_size_on(device.type))
 
 
 def _content(backbone: BackboneConfig) -> tuple[str, bytes]:

@@ -19,6 +19,9 @@ ExtractorName = Literal[
 ]
 
 
+CPU_BATCH, OTHER_BATCH = 8, 64
+
+
 class BackboneConfig(BaseModel):
     """A network of your own whose features are compared."""
 
@@ -151,10 +154,19 @@ class EvaluationConfig(BaseModel):
         description="Random draws for each held-out image where a family tells its likelihood: a "
         "VAE's importance samples.",
     )
-    batch_size: int = Field(default=32, ge=1, le=4096, description="Images in a batch.")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Images in a batch; empty: 8 on the CPU, whose caches hold them, 64 elsewhere.",
+    )
     device: DeviceName = Field(default="auto", description="auto: CUDA, then MPS, then the CPU.")
     precision: PrecisionName = Field(
         default="auto",
         description="auto: bf16 where the processor has it for efficientnet-lite0; fp32 for "
         "the others, so that `fid` is what others report.",
     )
+
+    def batch_size_on(self, device_type: str) -> int:
+        """Images in a batch on such a device."""
+        return self.batch_size or (CPU_BATCH if device_type == "cpu" else OTHER_BATCH)

@@ -67,7 +67,7 @@ def load_dinov2(config: EvaluationConfig, device: torch.device) -> Extractor:
         precision=precision,
     )
     metric = f"fd_{file_name}_{digest[:8]}"
-    return Extractor(metric, identity, device, features, config.batch_size)
+    return Extractor(metric, identity, device, features, config.batch_size_on(device.type))
 
 
 def network_of(name: str, state: Mapping[str, Tensor]) -> Any:

@@ -150,7 +150,9 @@ def _efficientnet(config: EvaluationConfig, device: torch.device) -> Extractor:
         normalisation="(x - 127) / 128",
         precision=choose_precision(config.precision, device),
     )
-    return Extractor("fd_efficientnet_lite0", identity, device, features, config.batch_size)
+    return Extractor(
+        "fd_efficientnet_lite0", identity, device, features, config.batch_size_on(device.type)
+    )
 
 
 def _folded_efficientnet(size: int) -> Any:
@@ -224,7 +226,9 @@ def _inception(config: EvaluationConfig, device: torch.device) -> Extractor:
     if config.inception_resize != "tensorflow":
         name = f"{name}_{config.inception_resize}"
     classifier = network.fc.weight.detach().float().cpu()
-    return Extractor(name, identity, device, features, config.batch_size, classifier)
+    return Extractor(
+        name, identity, device, features, config.batch_size_on(device.type), classifier
+    )
 
 
 INCEPTION_LAYERS = (

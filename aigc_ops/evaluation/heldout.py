@@ -13,7 +13,7 @@ from aigc_ops import sampling
 from aigc_ops.artifacts import DatasetRef, Score
 from aigc_ops.data import DataConfig
 from aigc_ops.errors import EvaluationError
-from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.evaluation.config import OTHER_BATCH, EvaluationConfig
 from aigc_ops.evaluation.contracts import score_of
 from aigc_ops.evaluation.distances import Array
 from aigc_ops.evaluation.reference import reference_rows, reference_terms
@@ -79,8 +79,9 @@ def _figures(
     found: dict[str, list[Tensor]] = defaultdict(list)
     terms: dict[str, JsonValue] = {}
     with progress_bar(total=len(rows), desc="held-out images", unit="images") as bar:
-        for start in range(0, len(rows), config.batch_size):
-            part = slice(start, min(start + config.batch_size, len(rows)))
+        at_once = config.batch_size or OTHER_BATCH
+        for start in range(0, len(rows), at_once):
+            part = slice(start, min(start + at_once, len(rows)))
             batch, noise = _batch(model, heldout, rows, part)
             figures = model.figures(batch, noise, num_draws=config.num_draws)
             terms = dict(figures.terms)
