@@ -1,8 +1,8 @@
 """Our distances against torch-fidelity, pytorch-fid and clean-fid: values and seconds.
 
-    python benchmarks/fid_peers.py --peer-env FOLDER [values] [seconds] [rates] [--num 600]
+    python benchmarks/fid_peers.py --peer-env FOLDER [PART ...] [--num 600]
 
-Every side judges the same two folders of small images by the same file of random weights, laid
+The parts: values, seconds, drift, rates; all by default. Every side judges the same two folders of small images by the same file of random weights, laid
 out as the standard ones. Seconds are of whole processes, start included, that take turns, by the
 clock and by the processor, which other work on the machine disturbs less; ours with the reference
 kept ask a second time. FOLDER is an environment of its own with the peers,
@@ -182,6 +182,13 @@ def seconds(sides: Sides) -> None:
         )
 
 
+def drift(sides: Sides) -> None:
+    """How far `fast` moves the distance from `exact`'s, by this file of random weights."""
+    distances = [sides.ours("--mode", mode, home=mode) for mode in ("exact", "fast")]
+    exact, fast = distances
+    print(f"exact {exact:.5f}, fast {fast:.5f}, apart by {abs(fast / exact - 1):.2%}", flush=True)
+
+
 def rates(sides: Sides, num: int = 64) -> None:
     """Extraction alone, in this process: images a second of the threads' processor time.
 
@@ -226,13 +233,13 @@ def _processor_seconds() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["values", "seconds", "rates"])
+    parser.add_argument("parts", nargs="*", choices=["values", "seconds", "drift", "rates"])
     parser.add_argument("--peer-env", type=Path, required=True)
     parser.add_argument("--num", type=int, default=600)
     parser.add_argument("--threads", default="2")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = arguments.threads
-    parts = {"values": values, "seconds": seconds, "rates": rates}
+    parts = {"values": values, "seconds": seconds, "drift": drift, "rates": rates}
     with tempfile.TemporaryDirectory() as root:
         sides = Sides(Path(root), peer_python(arguments.peer_env), arguments.num)
         for part in arguments.parts or parts:
