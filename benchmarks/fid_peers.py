@@ -2,11 +2,10 @@
 
     python benchmarks/fid_peers.py --peer-env FOLDER [PART ...] [--num 600]
 
-The parts: values, seconds, drift, rates; all by default. Every side judges the same two folders of small images by the same file of random weights, laid
-out as the standard ones. Seconds are of whole processes, start included, that take turns, by the
-clock and by the processor, which other work on the machine disturbs less; ours with the reference
-kept ask a second time. FOLDER is an environment of its own with the peers,
-made when it is missing.
+The parts: values, seconds, drift, rates; all by default. Every side judges the same two folders
+of small images by the same file of random weights, laid out as the standard ones. Seconds are of
+whole processes, start included, by the clock and by the processor; ours with the reference kept
+ask a second time. FOLDER is an environment of its own with the peers, made when it is missing.
 """
 
 import argparse
