@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 from aigc_ops import caches, sampling
 from aigc_ops.artifacts import Checkpoint, DatasetRef, file_digest, json_digest
@@ -96,7 +97,10 @@ def compare(
 
 
 def drawing_times(candidate: Checkpoint, champion: Checkpoint, config: EvaluationConfig) -> float:
-    """Time for a sample of the candidate over the champion's, by turns, the median of rounds."""
+    """Time in which the candidate draws as much as the champion does, over the champion's.
+
+    By turns, the median of rounds. Of texts each character counts: one model ends earlier.
+    """
     models = [load(each, config) for each in (candidate, champion)]
     asked = [_timed_requests(model) for model in models]
     ratios = []
@@ -104,8 +108,9 @@ def drawing_times(candidate: Checkpoint, champion: Checkpoint, config: Evaluatio
         seconds = []
         for model, requests in zip(models, asked, strict=True):
             start = perf_counter()
-            sampling.draw(model, requests)
-            seconds.append(perf_counter() - start)
+            found = sampling.draw(model, requests)
+            amount = len(found) if isinstance(found, Tensor) else sum(map(len, found))
+            seconds.append((perf_counter() - start) / max(1, amount))
         if round_:  # the first warms up
             ratios.append(seconds[0] / seconds[1])
     return float(np.median(ratios))

@@ -96,8 +96,8 @@ class PromotionConfig(BaseModel):
     max_slowdown: float = Field(
         default=2.0,
         ge=1,
-        description="Times as long as the champion a sample may take: what is served must still "
-        "fit its machines.",
+        description="Times as long as the champion drawing as much may take: what is served must "
+        "still fit its machines.",
     )
     max_growth: float = Field(
         default=4.0,

@@ -153,7 +153,7 @@ def guards_of(mine: Scores, theirs: Scores, costs: Costs, config: PromotionConfi
             found.append(_guard(name, here, there, direction, setting, config))
     return [
         *found,
-        _ratio("time for a sample", costs.slowdown, "max_slowdown", config),
+        _ratio("time to draw", costs.slowdown, "max_slowdown", config),
         _ratio("bytes of weights", costs.growth, "max_growth", config),
     ]
 

@@ -119,9 +119,10 @@ def new_vae() -> Vae:
     return Vae(VaeConfig(latent_dim=4, width=4, binarized=True), shape)
 
 
-def new_gpt() -> Gpt:
+def new_gpt(**settings: Any) -> Gpt:
     torch.manual_seed(0)
-    config = GptConfig(tokenizer="bytes", context_length=32, num_layers=1, num_heads=2, width=16)
+    small = {"context_length": 32, "num_layers": 1, "num_heads": 2, "width": 16}
+    config = GptConfig(tokenizer="bytes", **{**small, **settings})
     return Gpt.from_data(config, TextData(LINES))
 
 

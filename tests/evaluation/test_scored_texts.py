@@ -11,6 +11,7 @@ from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation import EvaluationConfig
 from aigc_ops.evaluation import weights as extractor_weights
+from aigc_ops.evaluation.paired import drawing_times
 from aigc_ops.evaluation.shown import side_by_side
 from aigc_ops.generative import TextData
 from aigc_ops.promotion.config import PromotionConfig
@@ -138,3 +139,13 @@ def test_a_text_model_of_damaged_weights_is_refused(text_file: Path, tmp_path: P
     broken = stored(model, tmp_path / "broken")
     with pytest.raises(EvaluationError, match="log likelihood of held-out text 0 is nan"):
         judged(broken, text_file, tmp_path / "a")
+
+
+def test_a_model_of_longer_texts_is_not_the_slower_one(tmp_path: Path) -> None:
+    brief, long = (
+        stored(new_gpt(context_length=256, max_new_tokens=num), tmp_path / str(num))
+        for num in (8, 160)
+    )
+    config = EvaluationConfig(device="cpu")
+    ratio = drawing_times(long, brief, config)
+    assert 0.1 < ratio < 5  # by the whole text it would be some twenty
