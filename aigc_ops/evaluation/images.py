@@ -26,7 +26,7 @@ from aigc_ops.evaluation.contracts import (
 )
 from aigc_ops.evaluation.extractors import Extractor
 from aigc_ops.evaluation.gathering import gathered, runs
-from aigc_ops.evaluation.inception_score import inception_scores
+from aigc_ops.evaluation.inception_score import NUM_SPLITS, inception_scores
 from aigc_ops.evaluation.kernels import kernel_scores
 from aigc_ops.evaluation.memorisation import (
     MIN_HELDOUT,
@@ -120,7 +120,7 @@ def score_images(
         terms_of_real = {**among, "n": num_tested(len(real))}
         values["real_label_agreement"] = score_of(bound, terms_of_real)
     values |= kernel_scores(extractor, reference.features, features.rows, contract)
-    if extractor.classifier is not None:
+    if extractor.classifier is not None and len(features.rows) >= NUM_SPLITS:
         values |= inception_scores(extractor, features.rows, contract)
 
     memorisation = nearest = None

@@ -16,13 +16,7 @@ from aigc_ops.checkpoints import differences, load_model, read_checkpoint
 from aigc_ops.data.config import Split
 from aigc_ops.devices import Precision, choose_precision, tune
 from aigc_ops.errors import ModelError, TrainingError
-from aigc_ops.generative import (
-    Data,
-    FamilyConfig,
-    Generative,
-    ImageModel,
-    Images,
-)
+from aigc_ops.generative import Data, FamilyConfig, Generative, ImageModel, Images
 from aigc_ops.models import family_type
 from aigc_ops.tracking import Tracker, progress_bar
 from aigc_ops.training.batches import Batches
