@@ -1,5 +1,6 @@
 """Which device computes, and in which precision."""
 
+import ctypes
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from aigc_ops.errors import ConfigError
 DeviceName = Literal["auto", "cuda", "mps", "cpu"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 Precision = Literal["fp32", "bf16", "fp16"]
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, from glibc's malloc.h
 
 
 def choose_device(name: DeviceName) -> torch.device:
@@ -68,9 +70,36 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 def tune(device: torch.device, *, deterministic: bool) -> None:
     """Set torch's switches for a training run on this device."""
     torch.use_deterministic_algorithms(deterministic)
+    if device.type == "cpu":
+        _keep_freed_memory()
     if device.type == "cuda":
         if deterministic:  # else torch refuses cuBLAS, which reads this at its first call
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = not deterministic
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what a step frees for the next, which would map it anew page by page.
+
+    That took a fourteenth of a step of SmolLM2's LoRA (`benchmarks/gpt.py lora`).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the most it takes
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's own noise on the CPU and on this device.
+
+    Unlike `torch.manual_seed` not on all that there could be, which takes as long as a small
+    network's layer.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

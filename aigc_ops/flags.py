@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_settings import CliSettingsSource
 
-from aigc_ops.config import nearest_field, nested_type
+from aigc_ops.config import field_paths, nearest_field, nested_type
 from aigc_ops.errors import ConfigError
 
 WITH_YAML = ("run", "validate", "train")
@@ -21,6 +21,7 @@ def parse_flags(kind: type[BaseModel], flags: Sequence[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     source = _flag_source(kind, parser)
     spelt = [_kebab(flag) for flag in flags]
+    _check_no_section(kind, spelt)
     try:
         values, unknown = parser.parse_known_args(spelt)
     except argparse.ArgumentError as error:
@@ -97,6 +98,15 @@ def _flag_source(kind: type[BaseModel], parser: argparse.ArgumentParser) -> Any:
 def _kebab(flag: str) -> str:
     name, equals, value = flag.partition("=")
     return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else flag
+
+
+def _check_no_section(kind: type[BaseModel], flags: Sequence[str]) -> None:
+    """Raise ConfigError for a flag that names many fields at once, such as `--model`."""
+    paths = ["--" + path.replace("_", "-") for path in field_paths(kind)]
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        if value and (inside := [path for path in paths if path.startswith(f"{name}.")]):
+            raise ConfigError(f"{name} is a section, not a field; give {', '.join(inside[:3])}, …")
 
 
 def _unknown_flag(kind: type[BaseModel], flag: str) -> str:

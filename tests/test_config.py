@@ -131,6 +131,7 @@ def test_every_field_is_described(family):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
+        ("--model=gan", "--model is a section, not a field; give --model.family, "),
         ("--training.stesp=3", "--training.stesp is not a flag; did you mean --training.steps"),
         ("--latent-dim=3", "did you mean --model.latent-dim"),
         ("--validaton.min-train-rows=3", "did you mean --validation.min-train-rows"),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aigc_ops.errors import ModelError
+from aigc_ops.models._layouts import FrozenProduct, can_lay_out, laid_out
 
 
 class LoraConfig(BaseModel):
@@ -30,7 +31,10 @@ class LoraConfig(BaseModel):
 
 
 class FrozenLinear(nn.Linear):
-    """A layer that is not trained: autocast would cast its weight anew in every step."""
+    """A layer that is not trained: autocast would cast its weight anew in every step.
+
+    On the CPU it is also laid out once, for the product and for the way back.
+    """
 
     def forward(self, inputs: Tensor) -> Tensor:
         device = self.weight.device.type
@@ -39,8 +43,20 @@ class FrozenLinear(nn.Linear):
         dtype = torch.get_autocast_dtype(device)
         made_of = (self.weight.data_ptr(), self.weight._version, dtype)
         if getattr(self, "_made_of", None) != made_of:
-            self._cast, self._made_of = self.weight.detach().to(dtype), made_of
-        return functional.linear(inputs, self._cast, self.bias)
+            cast = self.weight.detach().to(dtype)
+            self._ways, self._made_of = [cast], made_of
+            if can_lay_out(cast):
+                rows = inputs.numel() // inputs.shape[-1]
+                self._ways = [laid_out(each, rows) for each in (cast, cast.t().contiguous())]
+        if len(self._ways) == 1:
+            return functional.linear(inputs, self._ways[0], self.bias)
+        bias = self.bias if self.bias is None else self.bias.to(dtype)
+        found: Tensor = FrozenProduct.apply(inputs.to(dtype), *self._ways, bias)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy lays its own out: torch cannot copy a weight in oneDNN's layout.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_ways", "_made_of")}
 
 
 def adapted(model: Any, lora: LoraConfig) -> Any:

@@ -18,6 +18,7 @@ from aigc_ops.errors import ModelError
 from aigc_ops.folders import MODEL_JSON
 from aigc_ops.generative import TextData
 from aigc_ops.models._adapters import LoraConfig, adapted, add_adapters
+from aigc_ops.models._layouts import can_lay_out, laid_out, product
 from aigc_ops.models._templates import ChatTemplate
 from aigc_ops.models._tokens import Vocabulary
 from aigc_ops.models._transformer import attention_in_fp32
@@ -141,16 +142,12 @@ class Pretrained(nn.Module):
     def drawing(self, num_rows: int) -> Iterator[None]:
         """On the CPU, weights laid out for a few rows at a time, until the block ends.
 
-        A product with so few rows spends most of its time on bringing the weights into
-        that layout (SmolLM2-135M, 8 rows: half of each step).
+        It halves each step of SmolLM2-135M with 8 rows.
         """
-        reorder: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
-        linears = [m for m in self.modules() if isinstance(m, nn.Linear) and _is_plain(m.weight)]
-        if reorder is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-            linears = []
+        linears = [m for m in self.modules() if isinstance(m, nn.Linear) and can_lay_out(m.weight)]
         for module in linears:
             module.forward = partial(  # type: ignore[method-assign]
-                _packed_linear, reorder(module.weight.detach(), num_rows), module.bias
+                product, weight=laid_out(module.weight, num_rows), bias=module.bias
             )
         try:
             yield
@@ -162,15 +159,6 @@ class Pretrained(nn.Module):
         from transformers import DynamicCache
 
         return DynamicCache()
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
-
-
-def _packed_linear(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-    return product
 
 
 def _attention() -> str:

@@ -29,6 +29,9 @@ from aigc_ops.noise import Noise
 from aigc_ops.references import Reference
 from aigc_ops.sample_request import Control, SampleRequest, check_controls, check_turns
 
+LOGITS_AT_ONCE = 2**20
+"""Whose loss a CPU computes: larger tensors are mapped anew, page by page, in every step."""
+
 
 class GptConfig(FamilyConfig):
     """A transformer from scratch, or a pretrained one to train on."""
@@ -240,12 +243,9 @@ class Gpt(TextModel):
             positions = batch["positions"].long()
             mask = attention_within(positions)
         else:
-            positions = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
-            mask = None
+            positions, mask = torch.arange(inputs.shape[1], device=inputs.device)[None], None
         logits = self.network(inputs, positions=positions, mask=mask)
-        loss = functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
-        )
+        loss = _cross_entropy(logits.flatten(0, 1), targets.flatten())
         yield Loss("network", loss, weight=(targets != IGNORED).float().mean())
 
     def controls(self) -> Mapping[str, Control]:
@@ -352,6 +352,17 @@ class Gpt(TextModel):
     def log_likelihood(self, data: TextData) -> tuple[Tensor, Tensor]:
         documents = list(self.vocabulary.documents(data))
         return log_likelihood(self.network, documents, context_length=self.config.context_length)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the targets (N,) that count, from logits (N, V), in fp32."""
+    is_cpu = logits.device.type == "cpu"
+    num = max(1, LOGITS_AT_ONCE // logits.shape[1]) if is_cpu else len(targets)
+    sums = [
+        functional.cross_entropy(few.float(), wanted, ignore_index=IGNORED, reduction="sum")
+        for few, wanted in zip(torch.split(logits, num), torch.split(targets, num), strict=True)
+    ]
+    return torch.stack(sums).sum() / (targets != IGNORED).sum()
 
 
 def _check_no_adapters(config: GptConfig) -> None:

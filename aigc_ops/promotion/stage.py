@@ -129,6 +129,8 @@ def _weighed(
         except RegistryError:
             pass  # it is made anew
     ruling, mine, theirs = _rule(mine, champion, setting)
+    if ruling.outcome == "undecided" and ruling.num is None:
+        basis["settings"] = ""  # nothing was compared: asked again, it may be
     if told := unseen(mine.scores):
         ruling = ruling.model_copy(update={"reasons": (*ruling.reasons, told)})
     with tempfile.TemporaryDirectory(prefix=".packet-", dir=home()) as name:

@@ -3,9 +3,9 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from aigc_ops.devices import seed_torch
 from aigc_ops.errors import ConfigError
 from aigc_ops.noise import Noise, mixed
 from aigc_ops.training.config import TrainingConfig
@@ -46,7 +46,7 @@ class Batches:
         Where examples are far from the device, the next step's are brought meanwhile.
         """
         key = mixed(self._seed, progress.attempt) if progress.attempt else self._seed
-        torch.manual_seed(mixed(key, progress.step, self._team.rank))
+        seed_torch(mixed(key, progress.step, self._team.rank), self._team.device)
         if self._thread is None:
             return self._shares(key, progress.step)
         here, following = (key, progress.step), (key, progress.step + 1)

@@ -1,5 +1,6 @@
 """LoRA adapters: what they train, what is left alone, what is registered."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from aigc_ops.checkpoints import load_model, write_model
 from aigc_ops.errors import ModelError
 from aigc_ops.folders import write_folder
-from aigc_ops.models._adapters import LoraConfig
+from aigc_ops.models._adapters import FrozenLinear, LoraConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
 from tests.models.dialogue import (
     DIALOGUE,
@@ -113,3 +114,23 @@ def test_adapters_need_a_pretrained_network() -> None:
     config = scratch.config.model_copy(update={"lora": LoraConfig()})
     with pytest.raises(ModelError, match=r"is from scratch; .* or leave model\.lora out"):
         Gpt.from_blueprint(config, scratch.blueprint())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_frozen_layer_multiplies_as_any_other_and_passes_the_gradient_on(bias: bool) -> None:
+    layer = FrozenLinear(24, 40, bias=bias).requires_grad_(False)
+    usual = torch.nn.Linear(24, 40, bias=bias)
+    usual.load_state_dict(layer.state_dict())
+    for rows in (6, 1, 30):  # it is laid out for the first
+        inputs = torch.randn(rows, 24, requires_grad=True)
+        found = []
+        for each in (layer, usual, copy.deepcopy(layer)):
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = each(inputs)
+            (gradient,) = torch.autograd.grad(outputs.float().square().sum(), inputs)
+            found.append((outputs.float(), gradient))
+        for one in found[1:]:
+            torch.testing.assert_close(one, found[0], rtol=0.02, atol=0.02)
+    layer.weight.mul_(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(inputs).float().norm() > 1.5 * usual(inputs).float().norm()

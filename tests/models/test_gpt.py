@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.nn import functional
 
 from aigc_ops.checkpoints import load_model, write_model
 from aigc_ops.errors import ModelError
 from aigc_ops.folders import write_folder
 from aigc_ops.generative import TextData
+from aigc_ops.models import gpt
 from aigc_ops.models._decoding import Choice, Decoding, Wording
 from aigc_ops.models._likelihood import score
 from aigc_ops.models._packing import IGNORED, windows
 from aigc_ops.models._tokens import MARKS, Vocabulary
+from aigc_ops.models._transformer import _Heads
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sample_request import SampleRequest
 from tests.conftest import noise_for
@@ -118,6 +121,32 @@ def test_long_texts_are_cut_into_rows_and_none_is_without_a_target() -> None:
     assert model.example_units(examples) == 1000 + 1 + 2
     assert (examples["targets"] != IGNORED).any(1).all()
     assert examples["positions"].max() < model.config.context_length
+
+
+def test_the_loss_is_the_usual_one_however_few_rows_are_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpt, "LOGITS_AT_ONCE", 3 * 11)
+    logits = torch.randn(10, 11, requires_grad=True)
+    targets = torch.tensor([1, 2, IGNORED, 4, 5, IGNORED, IGNORED, 0, 10, 3])
+    losses = [gpt._cross_entropy(logits, targets), functional.cross_entropy(logits, targets)]
+    torch.testing.assert_close(losses[0], losses[1])
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in losses]
+    torch.testing.assert_close(*gradients)
+
+
+def test_heads_are_turned_by_their_positions_angles_and_their_gradients_back() -> None:
+    packed = torch.randn(2, 5, 3 * 16, dtype=torch.float32, requires_grad=True)
+    angles = torch.randn(2, 5, 1, 2)
+    heads = packed.view(2, 5, 3, 4, 4).permute(2, 0, 3, 1, 4)
+    pairs = torch.complex(heads[:2, ..., :2], heads[:2, ..., 2:])
+    turned = torch.view_as_real(pairs * torch.polar(torch.ones(2, 1, 5, 2), angles.transpose(1, 2)))
+    expected = (*torch.cat([turned[..., 0], turned[..., 1]], -1), heads[2])
+    found = _Heads.apply(packed, angles.cos(), angles.sin(), 4)
+    torch.testing.assert_close(found, expected)
+    weights = [torch.randn_like(each) for each in expected]
+    gradients = [torch.autograd.grad(each, packed, weights)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_only_matrices_decay() -> None:

@@ -92,16 +92,22 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
     sides = [decides[side]["contract"]["n"] for side in ("candidate", "champion")]
     assert (sides, decides["unequal"]) == ([16, 16], [])
 
+    whole = {}
     for folder in stored_models(store):
         weights = folder / STORED_FOLDER / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+        whole[weights] = weights.read_bytes()
+        weights.write_bytes(whole[weights][:-1] + b"\xff")
     shutil.rmtree(home() / "cache" / "models")
     _, doubtful = made(images, 2)
     assert (doubtful.gate, doubtful.waiting) == ("undecided", True)
     assert "version 1, cannot be judged here" in doubtful.reasons[0]
+    for weights, content in whole.items():  # restored, it is judged
+        weights.write_bytes(content)
+    assert "lower is better" in made(images, 2)[1].reasons[0]
 
     for folder in stored_models(store):  # and now it is gone
         shutil.rmtree(folder)
+    shutil.rmtree(home() / "cache" / "models")
     last, doubtful = made(images, 4)
     assert (doubtful.gate, doubtful.waiting) == ("undecided", True)
     assert "version 1, cannot be judged here: downloading models:/pets/1" in doubtful.reasons[0]
