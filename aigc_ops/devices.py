@@ -13,6 +13,7 @@ from aigc_ops.errors import ConfigError
 DeviceName = Literal["auto", "cuda", "mps", "cpu"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 Precision = Literal["fp32", "bf16", "fp16"]
+_HAS_GLIBC = platform.libc_ver()[0] == "glibc"
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, from glibc's malloc.h
 
 
@@ -85,10 +86,16 @@ def _keep_freed_memory() -> None:
 
     That took a fourteenth of a step of SmolLM2's LoRA (`benchmarks/gpt.py lora`).
     """
-    if platform.libc_ver()[0] == "glibc":
+    if _HAS_GLIBC:
         libc = ctypes.CDLL(None)
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the most it takes
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc give back what it holds of copies that are freed, such as weights just read."""
+    if _HAS_GLIBC:
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def seed_torch(seed: int, device: torch.device) -> None:

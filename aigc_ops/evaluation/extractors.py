@@ -19,7 +19,13 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from aigc_ops.artifacts import Noun
-from aigc_ops.devices import Precision, autocast, choose_device, choose_precision
+from aigc_ops.devices import (
+    Precision,
+    autocast,
+    choose_device,
+    choose_precision,
+    give_back_freed_memory,
+)
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation import weights
 from aigc_ops.evaluation.config import EvaluationConfig
@@ -202,6 +208,8 @@ def _inception(config: EvaluationConfig, device: torch.device) -> Extractor:
         if isinstance(module, BasicConv2d):
             _fold(module, "conv", "bn")
     network.to(device, memory_format=torch.channels_last)
+    del content
+    give_back_freed_memory()
     trunk = nn.Sequential(*(getattr(network, name) for name in INCEPTION_LAYERS))
     resized = RESIZERS[config.inception_resize]
 

@@ -1,8 +1,8 @@
 """Moments of features, which merge: of a set of any size, kept in the memory of one matrix."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
 from typing import Self
 
 import numpy as np
@@ -29,12 +29,13 @@ class Moments:
     mean: Array
     """(D,) float64."""
     scatter: Array
-    """(D, D) float64: sum of the outer products of deviations from the mean."""
+    """(D (D + 1) / 2,) float64: sum of the outer products of deviations from the mean, as its
+    upper triangle row by row."""
 
     @classmethod
     def none(cls, width: int) -> Self:
         """Of no rows."""
-        return cls(0, np.zeros(width), np.zeros((width, width)))
+        return cls(0, np.zeros(width), np.zeros(width * (width + 1) // 2))
 
     @classmethod
     def of_features(cls, features: NDArray[np.floating]) -> Self:
@@ -44,7 +45,7 @@ class Moments:
             return cls.none(rows.shape[1])
         mean = rows.mean(axis=0)
         rows -= mean
-        return cls(len(rows), mean, rows.T @ rows)
+        return cls(len(rows), mean, (rows.T @ rows)[_upper(len(mean))])
 
     def __add__(self, other: "Moments") -> "Moments":
         num = self.num + other.num
@@ -52,7 +53,7 @@ class Moments:
             return self
         gap = other.mean - self.mean
         scatter = self.scatter + other.scatter
-        scatter += np.outer(gap, gap * (self.num * other.num / num))
+        _add_outer(scatter, gap, self.num * other.num / num)
         return Moments(num, self.mean + gap * (other.num / num), scatter)
 
     def without(self, part: "Moments") -> "Moments":
@@ -61,17 +62,33 @@ class Moments:
         mean = self.mean + (self.mean - part.mean) * (part.num / num)
         gap = part.mean - mean
         scatter = self.scatter - part.scatter
-        scatter -= np.outer(gap, gap * (num * part.num / self.num))
+        _add_outer(scatter, gap, -num * part.num / self.num)
         return Moments(num, mean, scatter)
 
     @property
     def covariance(self) -> Array:
         """(D, D) unbiased; of a single row 0."""
-        return self.scatter / max(1, self.num - 1)
+        upper = _upper(len(self.mean))
+        found = np.empty(upper.shape)
+        found[upper] = found.T[upper] = self.scatter / max(1, self.num - 1)
+        return found
 
     def gaussian(self) -> Gaussian:
         """The Gaussian of this mean and covariance."""
         return Gaussian.of_moments(self.mean, self.covariance)
+
+
+@lru_cache(maxsize=1)
+def _upper(width: int) -> NDArray[np.bool_]:
+    return np.triu(np.ones((width, width), bool))
+
+
+def _add_outer(scatter: Array, gap: Array, times: float) -> None:
+    """Add so many times the outer product of the gap with itself, a row at a time."""
+    end = 0
+    for place, value in enumerate(times * gap):
+        begin, end = end, end + len(gap) - place
+        scatter[begin:end] += value * gap[place:]
 
 
 def merged(parts: Sequence[Moments]) -> Moments:
@@ -96,6 +113,10 @@ class FeatureSet:
     def gaussian(self) -> Gaussian:
         """Mean and covariance of all rows; raises EvaluationError for fewer than two."""
         return merged(self.blocks).gaussian() if self.blocks else Gaussian.of_features(self.rows)
+
+    def pooled(self) -> Self:
+        """The same with all blocks merged into one, which takes a tenth of their memory."""
+        return replace(self, blocks=(merged(self.blocks),)) if self.blocks else self
 
     @classmethod
     def of_parts(cls, parts: Sequence["FeatureSet"]) -> Self:

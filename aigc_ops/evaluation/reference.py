@@ -99,7 +99,7 @@ def reference_statistics(
     with FileLock(folder.with_suffix(".lock")):
         if kept := _read(folder):
             return kept
-        found = compute()
+        found = compute().pooled()
         reference = Reference(found.num, found.gaussian(), found.rows)
 
         def fill(partial: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from aigc_ops.artifacts import Score
 from aigc_ops.data.collections import Collection
+from aigc_ops.devices import give_back_freed_memory
 from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.contracts import (
@@ -57,7 +58,10 @@ def score_sets(
         )
 
     def features(collection: Collection) -> FeatureSet:
-        return collection_features(collection, extractor, config, num_processes=num_processes)
+        give_back_freed_memory()
+        found = collection_features(collection, extractor, config, num_processes=num_processes)
+        give_back_freed_memory()
+        return found
 
     digest = real.digest()
     terms: dict[str, JsonValue] = {"collection": digest, "skipped": real.skip_damaged}

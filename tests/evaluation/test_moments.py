@@ -70,8 +70,11 @@ def test_a_set_in_blocks_has_the_distance_and_the_interval_of_its_rows() -> None
     assert by_blocks.high == pytest.approx(by_rows.high, rel=1e-9)
     expected = frechet_distance(Gaussian.of_features(rows), reference)
     assert by_blocks.value == pytest.approx(expected, rel=1e-6)
-    gaussian = FeatureSet(rows[:5], blocks).gaussian()
-    assert frechet_distance(gaussian, reference) == pytest.approx(expected, rel=1e-6)
+    for whole in (FeatureSet(rows[:5], blocks), FeatureSet(rows[:5], blocks).pooled()):
+        assert whole.num == 300
+        assert frechet_distance(whole.gaussian(), reference) == pytest.approx(expected, rel=1e-6)
+    covariance = FeatureSet(rows[:5], blocks).pooled().blocks[0].covariance
+    np.testing.assert_allclose(covariance, np.cov(rows, rowvar=False), rtol=1e-6, atol=1e-9)
 
 
 def test_features_that_are_not_finite_are_named_by_their_place_in_the_run() -> None:
