@@ -78,23 +78,28 @@ def kernel_estimate(
         verbose=False,
     )
     mean = found[KEY_METRIC_KID_MEAN]
-    among = _jackknifed(real[:NUM_FIXED], drawn if order is None else drawn[order])
+    among = _jackknifed(real[:NUM_FIXED], drawn, np.arange(len(drawn)) if order is None else order)
     estimate = Estimate(mean, mean + among.low - among.value, mean + among.high - among.value)
     return estimate, found[KEY_METRIC_KID_STD]
 
 
-def _jackknifed(real: NDArray[np.float32], drawn: NDArray[np.float32]) -> Estimate:
+def _jackknifed(
+    real: NDArray[np.float32], drawn: NDArray[np.float32], order: NDArray[np.intp]
+) -> Estimate:
     """What the squared MMD owes to the samples (Gretton et al. 2012, eq. 3), with its interval.
 
-    Group by group, so that no matrix of all samples is held.
+    Group by group of the samples in this order, so that no matrix of all is held.
     """
-    groups = np.array_split(drawn, min(NUM_BLOCKS, len(drawn)))
+    groups = np.array_split(order, min(NUM_BLOCKS, len(order)))
     sizes = np.array([len(group) for group in groups])
-    between = np.array([_kernel(group, real).mean(axis=1).sum() for group in groups])
+    fixed = np.array_split(real, -(-len(real) // SUBSET_SIZE))
+    between = np.array(
+        [sum(_kernel(drawn[g], part).sum() for part in fixed) / len(real) for g in groups]
+    )
     among = np.zeros((len(groups), len(groups)))
     for row, here in enumerate(groups):
         for column, there in enumerate(groups[: row + 1]):
-            products = _kernel(here, there)
+            products = _kernel(drawn[here], drawn[there])
             own = float(np.trace(products)) if row == column else 0.0
             among[row, column] = among[column, row] = products.sum() - own
 
@@ -110,4 +115,7 @@ def _jackknifed(real: NDArray[np.float32], drawn: NDArray[np.float32]) -> Estima
 
 def _kernel(rows: NDArray[np.float32], others: NDArray[np.float32]) -> Array:
     products = rows.astype(np.float64) @ others.astype(np.float64).T
-    return np.asarray((products / rows.shape[1] + 1) ** 3)
+    products /= rows.shape[1]
+    products += 1
+    products **= 3
+    return products
