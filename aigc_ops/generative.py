@@ -224,7 +224,9 @@ class Generative(nn.Module, abc.ABC):
     def losses(self, batch: dict[str, Tensor], noise: Noise) -> Iterator[Loss]:
         """Yield each part's loss; the loop steps that part before asking for the next.
 
-        Draw all random numbers from `noise`, so that a resumed run meets the same ones.
+        Draw all random numbers from `noise`, so that a resumed run meets the same ones. On a
+        GPU what is computed is recorded once and replayed: what changes with the step comes
+        from `noise.ramp`, and nothing else in Python may.
         """
 
     @abc.abstractmethod
@@ -249,8 +251,8 @@ class Generative(nn.Module, abc.ABC):
             "safetensors and JSON"
         )
 
-    def example_units(self, batch: dict[str, Tensor]) -> int:
-        """Images or tokens in a batch, for the rate."""
+    def example_units(self, batch: dict[str, Tensor]) -> int | Tensor:
+        """Images or tokens in a batch, for the rate; a tensor () where counting takes the GPU."""
         return len(next(iter(batch.values())))
 
 

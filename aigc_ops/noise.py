@@ -1,7 +1,11 @@
 """Random numbers that depend on seeds and positions, never on who draws them when."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from aigc_ops.errors import ModelError
 
 MAX_SEED = 2**53 - 1  # every JSON reader keeps integers up to here exactly
 
@@ -54,26 +58,72 @@ class Noise:
         batch_size: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.step = step
-        self._key, self._draws = (seed, step), 0
+        self._seed, self._step, self._num_seeded = seed, step, 0
         self._rows, self._batch_size = rows, batch_size
         self._generator = torch.Generator(device)
+        self._drawn: list[tuple[Tensor, _Fill]] = []
+
+    @property
+    def step(self) -> int:
+        """The training step, counted from 0; `ramp` tells it to the device."""
+        return self._step
 
     def normal(self, *shape: int) -> Tensor:
         """(rows, *shape) from N(0, 1)."""
-        return self._empty(*shape).normal_(generator=self._next())[self._rows]
+        return self._rows_of(shape, lambda all_, its: all_.normal_(generator=its._next()))
 
     def uniform(self, *shape: int) -> Tensor:
         """(rows, *shape) from U[0, 1)."""
-        return self._empty(*shape).uniform_(generator=self._next())[self._rows]
+        return self._rows_of(shape, lambda all_, its: all_.uniform_(generator=its._next()))
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """(rows, *shape) int64 from 0 to high - 1."""
-        return self._empty(*shape).random_(high, generator=self._next())[self._rows].long()
+        return self._rows_of(
+            shape, lambda all_, its: all_.random_(high, generator=its._next())
+        ).long()
 
-    def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(self._batch_size, *shape, device=self._generator.device)
+    def ramp(self, num_steps: int) -> Tensor:
+        """() from 1 / num_steps at the first step to 1 at the last of so many, then 1."""
+        return self._draw((), lambda all_, its: all_.fill_(min(1, (its.step + 1) / num_steps)))
+
+    def _rows_of(self, shape: tuple[int, ...], fill: "_Fill") -> Tensor:
+        return self._draw((self._batch_size, *shape), fill)[self._rows]
+
+    def _draw(self, shape: tuple[int, ...], fill: "_Fill") -> Tensor:
+        tensor = torch.empty(shape, device=self._generator.device)
+        fill(tensor, self)
+        self._drawn.append((tensor, fill))
+        return tensor
 
     def _next(self) -> torch.Generator:
-        self._draws += 1
-        return self._generator.manual_seed(mixed(*self._key, self._draws))
+        self._num_seeded += 1
+        return self._generator.manual_seed(mixed(self._seed, self._step, self._num_seeded))
+
+
+_Fill = Callable[[Tensor, Noise], object]
+
+
+class ReplayedNoise(Noise):
+    """The same draws as another step's, in memory that stays: what a CUDA graph reads."""
+
+    def __init__(self, like: Noise) -> None:
+        super().__init__(
+            like._seed, rows=like._rows, batch_size=like._batch_size, device=like._generator.device
+        )
+        self._fixed = [(torch.empty_like(tensor), fill) for tensor, fill in like._drawn]
+
+    @property
+    def step(self) -> int:
+        """None that stays: raises ModelError."""
+        raise ModelError("noise.step is read, which differs at each step; use noise.ramp")
+
+    def draw_as(self, noise: Noise) -> None:
+        """Fill the memory with what this other, new noise would draw."""
+        for tensor, fill in self._fixed:
+            fill(tensor, noise)
+
+    def _draw(self, shape: tuple[int, ...], fill: "_Fill") -> Tensor:
+        tensor, _ = self._fixed[len(self._drawn)]
+        assert tensor.shape == shape, (tensor.shape, shape)
+        self._drawn.append((tensor, fill))
+        return tensor

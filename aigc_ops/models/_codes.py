@@ -54,12 +54,13 @@ class Codes:
         As they are, the noise outweighed them: it decided on the digit, and a code on a speck
         somewhere that the critic could read.
         """
-        shares = [1 / num for num in self.categories for _ in range(num)]
-        centre = codes.new_tensor([*shares, *[0.0] * self.num_continuous])
-        variance = codes.new_tensor(
-            [*(p * (1 - p) for p in shares), *[1 / 3] * self.num_continuous]
-        )
-        return (codes - centre) / variance.sqrt()
+        sizes = [*self.categories, self.num_continuous]
+        *categorical, continuous = torch.split(codes, sizes, dim=-1)
+        shares = [1 / num for num in self.categories]
+        blocks = [
+            (c - p) / math.sqrt(p * (1 - p)) for c, p in zip(categorical, shares, strict=True)
+        ]
+        return torch.cat([*blocks, continuous * math.sqrt(3)], dim=-1)
 
     def surprise(self, predicted: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) nats of the categorical and of the continuous codes: -log Q(c|x), eq. 5."""

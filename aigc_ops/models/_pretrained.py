@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -28,7 +29,9 @@ _PINNED = re.compile(rf"({_HUB_NAME.pattern})@([0-9a-f]{{40}})")
 _ATTENTION = "sdpa_in_fp32_on_cpus"
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
 MOST_PADDING = 1024  # tokens that a network knows beyond its tokenizer's, to make the number round
-_UNREADABLE = (OSError, ValueError, ImportError, RuntimeError, LookupError, SafetensorError)
+_UNREADABLE = (
+    OSError, ValueError, ImportError, RuntimeError, LookupError, SafetensorError, struct.error
+)  # fmt: skip
 
 
 class Pretrained(nn.Module):

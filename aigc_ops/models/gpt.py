@@ -234,8 +234,8 @@ class Gpt(TextModel):
     def tokenizer_terms(self) -> dict[str, JsonValue]:
         return self.vocabulary.tokenizer_terms()
 
-    def example_units(self, batch: dict[str, Tensor]) -> int:
-        return int((batch["targets"] != IGNORED).sum())
+    def example_units(self, batch: dict[str, Tensor]) -> Tensor:
+        return (batch["targets"] != IGNORED).sum()
 
     def losses(self, batch: dict[str, Tensor], noise: Noise) -> Iterator[Loss]:  # noqa: ARG002
         inputs, targets = batch["inputs"].long(), batch["targets"].long()

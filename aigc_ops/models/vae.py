@@ -135,7 +135,7 @@ class Vae(ImageLikelihoodModel):
         reconstruction = self._surprise(logits, (images + 1) / 2).mean()
         by_unit = _divergence(mean, log_variance).mean(dim=0)
         # In eval mode the bound is judged, whose KL divergence has its full weight.
-        weight = self.config.beta * self._warmth(noise.step) if self.training else 1.0
+        weight = self._weight(noise) if self.training else 1.0
         free = self.config.free_nats if self.training else 0.0
         metrics = {
             "elbo": -(reconstruction + by_unit.sum()),
@@ -147,8 +147,10 @@ class Vae(ImageLikelihoodModel):
             metrics["active_units"] = (variances > ACTIVE_VARIANCE).sum().float()
         yield Loss("autoencoder", reconstruction + weight * by_unit.clamp(min=free).sum(), metrics)
 
-    def _warmth(self, step: int) -> float:
-        return min(1.0, (step + 1) / max(1, self.config.beta_warmup_steps))
+    def _weight(self, noise: Noise) -> Tensor | float:
+        """Of the KL divergence."""
+        num_steps = self.config.beta_warmup_steps
+        return self.config.beta * noise.ramp(num_steps) if num_steps else self.config.beta
 
     def _images(self, levels: Tensor, noise: Noise) -> Tensor:
         """Images in [-1, 1] of uint8 ones, as they are encoded and judged."""

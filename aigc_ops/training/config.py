@@ -66,6 +66,10 @@ class TrainingConfig(BaseModel):
         description="auto: bf16 autocast where the hardware has it; else fp16 on CUDA, else fp32.",
     )
     compile: bool = Field(default=False, description="Compile the networks with torch.compile.")
+    cuda_graphs: bool = Field(
+        default=True,
+        description="On one CUDA GPU, record a step's kernels once and replay them.",
+    )
     deterministic: bool = Field(
         default=False,
         description="Only deterministic kernels, also on a GPU, where they cost time.",
@@ -113,7 +117,7 @@ class TrainingConfig(BaseModel):
     def outcome(self) -> dict[str, Any]:
         """The settings that decide the weights, which a resumed run must share."""
         observing = {"device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"}
-        observing |= {"halve_on_out_of_memory", "init_from", "profile_steps"}
+        observing |= {"halve_on_out_of_memory", "init_from", "profile_steps", "cuda_graphs"}
         return self.model_dump(mode="json", exclude=observing)
 
     def learning_rate_factor(self, step: int) -> float:

@@ -24,7 +24,7 @@ class Curves:
         self._watched = ("loss/",) if is_scaled else ("loss/", "gradient_norm/")
         self._sums: dict[str, Tensor] = {}
         self._num = 0
-        self._unchecked: Mapping[str, Tensor] = {}
+        self._unchecked = _Sent({})
 
     def add(self, scalars: Mapping[str, Tensor], *, wait: bool) -> str | None:
         """Note a step; what is wrong when a loss or gradient norm of it is not finite.
@@ -36,9 +36,11 @@ class Curves:
             self._sums[name] = self._sums[name] + scalar if name in self._sums else scalar
         self._num += 1
         watched = {n: value for n, value in scalars.items() if n.startswith(self._watched)}
-        problem, self._unchecked = _not_finite(self._unchecked), watched
-        if problem is None and (wait or not next(iter(watched.values())).is_cuda):
-            problem, self._unchecked = _not_finite(watched), {}
+        # Sent before the last step's are waited for: the GPU computes meanwhile.
+        sent = _Sent(watched)
+        problem, self._unchecked = self._unchecked.problem(), sent
+        if problem is None and (wait or not sent.is_under_way):
+            problem, self._unchecked = sent.problem(), _Sent({})
         return problem
 
     def read(
@@ -47,7 +49,9 @@ class Curves:
         """Means since the last reading, the rate, and the learning rates."""
         means = {name: value.item() / self._num for name, value in self._sums.items()}
         self._sums, self._num = {}, 0
-        means |= {f"learning_rate/{p}": o.param_groups[0]["lr"] for p, o in optimizers.items()}
+        means |= {
+            f"learning_rate/{p}": float(o.param_groups[0]["lr"]) for p, o in optimizers.items()
+        }
         return {**means, self._rate_name: rate or 0.0}
 
     def shown(self, metrics: Mapping[str, float]) -> dict[str, str]:
@@ -56,11 +60,27 @@ class Curves:
         return {name: f"{metrics[name]:.3g}" for name in names}
 
 
-def _not_finite(watched: Mapping[str, Tensor]) -> str | None:
-    for name, value in watched.items():
-        if not math.isfinite(value.item()):
-            return f"{name} became {value.item()}"
-    return None
+class _Sent:
+    """Scalars on their way from the device, behind which no later work is waited for."""
+
+    def __init__(self, scalars: Mapping[str, Tensor]) -> None:
+        self._names = list(scalars)
+        self._values = torch.stack(list(scalars.values())) if scalars else torch.empty(0)
+        self.is_under_way = self._values.is_cuda
+        if self.is_under_way:
+            room = torch.empty_like(self._values, device="cpu", pin_memory=True)
+            self._values = room.copy_(self._values, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def problem(self) -> str | None:
+        """The first that is not finite, once they are here."""
+        if self.is_under_way:
+            self._arrived.synchronize()
+        for name, value in zip(self._names, self._values.tolist(), strict=True):
+            if not math.isfinite(value):
+                return f"{name} became {value}"
+        return None
 
 
 @contextmanager

@@ -40,8 +40,9 @@ class Examples:
     @property
     def are_at_hand(self) -> bool:
         """Whether taking some is no work worth doing ahead of time."""
-        at_hand = self._resident and next(iter(self._resident.values())).device == self._device
-        return bool(at_hand) or self._device.type == "cpu"
+        if self._device.type == "cpu" or self._resident is None:
+            return self._device.type == "cpu"
+        return next(iter(self._resident.values())).device.type == self._device.type
 
     def order(self, *, batch_size: int, seed: int) -> DataOrder:
         """The order in which to take them."""

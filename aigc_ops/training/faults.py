@@ -18,6 +18,13 @@ def explained() -> Iterator[None]:
             "batch norm cannot learn from one row at a time; raise training.batch_size, "
             "or lower training.micro_batches"
         ) from error
+    except AssertionError as error:
+        if "torch.ops." not in str(error):  # what compiled code finds otherwise than foreseen
+            raise
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"the compiled networks failed ({reason}); set --training.compile false"
+        ) from error
     except RuntimeError as error:
         from torch._dynamo.exc import TorchDynamoException
 

@@ -29,9 +29,10 @@ from aigc_ops.training.judge import Judge
 from aigc_ops.training.memory import within_memory
 from aigc_ops.training.processes import Processes, joined
 from aigc_ops.training.rate import Rate
+from aigc_ops.training.replay import Stepper
 from aigc_ops.training.samples import show_samples
 from aigc_ops.training.state import TrainingState, new_state, recorded_versions
-from aigc_ops.training.step import set_learning_rates, take_step
+from aigc_ops.training.step import set_learning_rates
 from aigc_ops.training.watchdog import Watchdog
 
 RATE = {"image": "images_per_second", "text": "tokens_per_second"}
@@ -106,6 +107,7 @@ def _train(
 
     state = _begun(model_config, config, data, folder, initial, team, precision, seed=seed)
     model = state.model
+    stepper = Stepper(state, config, team=team, precision=precision)
     batches = Batches(Examples(model, data, device, cache), config, seed, team)
     read_heldout = partial(read_data, "heldout") if dataset.num_heldout else None
     at_once = config.batch_size // (config.micro_batches * team.size)
@@ -143,9 +145,7 @@ def _train(
         while state.step < config.steps:
             shares = batches.shares(state.progress)
             set_learning_rates(state.optimizers, config, state.progress)
-            scalars = take_step(
-                state, shares, team=team, precision=precision, max_norm=config.max_gradient_norm
-            )
+            scalars = stepper.take(shares)
             state.progress.step += 1
             state.averages.update(state.step)
             next_step()

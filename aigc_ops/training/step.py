@@ -22,7 +22,11 @@ def set_learning_rates(
     factor *= config.watch.rollback_learning_rate**progress.attempt
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+            rate = group.setdefault("initial_lr", group["lr"]) * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
 
 def take_step(

@@ -1,15 +1,19 @@
 """Every family, small: what the laws are checked on."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 import torch
 
-from aigc_ops.artifacts import ImageShape
+from aigc_ops.artifacts import Checkpoint, DatasetRef, ImageShape
 from aigc_ops.generative import Data, FamilyConfig, Generative, ImageData, TextData
 from aigc_ops.models import family_names, family_type
 from aigc_ops.models.gan import GanConfig
 from aigc_ops.models.gpt import GptConfig
 from aigc_ops.models.vae import VaeConfig
+from aigc_ops.tracking import SilentTracker
+from aigc_ops.training import RunFolder, TrainingConfig, train
 
 SMALL_GAN = {"latent_dim": 8, "generator_width": 16, "critic_width": 16}
 FAST = {
@@ -88,3 +92,32 @@ def cases() -> dict[str, Case]:
             data = dict(TEXTS)
         found |= {f"{name}, {key}": Case(config, each) for key, each in data.items()}
     return found
+
+
+each_case = pytest.mark.parametrize("case", cases().values(), ids=cases().keys())
+FIRST = {name: case for name, case in cases().items() if name.endswith(("labelled", "dialogue"))}
+each_family = pytest.mark.parametrize("case", FIRST.values(), ids=FIRST.keys())
+
+
+def trained(case: Case, folder: Path, **settings: object) -> Checkpoint:
+    """A run of the case."""
+    modality = family_type(case.config.family).modality
+    shape = case.data.shape if isinstance(case.data, ImageData) else None
+    ref = DatasetRef(
+        uri="memory",
+        modality=modality,
+        content_digest="0" * 64,
+        num_train=len(case.data),
+        num_heldout=0,
+        image_shape=shape,
+    )
+    config = TrainingConfig(**{"batch_size": 8, "watch": {"action": "off"}, **settings})
+    return train(
+        case.config,
+        config,
+        ref,
+        lambda _: case.data,
+        seed=1,
+        folder=RunFolder(folder),
+        tracker=SilentTracker(),
+    )

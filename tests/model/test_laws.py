@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from aigc_ops import sampling
-from aigc_ops.artifacts import DatasetRef
 from aigc_ops.checkpoints import load_model, write_model
 from aigc_ops.errors import CheckpointError, ModelError
 from aigc_ops.folders import write_folder
@@ -14,17 +13,10 @@ from aigc_ops.generative import Generative, ImageData, ImageLikelihoodModel, Tex
 from aigc_ops.models import family_names, family_type
 from aigc_ops.noise import Noise, sample_seeds
 from aigc_ops.sample_request import SampleRequest
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, train
 from aigc_ops.training.judge import Judge
 from tests.conftest import noise_for
-from tests.model.cases import CONFIGS, Case, cases
+from tests.model.cases import CONFIGS, Case, cases, each_case, each_family, trained
 from tests.training.runs import assert_bit_equal, real_digits
-
-each_case = pytest.mark.parametrize("case", cases().values(), ids=cases().keys())
-FIRST = {name: case for name, case in cases().items() if name.endswith(("labelled", "dialogue"))}
-each_family = pytest.mark.parametrize("case", FIRST.values(), ids=FIRST.keys())
-
 
 BY_HEART = {"vae": ("autoencoder", 0.35), "gpt": ("optimizer", 0.05)}
 """What learns at 1e-2, and the share of the first loss that is left when all is known by heart.
@@ -32,29 +24,6 @@ BY_HEART = {"vae": ("autoencoder", 0.35), "gpt": ("optimizer", 0.05)}
 Of the VAE's 139.5 nats 40 are left, 24 of them log 32 and the entropy of the grey levels; of
 the GPT's 5.6 a byte, 0.13.
 """
-
-
-def trained(case: Case, folder: Path, **settings):
-    modality = family_type(case.config.family).modality
-    shape = case.data.shape if isinstance(case.data, ImageData) else None
-    ref = DatasetRef(
-        uri="memory",
-        modality=modality,
-        content_digest="0" * 64,
-        num_train=len(case.data),
-        num_heldout=0,
-        image_shape=shape,
-    )
-    config = TrainingConfig(**{"batch_size": 8, "watch": {"action": "off"}, **settings})
-    return train(
-        case.config,
-        config,
-        ref,
-        lambda _: case.data,
-        seed=1,
-        folder=RunFolder(folder),
-        tracker=SilentTracker(),
-    )
 
 
 def draw(model: Generative, num: int, seed: int = 5):

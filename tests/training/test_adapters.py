@@ -114,7 +114,7 @@ def test_adapters_killed_at_a_random_moment_end_bit_equal_to_uninterrupted_ones(
 
 
 def test_two_processes_train_adapters_as_one_does(source: Path, tmp_path: Path) -> None:
-    settings = {"lora": LORA, "steps": 6, "precision": "fp32"}
+    settings = {"lora": LORA, "steps": 6, "precision": "fp32", "device": "cpu"}
     tracker = Recorder()
     run(source, tmp_path / "1", tracker=tracker, **settings)
     team = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}

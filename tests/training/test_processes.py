@@ -21,7 +21,8 @@ from pathlib import Path
 from tests.training.runs import GAN, VAE, Recorder, run
 model = {"gan": GAN, "vae": VAE}[sys.argv[1]]
 tracker = Recorder()
-settings = {"precision": "fp32", "ema_decay": 0.9, "num": 24, **json.loads(sys.argv[3])}
+settings = {"precision": "fp32", "ema_decay": 0.9, "num": 24, "device": "cpu"}
+settings |= json.loads(sys.argv[3])
 checkpoint = run(model, Path(sys.argv[2]), tracker=tracker, **settings)
 import os
 if os.environ.get("RANK", "0") == "0":
