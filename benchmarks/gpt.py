@@ -6,8 +6,9 @@
     python benchmarks/gpt.py dialogue models:/dialogue-gpt@champion
 
 characters  4 layers, 128 wide, context 64, batches of 12: our loop against the plain fp32 loop
-            of the same network, each round by a seed of its own; with --steps 2000 both losses
-            on held-out text are judged.
+            of a minimal GPT (learned positions, no biases, no token but the text's characters),
+            each round by a seed of its own; with --steps 2000 the losses on held-out text are
+            judged.
 lora        adapters of rank 8 on q and v, 2 x 128 tokens: our loop against transformers'
             Trainer with peft in fp32, and how far the two curves of losses are apart.
 generate    8 prompts x 64 tokens at once against `generate`, one prompt at a time.
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from aigc_ops.artifacts import DatasetRef
@@ -38,6 +40,8 @@ from aigc_ops.data.opening import open_dataset
 from aigc_ops.data.reading import read_split
 from aigc_ops.devices import choose_device
 from aigc_ops.generative import TextData
+from aigc_ops.models._likelihood import score
+from aigc_ops.models._packing import IGNORED
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sample_request import SampleRequest
 from aigc_ops.tracking import SilentTracker
@@ -103,29 +107,75 @@ def ours(
 # Characters
 
 
-def plain(data: TextData, heldout: TextData, steps: int, seed: int) -> tuple[float, float]:
-    """Tokens a second of the usual minimal loop in fp32, and the held-out loss it ends with."""
+class MinimalBlock(nn.Module):
+    """A pre-norm layer without biases (Radford et al. 2019)."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
+        self.attend = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+        self.widen = nn.Linear(width, 4 * width, bias=False)
+        self.narrow = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.attend(self.norms[0](x)).view(*x.shape[:2], 3, self.num_heads, -1)
+        queries, keys, values = heads.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        x = x + self.project(mixed.transpose(1, 2).flatten(2))
+        added: Tensor = self.narrow(functional.gelu(self.widen(self.norms[1](x))))
+        return x + added
+
+
+class Minimal(nn.Module):
+    """A GPT of our shapes with no more than it needs."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        width, num_layers = CHARACTERS.width, CHARACTERS.num_layers
+        self.tokens = nn.Embedding(num_tokens, width)
+        self.places = nn.Embedding(CHARACTERS.context_length, width)
+        self.blocks = nn.Sequential(
+            *(MinimalBlock(width, CHARACTERS.num_heads) for _ in range(num_layers))
+        )
+        self.norm = nn.LayerNorm(width, bias=False)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                adds = name.endswith(("project.weight", "narrow.weight"))
+                nn.init.normal_(weight, 0.0, 0.02 / (2 * num_layers) ** 0.5 if adds else 0.02)
+
+    def forward(self, tokens: Tensor, *, positions: Tensor) -> Tensor:
+        x = self.blocks(self.tokens(tokens) + self.places(positions))
+        return functional.linear(self.norm(x), self.tokens.weight)
+
+
+def plain(ids: Tensor, heldout: Tensor, steps: int, seed: int) -> tuple[float, float]:
+    """Tokens a second of the usual loop in fp32, and the held-out loss it ends with."""
     torch.manual_seed(seed)
     device = choose_device("auto")
-    model = Gpt.from_data(CHARACTERS, data).train().to(device)
-    (ids,) = model.vocabulary.encode(data.texts)
-    stream, length = torch.tensor(ids, device=device), CHARACTERS.context_length
-    groups = model.optimizer("network").param_groups
+    model = Minimal(int(ids.max()) + 1).to(device)
+    stream, length = ids.to(device), CHARACTERS.context_length
+    parameters, ours = list(model.parameters()), CHARACTERS.optimizer
     optimizer = torch.optim.AdamW(
-        [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in groups],
-        lr=1e-3, betas=(0.9, 0.99),
-    )  # fmt: skip
-    positions = torch.arange(length, device=device)[None]
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": ours.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=ours.learning_rate,
+        betas=(ours.beta1, ours.beta2),
+    )
+    positions = torch.arange(length, device=device)
 
     def step() -> None:
         starts = torch.randint(len(stream) - length, (CHARACTER_BATCH,)).tolist()
         inputs = torch.stack([stream[s : s + length] for s in starts])
         targets = torch.stack([stream[s + 1 : s + 1 + length] for s in starts])
-        logits = model.network(inputs, positions=positions)
+        logits = model(inputs, positions=positions)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
     warmup = min(10, steps // 2)
@@ -135,29 +185,37 @@ def plain(data: TextData, heldout: TextData, steps: int, seed: int) -> tuple[flo
     started = time.perf_counter()
     for _ in range(steps - warmup):
         step()
-    next(model.parameters()).sum().item()
+    parameters[0].sum().item()
     seconds = time.perf_counter() - started
-    return (steps - warmup) * CHARACTER_BATCH * length / seconds, heldout_loss(
-        model.eval(), heldout
-    )
+    return (steps - warmup) * CHARACTER_BATCH * length / seconds, heldout_loss(model, heldout)
 
 
-def heldout_loss(model: Gpt, heldout: TextData) -> float:
-    """Nats a character."""
-    nats, tokens = model.log_likelihood(heldout)
-    return -(nats.sum() / tokens.sum()).item()
+@torch.no_grad()
+def heldout_loss(network: nn.Module, ids: Tensor) -> float:
+    """Nats a character, each with half a context before it."""
+    length = CHARACTERS.context_length
+    rows = ids.unfold(0, length + 1, length // 2)
+    inputs, targets = rows[:, :-1], rows[:, 1:].clone()
+    targets[:, : length // 2] = IGNORED
+    chances = [
+        score(network.eval(), *part).sum()
+        for part in zip(inputs.split(256), targets.split(256), strict=True)
+    ]
+    return -(torch.stack(chances).sum() / (targets != IGNORED).sum()).item()
 
 
 def characters(corpus: Path, *, rounds: int, steps: int) -> None:
     text = corpus.read_text(encoding="utf-8")
     cut = int(len(text) * (1 - HELDOUT_SHARE))
-    data, heldout = TextData([text[:cut]]), TextData([text[cut:]])
-    print(f"{len(text):,} characters, {len(set(text))} different")
+    alphabet = {character: index for index, character in enumerate(sorted(set(text[:cut])))}
+    ids = torch.tensor([alphabet[character] for character in text if character in alphabet])
+    data, heldout = TextData([text[:cut]]), ids[cut:]  # our tokenizer numbers them likewise
+    print(f"{len(text):,} characters, {len(alphabet)} different")
     ratios, worse_by = [], []
     for seed in range(rounds):
-        found = {"plain": alone(plain, data, heldout, steps, seed)}
+        found = {"plain": alone(plain, ids[:cut], heldout, steps, seed)}
         rate, model = ours(CHARACTERS, data, steps=steps, batch_size=CHARACTER_BATCH, seed=seed)
-        found["ours"] = rate, heldout_loss(model, heldout)
+        found["ours"] = rate, heldout_loss(model.network, heldout)
         for name, (rate, loss) in found.items():
             print(f"{name:6} {rate:8.0f} tokens/s   held-out {loss:.3f} nats a character")
         ratios.append(found["ours"][0] / found["plain"][0])
@@ -172,19 +230,22 @@ def characters(corpus: Path, *, rounds: int, steps: int) -> None:
 # LoRA
 
 
-def lora_rows(pretrained: str, steps: int) -> tuple[TextData, torch.Tensor]:
-    """Dialogue as one text, and its rows (N, 128) as ids in the order of our training."""
+def lora_rows(pretrained: str, steps: int) -> tuple[TextData, Tensor, Tensor]:
+    """Dialogue as one text, and its rows (N, 128) in the order of our training: ids, targets."""
     whole = read_split(open_dataset(DIALOGUE), DIALOGUE, "train")
     assert isinstance(whole, TextData)
     pairs = zip(whole.prompts or (), whole.texts, strict=True)
     data = TextData(["\n".join(f"{prompt}\n{text}" for prompt, text in pairs)])
     model = Gpt.from_data(GptConfig(pretrained=pretrained, context_length=LORA_LENGTH), data)
-    rows = model.examples(data)["inputs"].long()
-    order = DataOrder(num_examples=len(rows), batch_size=LORA_BATCH, seed=0)
-    return data, rows[torch.cat([order.batch(step) for step in range(steps)])]
+    examples = model.examples(data)
+    order = DataOrder(num_examples=len(examples["inputs"]), batch_size=LORA_BATCH, seed=0)
+    chosen = torch.cat([order.batch(step) for step in range(steps)])
+    return data, examples["inputs"][chosen].long(), examples["targets"][chosen].long()
 
 
-def trainer(pretrained: str, rows: torch.Tensor, steps: int) -> tuple[float, list[float]]:
+def trainer(
+    pretrained: str, inputs: Tensor, targets: Tensor, steps: int
+) -> tuple[float, list[float]]:
     """Tokens a second and losses of transformers' Trainer with peft's adapters."""
     from peft import LoraConfig, get_peft_model
     from torch.utils.data import SequentialSampler
@@ -212,9 +273,12 @@ def trainer(pretrained: str, rows: torch.Tensor, steps: int) -> tuple[float, lis
                 output_dir=folder, max_steps=steps, per_device_train_batch_size=LORA_BATCH,
                 learning_rate=LORA_RATE, lr_scheduler_type="constant", logging_steps=1,
                 report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
-                dataloader_drop_last=True, weight_decay=0.0, seed=0,
+                dataloader_drop_last=True, weight_decay=0.0, seed=0, remove_unused_columns=False,
             ),
-            train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+            train_dataset=[
+                {"input_ids": row, "labels": wanted, "shift_labels": wanted}
+                for row, wanted in zip(inputs, targets, strict=True)
+            ],
             callbacks=[Clock()],
         )  # fmt: skip
         run.train()
@@ -225,14 +289,14 @@ def trainer(pretrained: str, rows: torch.Tensor, steps: int) -> tuple[float, lis
 
 
 def lora(pretrained: str, *, rounds: int, steps: int) -> None:
-    data, rows = lora_rows(pretrained, steps)
+    data, *rows = lora_rows(pretrained, steps)
     config = GptConfig(
         pretrained=pretrained, context_length=LORA_LENGTH, lora={"rank": 8, "alpha": 16},
         optimizer={"learning_rate": LORA_RATE, "beta2": 0.999},
     )  # fmt: skip
     ratios = []
     for _ in range(rounds):
-        theirs, their_losses = alone(trainer, pretrained, rows, steps)
+        theirs, their_losses = alone(trainer, pretrained, *rows, steps)
         tracker = Losses()
         rate, _ = ours(config, data, steps=steps, batch_size=LORA_BATCH, tracker=tracker)
         our_losses = [tracker.by_step[step] for step in sorted(tracker.by_step)]
