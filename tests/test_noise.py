@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from aigc_ops.noise import Noise, mixed
+from aigc_ops.errors import ModelError
+from aigc_ops.noise import Noise, ReplayedNoise, mixed
 
 
 def draws(noise: Noise) -> list[torch.Tensor]:
@@ -33,3 +34,27 @@ def test_mixed_numbers_fit_a_seed_and_never_meet() -> None:
     assert len(found) == 10_000
     assert all(0 <= number < 2**63 for number in found)
     assert mixed(1, 2) != mixed(2, 1)
+
+
+def all_kinds(noise: Noise) -> list[torch.Tensor]:
+    return [noise.normal(2), noise.uniform(1), noise.integers(9, 3), noise.ramp(4)]
+
+
+def test_replayed_noise_is_that_of_the_step_it_is_drawn_as() -> None:
+    rows = slice(1, 3)
+    first = Noise(3, 0, rows=rows, batch_size=4)
+    all_kinds(first)
+    fixed = ReplayedNoise(first)
+    given = all_kinds(fixed)
+    for step in (1, 7):
+        fixed.draw_as(Noise(3, step, rows=rows, batch_size=4))
+        expected = all_kinds(Noise(3, step, rows=rows, batch_size=4))
+        for kind in (0, 1, 3):  # views of the memory that is filled anew; integers are copies
+            assert torch.equal(given[kind], expected[kind])
+    with pytest.raises(ModelError, match=r"use noise\.ramp"):
+        _ = fixed.step
+
+
+def test_a_ramp_ends_at_one() -> None:
+    values = [Noise(0, step, batch_size=1).ramp(4).item() for step in range(6)]
+    assert values == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
