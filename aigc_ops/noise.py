@@ -123,7 +123,9 @@ class ReplayedNoise(Noise):
             fill(tensor, noise)
 
     def _draw(self, shape: tuple[int, ...], fill: "_Fill") -> Tensor:
-        tensor, _ = self._fixed[len(self._drawn)]
-        assert tensor.shape == shape, (tensor.shape, shape)
+        place = len(self._drawn)
+        if place == len(self._fixed) or self._fixed[place][0].shape != shape:
+            raise ModelError("noise is drawn in other shapes or more often than the step before")
+        tensor, _ = self._fixed[place]
         self._drawn.append((tensor, fill))
         return tensor

@@ -53,6 +53,9 @@ def test_replayed_noise_is_that_of_the_step_it_is_drawn_as() -> None:
             assert torch.equal(given[kind], expected[kind])
     with pytest.raises(ModelError, match=r"use noise\.ramp"):
         _ = fixed.step
+    for draw in (lambda: fixed.normal(2), lambda: ReplayedNoise(first).normal(3)):
+        with pytest.raises(ModelError, match="drawn in other shapes or more often"):
+            draw()
 
 
 def test_a_ramp_ends_at_one() -> None:
