@@ -1,14 +1,9 @@
 """The GPT family against its peers; each figure is a ratio within one run, in turns.
 
-    python benchmarks/gpt.py characters --corpus ENGLISH.txt [--rounds 3] [--steps 200]
     python benchmarks/gpt.py lora --pretrained MODEL [--rounds 3] [--steps 12]
     python benchmarks/gpt.py generate --pretrained MODEL [--rounds 3]
     python benchmarks/gpt.py dialogue models:/dialogue-gpt@champion
 
-characters  4 layers, 128 wide, context 64, batches of 12: our loop against the plain fp32 loop
-            of a minimal GPT (learned positions, no biases, no token but the text's characters),
-            each round by a seed of its own; with --steps 2000 the losses on held-out text are
-            judged.
 lora        adapters of rank 8 on q and v, 2 x 128 tokens: our loop against transformers'
             Trainer with peft in fp32, and how far the two curves of losses are apart.
 generate    8 prompts x 64 tokens at once against `generate`, one prompt at a time.
@@ -30,18 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.checkpoints import load_model
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.opening import open_dataset
 from aigc_ops.data.reading import read_split
-from aigc_ops.devices import choose_device
 from aigc_ops.generative import TextData
-from aigc_ops.models._likelihood import score
-from aigc_ops.models._packing import IGNORED
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sample_request import SampleRequest
 from aigc_ops.tracking import SilentTracker
@@ -49,12 +40,7 @@ from aigc_ops.training import RunFolder, TrainingConfig, train
 from aigc_ops.training.order import DataOrder
 
 DIALOGUE = DataConfig(path="data/dialogue")
-HELDOUT_SHARE = 0.1
-CHARACTERS = GptConfig(
-    tokenizer="characters", context_length=64, num_layers=4, num_heads=4, width=128, dropout=0.0,
-    optimizer={"learning_rate": 1e-3, "beta2": 0.99, "weight_decay": 0.1},
-)  # fmt: skip
-CHARACTER_BATCH, LORA_BATCH, LORA_LENGTH, LORA_RATE = 12, 2, 128, 2e-4
+LORA_BATCH, LORA_LENGTH, LORA_RATE = 2, 128, 2e-4
 NUM_PROMPTS, NUM_NEW = 8, 64
 
 
@@ -102,129 +88,6 @@ def ours(
         model = load_model(Path(checkpoint.uri))
     assert isinstance(model, Gpt)
     return checkpoint.rate, model
-
-
-# Characters
-
-
-class MinimalBlock(nn.Module):
-    """A pre-norm layer without biases (Radford et al. 2019)."""
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
-        self.attend = nn.Linear(width, 3 * width, bias=False)
-        self.project = nn.Linear(width, width, bias=False)
-        self.widen = nn.Linear(width, 4 * width, bias=False)
-        self.narrow = nn.Linear(4 * width, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        heads = self.attend(self.norms[0](x)).view(*x.shape[:2], 3, self.num_heads, -1)
-        queries, keys, values = heads.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        x = x + self.project(mixed.transpose(1, 2).flatten(2))
-        added: Tensor = self.narrow(functional.gelu(self.widen(self.norms[1](x))))
-        return x + added
-
-
-class Minimal(nn.Module):
-    """A GPT of our shapes with no more than it needs."""
-
-    def __init__(self, num_tokens: int) -> None:
-        super().__init__()
-        width, num_layers = CHARACTERS.width, CHARACTERS.num_layers
-        self.tokens = nn.Embedding(num_tokens, width)
-        self.places = nn.Embedding(CHARACTERS.context_length, width)
-        self.blocks = nn.Sequential(
-            *(MinimalBlock(width, CHARACTERS.num_heads) for _ in range(num_layers))
-        )
-        self.norm = nn.LayerNorm(width, bias=False)
-        for name, weight in self.named_parameters():
-            if weight.ndim == 2:
-                adds = name.endswith(("project.weight", "narrow.weight"))
-                nn.init.normal_(weight, 0.0, 0.02 / (2 * num_layers) ** 0.5 if adds else 0.02)
-
-    def forward(self, tokens: Tensor, *, positions: Tensor) -> Tensor:
-        x = self.blocks(self.tokens(tokens) + self.places(positions))
-        return functional.linear(self.norm(x), self.tokens.weight)
-
-
-def plain(ids: Tensor, heldout: Tensor, steps: int, seed: int) -> tuple[float, float]:
-    """Tokens a second of the usual loop in fp32, and the held-out loss it ends with."""
-    torch.manual_seed(seed)
-    device = choose_device("auto")
-    model = Minimal(int(ids.max()) + 1).to(device)
-    stream, length = ids.to(device), CHARACTERS.context_length
-    parameters, ours = list(model.parameters()), CHARACTERS.optimizer
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": ours.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=ours.learning_rate,
-        betas=(ours.beta1, ours.beta2),
-    )
-    positions = torch.arange(length, device=device)
-
-    def step() -> None:
-        starts = torch.randint(len(stream) - length, (CHARACTER_BATCH,)).tolist()
-        inputs = torch.stack([stream[s : s + length] for s in starts])
-        targets = torch.stack([stream[s + 1 : s + 1 + length] for s in starts])
-        logits = model(inputs, positions=positions)
-        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-
-    warmup = min(10, steps // 2)
-    for _ in range(warmup):
-        step()
-    stream.sum().item()  # a GPU computes behind
-    started = time.perf_counter()
-    for _ in range(steps - warmup):
-        step()
-    parameters[0].sum().item()
-    seconds = time.perf_counter() - started
-    return (steps - warmup) * CHARACTER_BATCH * length / seconds, heldout_loss(model, heldout)
-
-
-@torch.no_grad()
-def heldout_loss(network: nn.Module, ids: Tensor) -> float:
-    """Nats a character, each with half a context before it."""
-    length = CHARACTERS.context_length
-    rows = ids.unfold(0, length + 1, length // 2)
-    inputs, targets = rows[:, :-1], rows[:, 1:].clone()
-    targets[:, : length // 2] = IGNORED
-    chances = [
-        score(network.eval(), *part).sum()
-        for part in zip(inputs.split(256), targets.split(256), strict=True)
-    ]
-    return -(torch.stack(chances).sum() / (targets != IGNORED).sum()).item()
-
-
-def characters(corpus: Path, *, rounds: int, steps: int) -> None:
-    text = corpus.read_text(encoding="utf-8")
-    cut = int(len(text) * (1 - HELDOUT_SHARE))
-    alphabet = {character: index for index, character in enumerate(sorted(set(text[:cut])))}
-    ids = torch.tensor([alphabet[character] for character in text if character in alphabet])
-    data, heldout = TextData([text[:cut]]), ids[cut:]  # our tokenizer numbers them likewise
-    print(f"{len(text):,} characters, {len(alphabet)} different")
-    ratios, worse_by = [], []
-    for seed in range(rounds):
-        found = {"plain": alone(plain, ids[:cut], heldout, steps, seed)}
-        rate, model = ours(CHARACTERS, data, steps=steps, batch_size=CHARACTER_BATCH, seed=seed)
-        found["ours"] = rate, heldout_loss(model.network, heldout)
-        for name, (rate, loss) in found.items():
-            print(f"{name:6} {rate:8.0f} tokens/s   held-out {loss:.3f} nats a character")
-        ratios.append(found["ours"][0] / found["plain"][0])
-        worse_by.append(found["ours"][1] - found["plain"][1])
-        print(f"ours / plain: {ratios[-1]:.2f}", flush=True)
-    print(f"median of {len(ratios)}: {statistics.median(ratios):.2f}")
-    if rounds > 1:
-        error = statistics.stdev(worse_by) / math.sqrt(rounds)
-        print(f"our loss above theirs: {statistics.mean(worse_by):.4f} +- {error:.4f}")
 
 
 # LoRA
@@ -426,17 +289,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["characters", "lora", "generate", "dialogue"])
+    parser.add_argument("what", choices=["lora", "generate", "dialogue"])
     parser.add_argument("model", nargs="?", default="models:/dialogue-gpt@champion")
-    parser.add_argument("--corpus", type=Path)
     parser.add_argument("--pretrained")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, default=12)
     given = parser.parse_args()
-    if given.what == "characters":
-        characters(given.corpus, rounds=given.rounds, steps=given.steps or 200)
-    elif given.what == "lora":
-        lora(given.pretrained, rounds=given.rounds, steps=given.steps or 12)
+    if given.what == "lora":
+        lora(given.pretrained, rounds=given.rounds, steps=given.steps)
     elif given.what == "generate":
         generate(given.pretrained, rounds=given.rounds)
     else:

@@ -1,7 +1,7 @@
 """Steps on a GPU: recorded once as a CUDA graph, then replayed with one launch.
 
 A small network's kernels take less time than Python needs to launch them: an H100 takes a
-character GPT's steps six to eight times as fast when it replays them (`benchmarks/gpt.py`).
+character GPT's steps six to eight times as fast when it replays them (`benchmarks/characters.py`).
 """
 
 import sys
