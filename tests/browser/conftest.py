@@ -71,7 +71,7 @@ class Servers:
             "MLFLOW_TRACKING_URI": self.mlflow,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_RUNNER_POLL_FREQUENCY": "3",
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         }
 
 
@@ -86,7 +86,7 @@ def serving(folder: Path) -> Iterator[Servers]:
 
 @contextmanager
 def mlflow_at(servers: Servers, folder: Path) -> Iterator[None]:
-    """MLflow's server for a while."""
+    """MLflow's server for a while; it starts beside Prefect's, which waits for it."""
     command = (
         *("-m", "mlflow", "server", "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{servers.home / 'mlflow.db'}"),
@@ -94,7 +94,6 @@ def mlflow_at(servers: Servers, folder: Path) -> Iterator[None]:
         *("--port", servers.mlflow.rsplit(":", 1)[1]),
     )
     with process(folder / "mlflow.log", *command, **servers.variables):
-        eventually(lambda: answers(f"{servers.mlflow}/health"))
         yield
 
 
@@ -106,6 +105,7 @@ def prefect_at(servers: Servers, folder: Path) -> Iterator[None]:
         eventually(lambda: answers(f"{servers.prefect}/api/health"))
         with process(folder / "serve.log", "-m", "flows", **servers.variables):
             eventually(lambda: len(deployments(servers)) == 6)
+            eventually(lambda: answers(f"{servers.mlflow}/health"))
             yield
 
 

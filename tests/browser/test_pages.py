@@ -1,13 +1,42 @@
-"""A run triggered from the Prefect form, and its pages in Prefect and MLflow."""
+"""Runs and reviews in the forms and pages of Prefect and MLflow, on one pair of servers."""
 
+import json
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SECONDS, Servers, call, deployments, serving
-from tests.conftest import eventually
+from tests.browser.conftest import (
+    SECONDS,
+    Servers,
+    call,
+    deployments,
+    mlflow_at,
+    prefect_at,
+    serving,
+)
+from tests.browser.reviewing import (
+    answer,
+    answered,
+    asked_again,
+    champion,
+    config_of,
+    packet_digest_of,
+    review_of,
+    run_of,
+    shown_of,
+    started,
+    weighed,
+)
+from tests.conftest import ROOT, eventually
+from tests.flows.conftest import write_images
 
 pytestmark = pytest.mark.browser
 
@@ -16,6 +45,37 @@ pytestmark = pytest.mark.browser
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with serving(tmp_path_factory.mktemp("servers")) as servers:
         yield servers
+
+
+@pytest.fixture(scope="module")
+def messages(servers: Servers) -> Iterator[list[str]]:
+    """What a web hook of one's own receives."""
+    received: list[str] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["content-length"])
+            received.append(json.loads(self.rfile.read(length))["text"])
+            self.send_response(204)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/hook"
+        for _ in range(2):  # the second puts the address in the place of the first
+            subprocess.run(
+                [sys.executable, "-m", "flows", "--notify", url],
+                cwd=ROOT,
+                env={**os.environ, **servers.variables},
+                check=True,
+            )
+        yield received
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def fill(page: Page, title: str, value: str, *, nth: int = 0) -> None:
@@ -93,3 +153,97 @@ def test_mlflow_shows_the_version_with_its_card_and_the_runs_curves(
     page.goto(f"{servers.mlflow}/#/models/from-the-form/versions/1")
     expect(page.get_by_text("champion").first).to_be_visible(timeout=60 * SECONDS)
     expect(page.get_by_text("fd_efficientnet_lite0").first).to_be_visible(timeout=60 * SECONDS)
+
+
+def test_an_approval_in_the_form_of_the_chains_review_moves_the_champion(
+    servers: Servers, messages: list[str], images: Path, page: Page
+):
+    chain_run = started(servers, "gan", {"config": config_of(images, 0)})
+    run_of(servers, chain_run, "COMPLETED")
+    assert champion(servers) is None
+    run = review_of(servers, 1)
+    assert shown_of(servers, run) == {"review-packet", "review-samples"}
+    assert answered(servers, run, reviewer="Eve", reason="unseen") == "REJECT"
+    answer(page, servers, run, "approve", "Ann", " ")
+    asked_again(servers, page, run, "the name or the reason was empty")
+    answer(page, servers, run, "approve", "Ann", "sharper pets")
+    run_of(servers, run, "COMPLETED")
+    assert champion(servers) == 1
+    waits, *decided = eventually(lambda: messages if len(messages) == 3 else None)
+    assert waits.startswith("models:/pets/1 waits: aigc-ops review pets 1.")
+    assert sorted(decided) == [
+        f"{did} models:/pets/1 by Ann: sharper pets" for did in ("approve", "promote")
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
+def test_a_stale_review_is_weighed_anew_and_a_rejection_leaves_the_champion(
+    servers: Servers,
+    messages: list[str],
+    images: Path,
+    page: Page,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for variable, value in servers.variables.items():
+        monkeypatch.setenv(variable, value)
+    second, third = weighed(images, 1), weighed(images, 2)
+    run = review_of(servers, third)
+    decide = (sys.executable, "-m", "aigc_ops", "approve", "pets", str(second))
+    by_bob = ("--reviewer", "Bob", "--reason", "by the command line")
+    subprocess.run([*decide, *by_bob], cwd=ROOT, check=True)
+    told = f"promote models:/pets/{second} by Bob: by the command line"
+    eventually(lambda: told in messages)
+    answer(page, servers, run, "approve", "Ann", "sharper still")
+    asked_again(servers, page, run, "It was weighed anew")
+    answer(page, servers, run, "reject", "Ann", "not against this one")
+    run_of(servers, run, "COMPLETED")
+    assert champion(servers) == second
+    back = started(
+        servers, "rollback", {"model": "pets", "reviewer": "Bob", "reason": "<!channel> complaints"}
+    )
+    run_of(servers, back, "COMPLETED")
+    assert champion(servers) == 1
+    rejected = f"reject models:/pets/{third} by Ann: not against this one"
+    rolled_back = "rollback to models:/pets/1 by Bob: &lt;!channel&gt; complaints"
+    eventually(lambda: {rejected, rolled_back} <= set(messages))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
+def test_where_two_must_agree_the_form_asks_for_another_name(
+    servers: Servers, images: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+):
+    for variable, value in servers.variables.items():
+        monkeypatch.setenv(variable, value)
+    before, version = champion(servers), weighed(images, 3, reviewers=2)
+    run = review_of(servers, version)
+    answer(page, servers, run, "approve", "Ann", "good pets")
+    asked_again(servers, page, run, "another reviewer must approve too")
+    answer(page, servers, run, "approve", "ann", "very good pets")
+    asked_again(servers, page, run, "ann has approved")
+    assert champion(servers) == before
+    answer(page, servers, run, "approve", "Bob", "good indeed")
+    run_of(servers, run, "COMPLETED")
+    assert champion(servers) == version
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
+def test_a_suspended_review_outlives_restarts_of_server_and_serving_process(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    servers = Servers(tmp_path)
+    servers.home.mkdir()
+    for variable, value in servers.variables.items():
+        monkeypatch.setenv(variable, value)
+    with mlflow_at(servers, tmp_path):
+        with prefect_at(servers, tmp_path):
+            version = weighed(images, 0)
+            run = review_of(servers, version)
+        with prefect_at(servers, tmp_path):
+            run_of(servers, run, "PAUSED")
+            digest = packet_digest_of(version)
+            said = {"reviewer": "Ann", "reason": "sharper pets", "packet": digest}
+            assert answered(servers, run, **said) == "ACCEPT"
+            run_of(servers, run, "COMPLETED")
+            assert champion(servers) == version

@@ -1,0 +1,150 @@
+"""A review as a person meets it: a suspended flow run, its form, and what it did."""
+
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import SECONDS, Servers, call, deployments
+from tests.conftest import eventually
+
+
+def started(servers: Servers, deployment: str, parameters: dict[str, Any]) -> str:
+    """The flow run of a deployment with these parameters."""
+    found = deployments(servers)[deployment]
+    run = call(
+        f"{servers.prefect}/api/deployments/{found['id']}/create_flow_run",
+        {"parameters": parameters},
+    )
+    return str(run["id"])
+
+
+def run_of(servers: Servers, run: str, *states: str, seconds: float = 300) -> Any:
+    """The flow run once it is in one of these states."""
+
+    def found() -> Any:
+        state = call(f"{servers.prefect}/api/flow_runs/{run}")
+        ended = state["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        assert not ended or state["state_type"] in states, state["state"]
+        return state if state["state_type"] in states else None
+
+    return eventually(found, seconds=seconds)
+
+
+def config_of(images: Path, seed: int, reviewers: int = 1) -> dict[str, Any]:
+    """A run of the chain whose version a person must decide on."""
+    return {
+        "name": "pets",
+        "seed": seed,
+        "data": {"path": str(images)},
+        "model": {"family": "gan", "latent_dim": 4, "generator_width": 4, "critic_width": 4},
+        "training": {"steps": 2, "batch_size": 8},
+        "evaluation": {"num_samples": 8, "num_reference": 8},
+        "promotion": {"approval": "review", "max_samples": 8, "reviewers": reviewers},
+        "packaging": {"enabled": False},
+    }
+
+
+def weighed(images: Path, seed: int, reviewers: int = 1) -> int:
+    """Make one more version and its packet, in this process."""
+    from aigc_ops import chain
+    from aigc_ops.config import parse_config
+
+    config = parse_config(config_of(images, seed, reviewers), source="the test")
+    dataset = chain.open_data(config)
+    checkpoint = chain.train(config, dataset)
+    scores = chain.evaluate(config, dataset, checkpoint)
+    version = chain.register(config, dataset, checkpoint, scores)
+    chain.promote(config, dataset, version)
+    return version.version
+
+
+def packet_digest_of(version: int) -> str:
+    from aigc_ops import chain
+    from aigc_ops.registry.evidence import read_packet
+
+    return read_packet(chain.version_of(f"models:/pets/{version}")).packet_digest
+
+
+def review_of(servers: Servers, version: int) -> str:
+    """The suspended review of a version: the one that its chain began, or one begun now."""
+    runs = call(f"{servers.prefect}/api/flow_runs/filter", {})
+    mine = [run["id"] for run in runs if run["name"] == f"review-pets-{version}"]
+    run = mine[0] if mine else started(servers, "review", {"model": "pets", "version": version})
+    run_of(servers, run, "PAUSED")
+    return str(run)
+
+
+def shown_of(servers: Servers, run: str) -> set[str]:
+    """Keys of the artifacts on a run's page."""
+    wanted = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+    found = call(f"{servers.prefect}/api/artifacts/filter", wanted)
+    return {each["key"] for each in found if each["key"]}
+
+
+def answered(servers: Servers, run: str, **fields: str) -> str:
+    """What the API says to an approval with these fields."""
+    url = f"{servers.prefect}/api/flow_runs/{run}/resume"
+    return str(call(url, {"run_input": {"decision": "approve", **fields}})["status"])
+
+
+def champion(servers: Servers) -> int | None:
+    url = f"{servers.mlflow}/api/2.0/mlflow/registered-models/alias?name=pets&alias=champion"
+    try:
+        return int(call(url)["model_version"]["version"])
+    except HTTPError:
+        return None
+
+
+def answer(
+    page: Page, servers: Servers, run: str, decision: str, reviewer: str, reason: str
+) -> None:
+    """Fill the form of a suspended run in, as a person does, and send it.
+
+    Once more when the page, on a busy machine, rendered the form anew while it was filled in,
+    or the server was too busy to take it.
+    """
+
+    def sent() -> bool:
+        form = opened(servers, page, run)
+        form.locator("button.p-select-button__control").first.focus()
+        page.keyboard.press("ArrowDown")
+        page.locator(".p-select-option").get_by_text(decision, exact=True).click()
+        texts = {"Reviewer": reviewer, "Reason": reason}
+        boxes = {
+            title: form.get_by_text(title, exact=True).locator("xpath=following::textarea[1]")
+            for title in texts
+        }
+        for title, text in texts.items():
+            boxes[title].fill(text)
+        if {title: box.input_value() for title, box in boxes.items()} != texts:
+            return False
+        form.get_by_role("button", name="Submit").click()
+        refused = page.get_by_text("Failed to resume flow run")
+        eventually(lambda: not form.is_visible() or refused.is_visible(), seconds=30)
+        return not form.is_visible()
+
+    eventually(sent)
+
+
+def opened(servers: Servers, page: Page, run: str) -> Locator:
+    """The form of a suspended run, loaded whole."""
+    page.goto(f"{servers.prefect}/runs/flow-run/{run}")
+    page.get_by_role("button", name="Resume").click(timeout=60 * SECONDS)
+    form = page.get_by_role("dialog")
+    expect(form.get_by_text("The gate says").first).to_be_visible(timeout=60 * SECONDS)
+    return form
+
+
+def asked_again(servers: Servers, page: Page, run: str, text: str) -> None:
+    """The form shows this text once the run waits again."""
+
+    def shows() -> bool:
+        state = call(f"{servers.prefect}/api/flow_runs/{run}")
+        assert state["state_type"] not in ("COMPLETED", "FAILED", "CRASHED"), state["state"]
+        if state["state_type"] != "PAUSED":
+            return False
+        return opened(servers, page, run).get_by_text(text).count() > 0
+
+    eventually(shows)
