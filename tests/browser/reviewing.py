@@ -121,7 +121,7 @@ def answer(
         if {title: box.input_value() for title, box in boxes.items()} != texts:
             return False
         form.get_by_role("button", name="Submit").click()
-        refused = page.get_by_text("Failed to resume flow run")
+        refused = page.get_by_text("Failed to resume flow run").first
         eventually(lambda: not form.is_visible() or refused.is_visible(), seconds=30)
         return not form.is_visible()
 

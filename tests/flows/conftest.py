@@ -147,16 +147,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 
 @pytest.fixture(scope="module")
-def console(
-    workplace: Workplace, first: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Console]:
-    """The command line in that home after its first run."""
-    console = Console(workplace, tmp_path_factory.mktemp("console"))
-    yield console
-    console.close()
-
-
-@pytest.fixture(scope="module")
 def served(
     workplace: Workplace, first: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Workplace]:
@@ -167,6 +157,14 @@ def served(
     with process(tmp_path_factory.mktemp("server") / "log", *command, PREFECT_HOME=home):
         eventually(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
         yield replace(workplace, server=f"http://127.0.0.1:{port}/api")
+
+
+@pytest.fixture(scope="module")
+def console(served: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """The command line in that home, which reports to that server."""
+    console = Console(served, tmp_path_factory.mktemp("console"))
+    yield console
+    console.close()
 
 
 @pytest.fixture(scope="module")

@@ -99,13 +99,13 @@ def shown(server: str) -> set[str]:
     return {each["key"].removeprefix("pets-") for each in artifacts if each["key"]}
 
 
-def test_a_flow_run_that_reuses_an_earlier_run_shows_all_that_it_left(served, first):
-    answer, _ = served.run("run", served.config, "--seed", 0)  # the same config in other words
+def test_a_flow_run_that_reuses_an_earlier_run_shows_all_that_it_left(served, console, first):
+    answer, _ = console.run("run", served.config, "--seed", 0)  # the same config in other words
     assert answer["version"] == first["version"]
     assert shown(served.server) == PAGE
 
 
-def test_a_champion_deleted_by_hand_is_made_again(served, first, monkeypatch):
+def test_a_champion_deleted_by_hand_is_made_again(served, console, first, monkeypatch):
     for variable, value in served.environment.items():
         monkeypatch.setenv(variable, value)
     from aigc_ops.registry.client import connect
@@ -113,21 +113,21 @@ def test_a_champion_deleted_by_hand_is_made_again(served, first, monkeypatch):
 
     connect().delete_registered_model_alias("pets", "champion")
     assert champion("pets") is None
-    answer, _ = served.run("run", served.config)
+    answer, _ = console.run("run", served.config)
     assert answer["verdict"]["champion"] == first["version"]
     assert champion("pets").version == first["version"]["version"]
     assert shown(served.server) == PAGE, "though its first three stages were cached"
 
 
-def test_a_bento_deleted_by_hand_is_made_again(served, first):
+def test_a_bento_deleted_by_hand_is_made_again(served, console, first):
     shutil.rmtree(first["bento"]["uri"])
-    answer, _ = served.run("run", served.config)
+    answer, _ = console.run("run", served.config)
     assert answer["bento"]["tag"] == first["bento"]["tag"]
     assert Path(answer["bento"]["uri"]).is_dir()
 
 
-def test_a_candidate_that_is_not_promoted_reports_the_champions_bento(served, first):
-    answer, _ = served.run("run", served.config, "--seed", 1, "--promotion.min-improvement", 0.99)
+def test_a_candidate_that_is_not_promoted_reports_the_champions_bento(served, console, first):
+    answer, _ = console.run("run", served.config, "--seed", 1, "--promotion.min-improvement", 0.99)
     assert not answer["verdict"]["promoted"]
     assert answer["verdict"]["alias"] == "challenger"
     assert answer["verdict"]["champion"] == first["version"]
@@ -243,11 +243,11 @@ def test_mistakes_are_answered_with_a_message_and_an_exit_code(
     assert "Traceback" not in said
 
 
-def test_bad_data_ends_the_run_and_names_the_row(served, first, tmp_path):
+def test_bad_data_ends_the_run_and_names_the_row(served, console, first, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(served.config.parent / "images", images)
     (images / "cat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot an image")
-    answer, said = served.run("run", served.config, "--data.path", images, code=1)
+    answer, said = console.run("run", served.config, "--data.path", images, code=1)
     assert "cat/broken.png" in answer["error"]
     assert "Traceback" not in said
 
@@ -291,9 +291,9 @@ def test_a_run_stopped_twice_in_mid_training_goes_on_where_it_was(
         mine = set(workplace.home.glob("checkpoints/*")) - others
         return max((step.name for folder in mine for step in folder.glob("step-*")), default="")
 
-    for how in (signal.SIGKILL, signal.SIGINT):
+    for place, how in ((workplace, signal.SIGKILL), (served, signal.SIGINT)):
         kept = newest()
-        process = workplace.start("run", workplace.config, *flags)
+        process = place.start("run", place.config, *flags)
         deadline = time.monotonic() + 120
         while newest() == kept and time.monotonic() < deadline:
             time.sleep(0.02)
