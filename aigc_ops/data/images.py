@@ -130,7 +130,8 @@ def _header(image: Image.Image, content: bytes) -> ImageHeader:
     if image.format == "PNG" and content[24:25] == b"\x10" and mode.startswith("RGB"):
         mode += ";16"
     try:
-        frames = getattr(image, "n_frames", 1)
+        # A camera's JPEG may hold previews behind the picture, which are no animation.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except _DECODER_FAULTS as error:
         raise DataError(f"undecodable ({_words(error)})") from error
     return ImageHeader(str(image.format), mode, image.width, image.height, frames)

@@ -86,7 +86,7 @@ def _figures(
             figures = model.figures(batch, noise, num_draws=config.num_draws)
             terms = dict(figures.terms)
             for name, values in figures.values.items():
-                found[name].append(values.double().cpu())
+                found[name].append(values.cpu().double())
             bar.update(part.stop - start)
     joined = {name: torch.cat(values) for name, values in found.items()}
     for name, values in joined.items():

@@ -140,3 +140,6 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, 0.02)
     elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, LabelledNorm):  # after its embeddings, which are no weights of codes
+        nn.init.normal_(module.scale.weight, 1.0, 0.02)
+        nn.init.zeros_(module.shift.weight)

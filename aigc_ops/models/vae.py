@@ -185,7 +185,7 @@ class Vae(ImageLikelihoodModel):
             codes = mean + drawn * deviation
             surprises.append(self._surprise(self.autoencoder.decode(codes, labels), pixels))
             of_code = 0.5 * (drawn.square() + log_variance - codes.square()).sum(dim=1)
-            weights.append((of_code - surprises[-1]).double())
+            weights.append((of_code - surprises[-1]).cpu().double())
         reconstruction = torch.stack(surprises).mean(dim=0)
         kl = _divergence(mean, log_variance).sum(dim=1)
         nll = math.log(num_draws) - torch.stack(weights).logsumexp(dim=0)

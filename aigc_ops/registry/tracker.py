@@ -58,7 +58,7 @@ class MlflowTracker:
         self._status: Status = "FINISHED"
         self._closing = threading.Event()
         self._abandoned = threading.Event()
-        self._fault: RegistryError | None = None
+        self._fault: Exception | None = None
         self._system: SystemMetrics | None = None
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
@@ -163,7 +163,7 @@ class MlflowTracker:
                             self._client.set_terminated(self._run_id, self._status)
                     if closing:
                         return
-            except RegistryError as fault:
+            except Exception as fault:  # a bucket's client has errors of its own
                 if self._fault is None:
                     logger.warning("reports wait until the store answers: %s", fault)
                 self._fault = fault

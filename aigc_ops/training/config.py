@@ -118,6 +118,8 @@ class TrainingConfig(BaseModel):
         """The settings that decide the weights, which a resumed run must share."""
         observing = {"device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"}
         observing |= {"halve_on_out_of_memory", "init_from", "profile_steps", "cuda_graphs"}
+        if self.watch.early_stopping or self.watch.action == "roll_back":
+            observing -= {"checkpoint_every", "log_every"}  # which step is gone back to
         return self.model_dump(mode="json", exclude=observing)
 
     def learning_rate_factor(self, step: int) -> float:

@@ -43,6 +43,10 @@ class Curves:
             problem, self._unchecked = sent.problem(), _Sent({})
         return problem
 
+    def clear(self) -> None:
+        """Forget the steps since the last reading, which were taken back."""
+        self._sums, self._num, self._unchecked = {}, 0, _Sent({})
+
     def read(
         self, rate: float | None, optimizers: Mapping[str, torch.optim.Optimizer]
     ) -> dict[str, float]:

@@ -22,6 +22,7 @@ NUM_SAMPLES = 200
 NUM_REAL = 500
 NUM_HELDOUT = 256
 NUM_CHARACTERS = 2**18  # of held-out texts at first, then four times as many until rows suffice
+MANY_CLASSES = 100  # of which fewer than two samples each would be drawn
 SIDE = 16  # pixels to which images are averaged before they are compared
 NEIGHBOUR = 5
 FEWEST_IMAGES = 50  # to tell repetition by: a model that knows fewer by heart draws most again
@@ -55,6 +56,8 @@ class Judge:
     def _sample_figures(self, model: ImageModel, train: Images) -> dict[str, float]:
         if self._real is None:
             self._requests = sampling.requests(model, NUM_SAMPLES, seed=0)
+            if model.shape.num_classes > MANY_CLASSES:  # each of these once more
+                self._requests += sampling.requests(model, MANY_CLASSES, seed=1)
             self._real = SampleFigures(train, [request.label for request in self._requests])
         samples = sampling.draw(model, self._requests)
         assert isinstance(samples, Tensor), type(samples)
@@ -86,8 +89,10 @@ class SampleFigures:
     (Naeem et al. 2020, eq. 4). `duplicates`: share of samples, no more than there are real
     images, nearer to another than 99 % of as many real images are to one another; left out
     below 50, of which a good model too draws most twice. `class_spread`: least mean distance
-    within a class, over that of the real class. `energy_distance`: Székely & Rizzo 2013,
-    eq. 2.1, unbiased, over the real images' mean distance; 0 for equal distributions.
+    within a class, over that of the real class; of more than 100 classes the mean instead, for
+    each has few images here. `energy_distance`: Székely & Rizzo 2013, eq. 2.1, unbiased, over
+    the real images' mean distance; 0 for equal distributions. Nothing is told by real images
+    that are all equal.
     """
 
     def __init__(self, data: Images, labels: Sequence[int | None]) -> None:
@@ -97,6 +102,7 @@ class SampleFigures:
         chosen = data.take(places.sort().values).take(places.argsort().argsort())
         self._pixels, self._classes = _pixels(chosen.images), chosen.labels
         self._sample_classes = None if None in labels else torch.tensor(labels)
+        self._is_of_many_classes = data.shape.num_classes > MANY_CLASSES
         self._between = _distances(self._pixels, self._pixels)
         self._radius = _nearest(self._between, min(NEIGHBOUR, len(chosen) - 1))
         self._num = min(len(labels), len(chosen))
@@ -107,6 +113,8 @@ class SampleFigures:
         pixels = _pixels(samples)
         within, across = _distances(pixels, pixels), _distances(self._pixels, pixels)
         real_mean, sample_mean = _mean_distance(self._between), _mean_distance(within)
+        if not real_mean:
+            return {}
         figures = {
             "coverage": (across.min(dim=1).values <= self._radius).float().mean(),
             "energy_distance": (2 * across.mean() - real_mean - sample_mean) / real_mean,
@@ -120,6 +128,10 @@ class SampleFigures:
     def _class_spread(self, within: Tensor) -> Tensor:
         if self._classes is None or self._sample_classes is None:
             return _mean_distance(within) / _mean_distance(self._between)
+        if self._is_of_many_classes:
+            drawn, real = _pairs(self._sample_classes), _pairs(self._classes)
+            between = self._between[real] if real.any() else self._between
+            return within[drawn].mean() / between.mean().clamp(min=1e-6)
         ratios = []
         for label in range(int(self._sample_classes.max()) + 1):
             real, drawn = self._classes == label, self._sample_classes == label
@@ -163,6 +175,11 @@ def _nearest(distances: Tensor, neighbour: int) -> Tensor:
     """(N,) distance of each row to its neighbour of that rank, itself left out."""
     ranked = distances.sort(dim=1).values
     return ranked[:, min(neighbour, ranked.shape[1] - 1)]
+
+
+def _pairs(classes: Tensor) -> Tensor:
+    """(N, N) whether two different rows are of one class."""
+    return (classes[:, None] == classes).fill_diagonal_(False)
 
 
 def _mean_distance(distances: Tensor) -> Tensor:

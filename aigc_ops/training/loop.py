@@ -172,6 +172,7 @@ def _train(
                 if problem:
                     checkpoints.wait()
                     watchdog.fail(state, problem)  # raises, or rolls the state back
+                    curves.clear()
                     bar.n = state.step
                 elif last or state.step % config.sample_every == 0:
                     if team.is_writer:

@@ -149,7 +149,12 @@ class TrainingState:
             self.model.train()
 
     def wrecked(self) -> str | None:
-        """What is wrong with weights that are not finite, or whose squares are not."""
+        """What is wrong with weights that are not finite, or whose squares are not.
+
+        Or with gradients that were not for so many steps that the losses' scale is used up.
+        """
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            return "the gradients became infinite or no numbers, however the losses are scaled"
         weights = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         norm = torch.nn.utils.get_total_norm(weights).item()
         return None if math.isfinite(norm) else f"the norm of the weights became {norm}"

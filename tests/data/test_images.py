@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from making_data import encode, noise
 from PIL import Image
 
-from aigc_ops.data.images import MAX_PIXELS, decode, fit, read_header
+from aigc_ops.data.images import MAX_PIXELS, check_header, decode, fit, measure, read_header
 from aigc_ops.errors import DataError
 
 
@@ -64,6 +64,13 @@ def test_exif_orientation_turns_the_image_upright() -> None:
     assert decoded.size == (8, 16)
     assert decoded.convert("L").getpixel((4, 3)) > 200
     assert decoded.convert("L").getpixel((4, 12)) < 50
+
+
+def test_previews_behind_a_cameras_picture_are_passed_over() -> None:
+    photo = noise(0, 16, 16, "RGB")
+    both = encode(photo, "MPO", save_all=True, append_images=[noise(1, 8, 8, "RGB")])
+    assert decode(both).size == (16, 16)
+    check_header(measure(both)[0])
 
 
 SIXTEEN_BIT_COLOUR = png(1, 1, 16, 2, b"\0" + b"\x12\x34" * 3)

@@ -29,7 +29,9 @@ CONFIGS = {
     "gan wasserstein": GanConfig(
         loss="wasserstein", gradient_penalty=10.0, critic_steps=2, **SMALL_GAN, **FAST
     ),
-    "gan least squares": GanConfig(loss="least_squares", r1=0.1, **SMALL_GAN, **FAST),
+    "gan least squares": GanConfig(
+        loss="least_squares", r1=0.1, label_in="norm", **SMALL_GAN, **FAST
+    ),
     "gan codes": GanConfig(categorical_codes=(3,), continuous_codes=1, **SMALL_GAN, **FAST),
     "gan augmented": GanConfig(
         augmentations=("color", "translation", "cutout"), **SMALL_GAN, **FAST

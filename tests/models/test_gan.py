@@ -20,6 +20,16 @@ GREY = ImageShape(channels=1, height=8, width=8)
 BATCH = {"images": torch.arange(4 * 64, dtype=torch.uint8).reshape(4, 1, 8, 8)}
 
 
+def test_a_label_in_the_norm_begins_with_dcgans_scales():
+    shape = GREY.model_copy(update={"class_names": ("a", "b")})
+    model = Gan(GanConfig(label_in="norm", latent_dim=4, generator_width=32), shape)
+    [scale] = [p for n, p in model.generator.named_parameters() if n.endswith("scale.weight")]
+    [shift] = [p for n, p in model.generator.named_parameters() if n.endswith("shift.weight")]
+    assert scale.mean().item() == pytest.approx(1, abs=0.02)
+    assert scale.std().item() == pytest.approx(0.02, rel=0.4)
+    assert not shift.any()
+
+
 def zeroed_critic(model: Gan) -> None:
     with torch.no_grad():
         for parameter in model.critic.parameters():

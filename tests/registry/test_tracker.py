@@ -124,11 +124,12 @@ def test_a_store_that_is_locked_holds_nothing_up_and_loses_nothing(
     assert len(list((Path(run.info.artifact_uri) / "images").glob("*.png"))) == 50
 
 
+@pytest.mark.parametrize("fault", [OSError("away"), Exception("a bucket's own")])
 def test_faults_are_tried_again_until_the_store_takes_everything(
-    caplog: pytest.LogCaptureFixture,
+    fault: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = MlflowTracker.start("key", "digits")
-    log_batch, failures = tracker._client.log_batch, iter([OSError("away")] * 3)
+    log_batch, failures = tracker._client.log_batch, iter([fault] * 3)
 
     def flaky(*arguments: object, **options: object) -> None:
         for failure in failures:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from aigc_ops.generative import ImageData
-from aigc_ops.models.gan import Gan
-from aigc_ops.training.judge import SampleFigures
+from aigc_ops.models.gan import Gan, GanConfig
+from aigc_ops.training.judge import Judge, SampleFigures
 from tests.conftest import striped_digits
 
 REAL = striped_digits(400)
@@ -66,7 +66,33 @@ def test_data_without_classes_is_judged_as_one():
     assert found["samples/class_spread"] == pytest.approx(1.0, abs=0.05)
 
 
+def test_one_image_a_class_shows_where_each_class_has_hardly_two():
+    data = striped_digits(600)
+    shape = data.shape.model_copy(update={"class_names": tuple(map(str, range(300)))})
+    data = ImageData(data.images, torch.arange(600) % 300, shape)
+    known = SampleFigures(data, [*range(200), *range(100)])
+    alike = torch.cat([data.images[:200], data.images[:100]])
+    assert known.compare(alike)["samples/class_spread"] == 0
+    varied = torch.cat([data.images[:200], data.images[300:400]])
+    assert known.compare(varied)["samples/class_spread"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_single_image_is_nothing_to_be_compared_with():
+    data = ImageData(REAL.images[:1], None, REAL.shape.model_copy(update={"class_names": ()}))
+    assert SampleFigures(data, [None] * 4).compare(REAL.images[:4]) == {}
+
+
 def test_two_images_are_enough_to_be_compared_with():
     data = ImageData(REAL.images[:2], None, REAL.shape.model_copy(update={"class_names": ()}))
     found = SampleFigures(data, [None] * 4).compare(REAL.images[:4])
     assert all(value == value for value in found.values())
+
+
+def test_the_judge_draws_each_of_many_classes_twice():
+    data = striped_digits(600)
+    shape = data.shape.model_copy(update={"class_names": tuple(map(str, range(300)))})
+    data = ImageData(data.images, torch.arange(600) % 300, shape)
+    model = Gan(GanConfig(latent_dim=4, generator_width=4, critic_width=4), shape).eval()
+    for parameter in model.generator.parameters():
+        parameter.requires_grad_(False).zero_()
+    assert Judge(data, None, rows_at_once=64).look(model)["samples/class_spread"] == 0

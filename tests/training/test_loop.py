@@ -18,6 +18,7 @@ from aigc_ops.generative import AdamConfig
 from aigc_ops.models.gpt import GptConfig
 from aigc_ops.tracking import SilentTracker
 from aigc_ops.training import RunFolder, TrainingConfig, run_key, train
+from aigc_ops.training.config import WatchConfig
 from tests.conftest import ROOT, ref_of, striped_digits
 from tests.training.runs import FILES, GAN, VAE, Recorder, assert_bit_equal, run
 
@@ -193,6 +194,12 @@ def test_the_run_key_changes_with_all_that_decides_the_weights_and_nothing_else(
     base = run_key(GAN, TrainingConfig(), ref, DATA, seed=0)
     assert base == run_key(GAN, TrainingConfig(log_every=7, checkpoint_every=9), ref, DATA, seed=0)
     assert base != run_key(GAN, TrainingConfig(), ref, DATA, seed=1)
+    for watch in (WatchConfig(early_stopping=2), WatchConfig(action="roll_back")):
+        often, seldom = (
+            run_key(GAN, TrainingConfig(watch=watch, checkpoint_every=n), ref, DATA, seed=0)
+            for n in (10, 500)
+        )
+        assert often != seldom, "the checkpoints are what is gone back to"
     assert base != run_key(GAN, TrainingConfig(batch_size=7), ref, DATA, seed=0)
     assert base != run_key(
         GAN.model_copy(update={"latent_dim": 5}), TrainingConfig(), ref, DATA, seed=0

@@ -1,6 +1,7 @@
 """What the watchdog sees and does, on games that really go wrong."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,9 @@ def test_a_loss_that_is_not_finite_is_rolled_back_too(tmp_path):
     run(GAN, tmp_path, steps=2, checkpoint_every=2)
     wild = GAN.model_copy(update={"critic": AdamConfig(learning_rate=1e30)})
     watch = {"action": "roll_back", "rollback_learning_rate": 1e-34}
-    assert run(wild, tmp_path, steps=6, checkpoint_every=50, watch=watch).step == 6
+    tracker, settings = Recorder(), {"checkpoint_every": 50, "log_every": 6, "watch": watch}
+    assert run(wild, tmp_path, tracker=tracker, steps=6, **settings).step == 6
+    assert all(math.isfinite(value) for value in tracker.metrics[-1][1].values())
 
 
 def test_training_ends_early_with_the_best_checkpoint_which_is_kept(tmp_path):
@@ -117,6 +120,12 @@ def test_a_gradient_that_is_not_finite_stops_the_run_at_its_own_step(tmp_path, m
     with pytest.raises(TrainingError, match=r"step 1: gradient_norm/autoencoder became (nan|inf)"):
         run(VAE, tmp_path, steps=3, checkpoint_every=1)
     assert RunFolder(tmp_path).newest() is None
+
+
+def test_gradients_that_no_scale_makes_finite_are_no_end_of_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(Vae, "_surprise", _with_infinite_slopes(Vae._surprise))
+    with pytest.raises(TrainingError, match="however the losses are scaled"):
+        run(VAE, tmp_path, steps=20, checkpoint_every=50, precision="fp16")
 
 
 def _with_infinite_slopes(surprise):
