@@ -30,9 +30,9 @@ def entry() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a stage's failure, 2 for wrong usage."""
     arguments, flags = parser().parse_known_args(_joined(sys.argv[1:] if argv is None else argv))
-    export_environment()
     answer = _claim_standard_output()
     try:
+        _make_home()
         from aigc_ops import commands
 
         return commands.execute(arguments, flags, answer)
@@ -47,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"stopped{_what_follows(arguments)}", file=sys.stderr)
         return 130
+
+
+def _make_home() -> None:
+    try:
+        export_environment()
+    except OSError as error:
+        raise ConfigError(f"AIGC_OPS_HOME is no folder that can be made: {error}") from error
 
 
 def _what_follows(arguments: argparse.Namespace) -> str:

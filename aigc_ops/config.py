@@ -82,6 +82,10 @@ def family_of(values: Mapping[str, Any], *, source: str) -> str:
     if family not in family_names():
         near = difflib.get_close_matches(str(family), family_names(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(family_names())}"
+        keys, wanted = (values, "model") if model is None else (model, "family")
+        if family is None and isinstance(keys, Mapping):
+            near = difflib.get_close_matches(wanted, map(str, keys), n=1)
+            hint += f"; {near[0]} is no key: did you mean {wanted}?" if near else ""
         raise ConfigError(f"{source}: model.family is {family!r}, not a model family; {hint}")
     return str(family)
 

@@ -24,7 +24,7 @@ def home() -> Path:
 def export_environment() -> None:
     """Make the home, point Prefect, MLflow and BentoML at it, and switch telemetry off.
 
-    Variables that are already set win, so a server takes over a part by its own
+    Variables that are already set, and not empty, win, so a server takes over a part by its own
     well-known variable. Call it before those libraries are imported: they read their
     settings at import.
     """
@@ -42,7 +42,7 @@ def export_environment() -> None:
     }
     root.mkdir(parents=True, exist_ok=True)
     for variable, value in defaults.items():
-        os.environ.setdefault(variable, value)
+        os.environ[variable] = os.environ.get(variable) or value
 
 
 @contextmanager

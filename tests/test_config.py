@@ -59,6 +59,8 @@ def test_a_config_is_frozen():
         (SOUND + "xyz: 1", "the fields there are name, seed, data, validation, model"),
         (SOUND + "training: {latent_dim: 3}", "mean model.latent"),
         ("data: {path: d}\nmodel: {family: gna}", "did you mean gan"),
+        ("data: {path: d}\nmodel: {famly: gan}", "famly is no key: did you mean family"),
+        ("data: {path: d}\nmodle: {family: gan}", "modle is no key: did you mean model"),
         ("data: {path: d}\nmodel: {}", "model.family is None.*gan"),
         (
             "data: {path: d}\nmodel: {family: gan}\ntraining: {steps: many}",

@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from aigc_ops.errors import DataError
+
 
 def quick_digest(path: str | Path) -> str:
     """SHA-256 (hex) over name, size and time of every file, and the .dvc file that pins them.
@@ -41,7 +43,19 @@ def visible_files(root: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith("."):
-                yield (Path(folder) / name).relative_to(root)
+                path = (Path(folder) / name).relative_to(root)
+                if not os.fsencode(path).isascii():
+                    _require_utf8(path)
+                yield path
+
+
+def _require_utf8(path: Path) -> None:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{os.fsencode(path)!r}: the name is not UTF-8; rename the file, or its folder"
+        ) from error
 
 
 def covering_pin(path: Path) -> Path | None:

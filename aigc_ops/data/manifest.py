@@ -91,6 +91,8 @@ def _measure_image(row: Row) -> dict[str, Any]:
 
 def _measure_label(row: Row, split: str, shape: ImageShape | None) -> dict[str, Any]:
     label = label_index(row.label, shape.class_names if shape else ())
+    if label is not None:  # far out of range too, as a column with gaps can hold it
+        label = min(max(label, -(2**53)), 2**53)
     return {"label": label, "train_label": label if split == "train" else None}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,11 +50,11 @@ def pin_hint(ref: DatasetRef) -> str | None:
         return None
     path = os.path.relpath(ref.uri)
     if path.startswith(os.pardir):
-        return (
-            f"{path} is not pinned by DVC; copy it into this repository, then run: "
-            f"dvc add {Path(path).name} && git add {Path(path).name}.dvc"
-        )
-    return f"{path} is not pinned by DVC; to pin it run: dvc add {path} && git add {path}.dvc"
+        do, place = "copy it into this repository, then", Path(path).name
+    else:
+        do, place = "to pin it", path
+    command = f"dvc add {shlex.quote(place)} && git add {shlex.quote(place + '.dvc')}"
+    return f"{path} is not pinned by DVC; {do} run: {command}"
 
 
 def content_digest(layout: Layout, config: DataConfig) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -48,11 +49,11 @@ def check_pin(path: str | Path) -> str | None:
     if pin is None:
         return None
     target = absolute(path)
-    shown = os.path.relpath(pin.output)
+    shown = shlex.quote(os.path.relpath(pin.output))
     if not pin.output.exists():
         raise DataError(f"{shown}: pinned by {pin.file.name} but not here; run: dvc pull {shown}")
     if not _matches(pin, target) and not _unchanged_for_dvc(pin):
-        pinned = os.path.relpath(pin.file)
+        pinned = shlex.quote(os.path.relpath(pin.file))
         raise DataError(
             f"{os.path.relpath(target)}: changed since dvc add (it is not what {pinned} pins); "
             f"to pin the change run: dvc add {shown} && git add {pinned}; "
@@ -69,7 +70,7 @@ def pull(path: str | Path) -> None:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    shown = os.path.relpath(pin.output)
+    shown = shlex.quote(os.path.relpath(pin.output))
     try:
         with Repo(str(pin.file.parent)) as repo:
             repo.fetch(targets=[str(pin.file)])

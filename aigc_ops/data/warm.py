@@ -44,6 +44,10 @@ def validate(
             return pool.submit(validation.validate, *arguments, folder=folder).result()
         except BrokenProcessPool:
             pass  # killed from outside: do its work here
+        except KeyboardInterrupt:  # which the child ignores, and the end would wait for it
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
         finally:
             pool.shutdown(wait=False)
     return validation.validate(*arguments, folder=folder)

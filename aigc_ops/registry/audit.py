@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from aigc_ops.artifacts import Noun
 from aigc_ops.errors import RegistryError
 from aigc_ops.registry.client import connect, faults
-from aigc_ops.registry.versions import ALIASES, AUDIT_TAG, check_name, unknown
+from aigc_ops.registry.versions import ALIASES, AUDIT_TAG, check_name, find, unknown
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel
@@ -66,7 +66,7 @@ def audit(name: str) -> Audit:
     model = registered(client, name)
     entries, problems = _parsed(model)
     problems += _broken(model, entries) + _moved_between(entries)
-    aliases = aliases_of(model)
+    aliases = aliases_of(client, model)
     if entries and entries[-1].number > done_number(model):
         problems.append(
             f"entry {entries[-1].number} ({entries[-1].action} version {entries[-1].version}) was "
@@ -113,9 +113,10 @@ def registered(client: "MlflowClient", name: str) -> "RegisteredModel":
     raise unknown(client, name)
 
 
-def aliases_of(model: "RegisteredModel") -> Aliases:
-    """The aliases that aigc-ops keeps, as they stand."""
-    return {a: int(version) for a, version in model.aliases.items() if a in ALIASES}
+def aliases_of(client: "MlflowClient", model: "RegisteredModel") -> Aliases:
+    """The aliases that aigc-ops keeps, as they stand; MLflow leaves those of deleted versions."""
+    named = {a: int(version) for a, version in model.aliases.items() if a in ALIASES}
+    return {a: v for a, v in named.items() if find(client, model.name, version=v)}
 
 
 def read_log(model: "RegisteredModel") -> list[Entry]:

@@ -127,7 +127,7 @@ def rollback(name: str, to: int | None, decision: Decision) -> Entry:
     client = connect()
     with store_lock():
         model = _completed(client, audit.registered(client, name))
-        aliases = audit.aliases_of(model)
+        aliases = audit.aliases_of(client, model)
         earlier = {e.after.get(CHAMPION) for e in audit.read_log(model)}
         target = aliases.get(PREVIOUS) if to is None else to
         if target is None or target not in earlier or target == aliases.get(CHAMPION):
@@ -154,7 +154,7 @@ def reconcile(name: str, mode: Literal["flag", "revert"]) -> list[str]:
     client = connect()
     with store_lock():
         model = _completed(client, audit.registered(client, name))
-        entries, aliases = audit.read_log(model), audit.aliases_of(model)
+        entries, aliases = audit.read_log(model), audit.aliases_of(client, model)
         found = audit.moved_by_hand(entries, aliases)
         if found and mode == "revert":
             said = audit.left_by(entries)
@@ -174,7 +174,7 @@ def _changing(
     with store_lock():
         _ready(client, version.name, version.version)
         model = _completed(client, audit.registered(client, version.name))
-        yield client, model, audit.aliases_of(model)
+        yield client, model, audit.aliases_of(client, model)
 
 
 def _ready(client: "MlflowClient", name: str, number: int) -> "Entity":

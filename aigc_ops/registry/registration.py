@@ -177,7 +177,9 @@ def _version(
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
-    client.log_outputs(run.info.run_id, [LoggedModelOutput(stored.model_id, step)])
+    outputs = client.get_run(run.info.run_id).outputs
+    if all(output.model_id != stored.model_id for output in outputs.model_outputs):
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(stored.model_id, step)])
     try:
         client.create_registered_model(name)
     except MlflowException as error:

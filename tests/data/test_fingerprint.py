@@ -9,6 +9,7 @@ import pytest
 from making_data import PROJECT, write_images
 
 from aigc_ops.data.fingerprint import covering_pin, quick_digest
+from aigc_ops.errors import DataError
 
 
 @pytest.fixture
@@ -23,6 +24,12 @@ def touch(path: Path) -> None:
 
 def test_nothing_changed_gives_the_same_digest(images: Path) -> None:
     assert quick_digest(images) == quick_digest(str(images))
+
+
+def test_a_name_that_is_not_utf8_is_refused_by_name(images: Path) -> None:
+    (images / "a" / "1.png").rename(images / "a" / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(DataError, match=r"caf\\xe9\.png': the name is not UTF-8"):
+        quick_digest(images)
 
 
 @pytest.mark.parametrize("change", ["rewrite", "add", "remove", "rename", "touch", "pin"])

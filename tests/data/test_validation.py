@@ -6,6 +6,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -158,6 +159,13 @@ def test_a_class_that_is_only_held_out_fails(tmp_path: Path, check: Check) -> No
     names = [*(f"train/a/{i}.png" for i in range(3)), "test/a/8.png", "test/b/9.png"]
     failures = check(write_images(tmp_path / "mine", names)).failures
     assert failures == ("every class has rows to train on: none for 1",)
+
+
+def test_a_label_that_no_integer_column_holds_is_named(tmp_path: Path, check: Check) -> None:
+    labels = np.array([0, 1, 0, 1, 0, 2**64 - 1], dtype="uint64")  # a -1 that wrapped
+    train = image_rows(6, label=labels)
+    data = write_splits(tmp_path / "data", train, image_rows(2, start=50, label=[0, 1]))
+    assert any("train.parquet row 5 (label 9007199254740992)" in f for f in check(data).failures)
 
 
 def test_images_beside_classes_lack_a_label(tmp_path: Path, check: Check) -> None:

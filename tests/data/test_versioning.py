@@ -122,7 +122,7 @@ def test_own_data_is_not_pinned_until_its_hint_is_followed(
     clone: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(clone)
-    config = DataConfig(path=str(write_images(clone / "mine", [f"{i}.png" for i in range(5)])))
+    config = DataConfig(path=str(write_images(clone / "my pets", [f"{i}.png" for i in range(5)])))
     unpinned = open_dataset(config)
     assert unpinned.dvc_digest is None
     hint = pin_hint(unpinned)

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 import yaml
 from prefect import Flow
 
@@ -15,6 +16,17 @@ def test_every_discovered_family_is_a_flow_with_its_own_typed_form():
         schema = flow.parameters.model_dump()
         assert f"RunConfig_{family.capitalize()}Config_" in schema["definitions"]
         assert "config" not in schema["required"], "the form starts from a ready-made config"
+
+
+def test_a_half_written_config_leaves_the_others_as_they_are(tmp_path, monkeypatch):
+    (tmp_path / "a-draft.yaml").touch()
+    (tmp_path / "b-draft.yaml").write_text("data: {path: d}\nmodel: {family: gan, latent_dm: 3}")
+    (tmp_path / "c.yaml").write_text("data: {path: d}\nmodel: {family: gan}")
+    monkeypatch.setattr(deployments, "CONFIGS", tmp_path)
+    with pytest.warns(UserWarning, match="no form starts from a config at fault") as warned:
+        pipeline = deployments.pipeline_of("gan")
+    assert len(warned) == 2
+    assert "config" not in pipeline.parameters.model_dump()["required"]
 
 
 def test_prefect_yaml_is_what_the_families_generate():

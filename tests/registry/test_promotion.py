@@ -80,6 +80,17 @@ def test_promoting_the_champion_again_changes_nothing(add: Add) -> None:
     assert dict(connect().get_registered_model("digits").tags) == before
 
 
+def test_a_deleted_champion_leaves_room_for_another_and_is_told(add: Add) -> None:
+    promotion.promote(add(), ANN, champion=None)
+    second = add()
+    connect().delete_model_version("digits", "1")
+    assert audit("digits").problems == (
+        "champion was moved outside aigc-ops: it names nothing, the log says version 1",
+    )
+    promotion.promote(second, ANN, champion=None)
+    assert aliases() == {2: ("champion",)}
+
+
 def test_a_decision_that_knew_of_another_champion_is_refused(add: Add) -> None:
     first, second, third = add(), add(), add()
     promotion.promote(first, ANN, champion=None)

@@ -119,6 +119,30 @@ def test_a_registration_killed_at_any_moment_is_finished_by_a_rerun_as_one_versi
     verify_folder(folder / STORED_FOLDER, expected=version.manifest_digest)
 
 
+@pytest.mark.parametrize("moment", ["create_registered_model", "create_model_version"])
+def test_a_registration_killed_after_the_run_names_the_model_is_finished_by_a_rerun(
+    moment: str, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_checkpoint()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(connect()), moment, killed)
+        with pytest.raises(KeyboardInterrupt):
+            register(checkpoint, None, name="digits")
+    assert register(checkpoint, None, name="digits").version == 1
+
+
+def test_a_deleted_version_is_registered_anew(make_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = make_checkpoint()
+    register(checkpoint, None, name="digits")
+    connect().delete_model_version("digits", "1")
+    again = register(checkpoint, None, name="digits")
+    assert [row.version for row in models()] == [again.version]
+
+
 def test_tags_card_metrics_and_params_tell_where_a_version_comes_from(
     make_checkpoint: MakeCheckpoint,
 ) -> None:
