@@ -98,14 +98,14 @@ def test_shuffled_words_are_further_from_texts_than_other_texts(minilm: TextExtr
     draw = random.Random(0)
     pages = [path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))]
     lines = [line for page in pages for line in page.splitlines() if len(line.split()) > 8]
-    lines = draw.sample(lines, 120)
-    words = " ".join(lines[60:]).split()
+    lines = draw.sample(lines, 240)
+    words = " ".join(lines[120:]).split()
     draw.shuffle(words)
-    salad = [" ".join(words[start : start + 8]) for start in range(0, 480, 8)]
-    reference = Gaussian.of_features(minilm.features(lines[:60], what="the data"))
+    salad = [" ".join(words[start : start + 8]) for start in range(0, 960, 8)]
+    reference = Gaussian.of_features(minilm.features(lines[:120], what="the data"))
     real, mixed = (
         frechet_estimate(FeatureSet(minilm.features(texts, what="samples")), reference)
-        for texts in (lines[60:], salad)
+        for texts in (lines[120:], salad)
     )
     assert real.high < mixed.low
 
