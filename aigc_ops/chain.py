@@ -71,9 +71,9 @@ def open_data(config: Config) -> DatasetRef:
 
 def validate(config: Config, dataset: DatasetRef) -> ValidationReport:
     """The report on the dataset; raises ValidationFailed when an expectation fails."""
-    report = warm.validate(
-        dataset, config.data, config.validation, folder=_folder("reports", config, dataset)
-    )
+    settings = config.model_dump(mode="json", include={"data", "validation"})
+    folder = _folder("reports", config, dataset) / json_digest(settings)[:8]
+    report = warm.validate(dataset, config.data, config.validation, folder=folder)
     require(report)
     return report
 

@@ -10,11 +10,21 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from aigc_ops import records, reviewing, using
-from aigc_ops.artifacts import Checkpoint, DatasetRef, Noun, RunResult, Verdict
+from aigc_ops.artifacts import (
+    Checkpoint,
+    DatasetRef,
+    Noun,
+    RunResult,
+    Verdict,
+    contract_differences,
+)
 from aigc_ops.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aigc_ops.registry.versions import ModelRow
 
 Answer = dict[str, Any]
 
@@ -193,13 +203,23 @@ def models(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, list[str]]
     from aigc_ops.registry.versions import models as registered
 
     rows = registered()
+    champions = {row.name: row for row in rows if "champion" in row.aliases}
     lines = [
         f"{row.name}/{row.version}  {','.join(row.aliases) or '-'}  {row.family}  "
         + (f"{row.primary} {row.score:.4g}" if row.score is not None else "not scored")
+        + _not_comparable(row, champions.get(row.name))
         for row in rows
     ]
     answer = {"models": [row.model_dump(mode="json") for row in rows]}
     return answer, lines or ["no model is registered yet; aigc-ops run CONFIG makes one"]
+
+
+def _not_comparable(row: "ModelRow", champion: "ModelRow | None") -> str:
+    """What keeps a version's score from being compared with the champion's, if anything does."""
+    if champion is None or not row.primary or row.primary != champion.primary:
+        return ""
+    terms = contract_differences(row.scores[row.primary], champion.scores[row.primary])
+    return f"  not comparable with the champion's: other {', '.join(terms)}" if terms else ""
 
 
 def data(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
@@ -277,15 +297,17 @@ def _stored_config(checkpoint: Checkpoint, flags: Sequence[str]) -> Any:
 
 
 def _print_help(arguments: argparse.Namespace, output: TextIO) -> int:
-    from aigc_ops.config import RunConfig, family_of, read_yaml, run_config_type
-    from aigc_ops.flags import help_text
+    from aigc_ops.config import RunConfig, load_config
+    from aigc_ops.flags import help_text, with_values
     from aigc_ops.generative import FamilyConfig
 
     kind: Any = RunConfig[FamilyConfig]
-    hint = "Name a config to see the flags of its model family too."
+    hint = "A model keeps the config that it was trained with; flags change that for this command."
+    if hasattr(arguments, "config"):
+        hint = "Name a config to see its values, and the flags of its model family too."
     if path := getattr(arguments, "config", None):
-        kind = run_config_type(family_of(read_yaml(Path(path)), source=path))
-        hint = f"Defaults are the fields' own; {path} and then flags override them."
+        kind = with_values(load_config(Path(path)))
+        hint = f"Defaults are those of {path}; flags override them."
     print(help_text(arguments.command, arguments.summary, kind, hint), file=output)
     return 0
 

@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 from pydantic_settings import CliSettingsSource
 
 from aigc_ops.config import field_paths, nearest_field, nested_type
 from aigc_ops.errors import ConfigError
 
-WITH_YAML = ("run", "validate", "train")
+SUBJECTS = dict.fromkeys(("run", "validate", "train"), "CONFIG") | {"register": "CHECKPOINT"}
 
 
 def parse_flags(kind: type[BaseModel], flags: Sequence[str]) -> dict[str, Any]:
@@ -68,6 +68,15 @@ def control_values(words: Sequence[str]) -> dict[str, float]:
     return values
 
 
+def with_values(config: BaseModel) -> type[BaseModel]:
+    """The config's own type, with its values as the defaults that help shows."""
+    values = {
+        name: (info.annotation, info.merge_field_infos(info, default=getattr(config, name)))
+        for name, info in type(config).model_fields.items()
+    }
+    return create_model(type(config).__name__, __base__=type(config), **values)  # type: ignore[call-overload, no-any-return]
+
+
 def help_text(command: str, summary: str, kind: type[BaseModel], hint: str) -> str:
     """A command's usage and each of the config's flags with its meaning."""
     parser = argparse.ArgumentParser(
@@ -75,8 +84,7 @@ def help_text(command: str, summary: str, kind: type[BaseModel], hint: str) -> s
         description=f"{summary}\n\n{hint}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
-        usage=f"aigc-ops {command} {'CONFIG' if command in WITH_YAML else 'MODEL'} [--json] "
-        "[--FIELD VALUE ...]",
+        usage=f"aigc-ops {command} {SUBJECTS.get(command, 'MODEL')} [--json] [--FIELD VALUE ...]",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if command == "run":

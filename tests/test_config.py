@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from aigc_ops.artifacts import dotted
 from aigc_ops.config import RunConfig, field_paths, load_config, merged, run_config_type
 from aigc_ops.errors import ConfigError
-from aigc_ops.flags import control_values, parse_flags
+from aigc_ops.flags import control_values, help_text, parse_flags, with_values
 from aigc_ops.models import family_names
 from tests.conftest import ROOT
 
@@ -104,6 +104,12 @@ def test_every_leaf_of_every_family_is_a_flag_with_help(family):
         value = {"model.family": family}.get(path, "1")
         nested = parse_flags(kind, [f"--{path}={value}"])
         assert dotted(nested) in ({path: value}, {path: [1]}, {path: [value]})
+
+
+def test_help_shows_the_values_of_the_file_and_requires_nothing_that_it_gives():
+    text = help_text("train", "", with_values(load_config(ROOT / "configs" / "mnist-vae.yaml")), "")
+    assert "(required)" not in text
+    assert "--training.steps int  Batches to train on. (default: 3000)" in text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import json
 import os
 import shlex
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +90,9 @@ class _Survey:
     """What one pass over the undecoded rows finds."""
 
     num_rows: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    labels: dict[Split, set[Label]] = field(default_factory=lambda: {s: set() for s in SPLITS})
+    labels: dict[Split, Counter[Label]] = field(
+        default_factory=lambda: {split: Counter() for split in SPLITS}
+    )
     licences: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
     size: tuple[int, int] | None = None
@@ -118,20 +121,22 @@ class _Survey:
             pass  # validation names it
 
 
-def class_names(train: Iterable[Label], heldout: Iterable[Label]) -> tuple[str, ...]:
-    """Names of the labels 0..K-1 that the rows of both splits show.
+def class_names(train: Mapping[Label, int], heldout: Mapping[Label, int]) -> tuple[str, ...]:
+    """Names of the labels 0..K-1 that the rows of both splits show; given how many show each.
 
     Named classes are put in order (by number when all are numbers). For plain integers K
-    is the number of distinct labels in the training split, so one stray label is out of
-    range instead of stretching it.
+    is the number of distinct labels in the training split, without those on fewer rows than
+    a hundredth of the average class: so a few stray labels are out of range instead of
+    stretching it.
     """
     shown = {label for label in {*train, *heldout} if label is not None}
     names = {label for label in shown if isinstance(label, str)}
     if names:
         numbered = all(name.isdecimal() for name in names)
         return tuple(sorted(names, key=lambda name: (int(name) if numbered else 0, name)))
-    seen = {label for label in train if isinstance(label, int) and label >= 0}
-    return tuple(str(label) for label in range(len(seen)))
+    seen = [num for label, num in train.items() if isinstance(label, int) and label >= 0]
+    num_classes = sum(num * 100 * len(seen) >= sum(seen) for num in seen)
+    return tuple(str(label) for label in range(num_classes))
 
 
 def label_index(label: Label, names: tuple[str, ...]) -> int | None:
@@ -146,7 +151,7 @@ def _survey(layout: Layout, config: DataConfig) -> _Survey:
     for split in SPLITS:
         for row in read_rows(layout, config, split):
             survey.num_rows[split] += 1
-            survey.labels[split].add(row.label)
+            survey.labels[split][row.label] += 1
             survey.licences |= {row.licence} if row.licence else set()
             survey.sources |= {row.source} if row.source else set()
             if layout.modality == "image":

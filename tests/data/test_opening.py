@@ -16,6 +16,7 @@ from PIL import Image
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.data import DataConfig, open_dataset, pin_hint, read_split
 from aigc_ops.data.config import Split
+from aigc_ops.data.opening import class_names
 from aigc_ops.errors import DataError
 from aigc_ops.generative import ImageData, TextData
 
@@ -381,6 +382,15 @@ def test_a_stray_integer_label_does_not_stretch_the_classes(tmp_path: Path) -> N
     assert opened(tmp_path).image_shape.num_classes == 6
     with pytest.raises(DataError, match=r"row 15: label 1000000 is outside 0\.\.5"):
         images_of(tmp_path)
+
+
+def test_the_next_integer_on_a_few_rows_of_many_is_no_class() -> None:
+    digits = dict.fromkeys(range(10), 450)
+    ten = tuple(map(str, range(10)))
+    assert class_names({**digits, 10: 4}, {}) == ten
+    assert class_names({**digits, 10: 5}, {}) == (*ten, "10")
+    assert class_names({0: 1, 1: 99}, {}) == ("0", "1")
+    assert class_names({**digits, None: 1, -1: 1}, {}) == ten
 
 
 def test_text_that_is_not_utf_8_is_named_when_read(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """What the registry lists."""
 
+from argparse import Namespace
+
 import pytest
 
+from aigc_ops import commands
 from aigc_ops.errors import RegistryError
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.registration import register
@@ -25,6 +28,20 @@ def test_versions_are_listed_by_name_and_newest_first(make_checkpoint: MakeCheck
     assert rows[2].scores == scores_of(first, 9.5).values
     assert (rows[1].primary, rows[1].score, rows[1].scores) == (None, None, {})
     assert rows[0].created.endswith("+00:00")
+
+
+def test_the_list_says_which_scores_do_not_compare_with_the_champions(
+    make_checkpoint: MakeCheckpoint,
+) -> None:
+    for seed, terms in enumerate(({}, {"seed": 1}, {"n": 32, "reference": "other"})):
+        checkpoint = make_checkpoint(seed)
+        version = register(checkpoint, scores_of(checkpoint, 9.5, **terms), name="digits")
+        if not terms:
+            crown(version)
+    _, (third, second, first) = commands.models(Namespace(), [])
+    assert third.endswith("not comparable with the champion's: other n, reference")
+    assert second.endswith("fd 9.5")
+    assert first.endswith("fd 9.5")
 
 
 def test_models_of_anothers_making_are_not_listed() -> None:
