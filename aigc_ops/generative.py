@@ -166,10 +166,16 @@ class Alarm:
     """What has happened then, in words for a person."""
     at_least: float = -math.inf
     at_most: float = math.inf
+    unless: tuple[str, float] | None = None
+    """Another metric, and its least value at which this one means no harm."""
 
-    def rings(self, value: float) -> bool:
-        """Whether the value is beyond the bound; one that is not a number is."""
-        return not self.at_least <= value <= self.at_most
+    def rings(self, figures: Mapping[str, float]) -> bool:
+        """Whether the metric is there and beyond its bound; what is not a number is."""
+        if self.metric not in figures:
+            return False
+        if self.unless and figures.get(self.unless[0], -math.inf) >= self.unless[1]:
+            return False
+        return not self.at_least <= figures[self.metric] <= self.at_most
 
 
 class Generative(nn.Module, abc.ABC):

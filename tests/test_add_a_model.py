@@ -40,6 +40,7 @@ def run(checkout: Path, command: str) -> str:
             **{k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "AIGC_OPS_"))},
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(checkout),
+            "PYTEST_ADDOPTS": "-n 0",  # two workers more would only take turns with ours
         },
         capture_output=True,
         text=True,

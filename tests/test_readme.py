@@ -95,6 +95,9 @@ def environment(checkout: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(checkout.parent),
         "PYTHONPATH": str(checkout),
+        # One worker and no job runners, which nothing here asks anything of.
+        "MLFLOW_WORKERS": "1",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
 
 

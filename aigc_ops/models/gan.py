@@ -207,6 +207,7 @@ class Gan(ImageModel):
             "critic/separation",
             "the critic tells all images apart (if they are few, set model.augmentations)",
             at_most=0.9995,
+            unless=("samples/coverage", 0.3),
         ),
     )
     config: GanConfig

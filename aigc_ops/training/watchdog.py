@@ -68,7 +68,7 @@ class Watchdog:
     ) -> str | None:
         if self._config.action == "off":
             return None
-        ringing = [a for a in alarms if a.metric in figures and a.rings(figures[a.metric])]
+        ringing = [a for a in alarms if a.rings(figures)]
         progress.is_healthy = not ringing
         progress.was_healthy |= progress.is_healthy
         if not progress.was_healthy and progress.step < self._config.grace_steps:

@@ -273,7 +273,7 @@ def test_the_inception_score_needs_inception(tmp_path: Path) -> None:
         scored(real, real, tmp_path / "cache", metrics=("isc",))
 
 
-def test_the_resizers_are_pillows_and_torchs(random_weights: Path) -> None:
+def test_the_resizers_are_pillows_and_torchs() -> None:
     from aigc_ops.evaluation.extractors import RESIZERS
 
     images = torch.from_numpy(pictures(0, num=2)).permute(0, 3, 1, 2)

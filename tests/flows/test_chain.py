@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from aigc_ops import prefect_api
+from aigc_ops.artifacts import RunResult
 from aigc_ops.home import exclusive
-from tests.conftest import ROOT
+from tests.conftest import ROOT, eventually
 from tests.flows.conftest import Workplace, ended
 
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys(['torch', 'prefect', 'bentoml']))\n"
@@ -79,7 +80,7 @@ def test_an_unchanged_rerun_is_decided_before_the_heavy_libraries_are_imported(w
     answer = json.loads(done.stdout)
     assert answer["version"] == first["version"]
     assert answer["bento"] == first["bento"]
-    assert "train" in " ".join(answer["reused"]) or "checkpoint" in answer["reused"]
+    assert answer["reused"] == list(RunResult.model_fields)[1:]
 
 
 PAGE = {"samples", "scores", "model-card", "verdict", "review-packet", "bento"}
@@ -253,47 +254,49 @@ def test_bad_data_ends_the_run_and_names_the_row(served, console, first, tmp_pat
 
 
 def test_a_stage_alone_waits_for_the_home_and_a_mistake_in_a_config_does_not(
-    workplace, first, monkeypatch
+    workplace, console, first, monkeypatch
 ):
     monkeypatch.setenv("AIGC_OPS_HOME", str(workplace.home))
     with exclusive(pytest.fail):
         train = workplace.start("train", workplace.config)
         said = next(line for line in train.stderr if "waiting for" in line)
         assert f"process {os.getpid()}, which holds this home" in said
-        answer, _ = workplace.run("run", workplace.config, "--training.stesp", 3, code=2)
+        answer, _ = console.run("run", workplace.config, "--training.stesp", 3, code=2)
         assert "--training.steps" in answer["error"]
         assert train.poll() is None
     ended(train)
     assert train.returncode == 0
 
 
-def test_two_runs_at_once_on_one_home_queue(served, first):
-    flags = ("--packaging.enabled", "false", "--json")
-    both = [served.start("run", served.config, "--seed", s, *flags) for s in (11, 12)]
-    printed = [ended(process) for process in both]
-    assert [process.returncode for process in both] == [0, 0], printed
-    answers = [json.loads(output) for output, _ in printed]
-    assert answers[0]["version"]["version"] != answers[1]["version"]["version"]
-    assert any("which holds this home" in said for _, said in printed)
+def test_two_runs_at_once_on_one_home_queue(served, console, first):
+    flags = ("--packaging.enabled", "false")
+    one = served.start("run", served.config, "--seed", 11, *flags, "--json")
+    holds = f"process {one.pid}"
+    eventually(lambda: (served.home / "holder").read_text() == holds)
+    other, said = console.run("run", served.config, "--seed", 12, *flags)
+    assert f"waiting for {holds}, which holds this home" in said
+    printed, said = ended(one)
+    assert one.returncode == 0, said
+    assert json.loads(printed)["version"]["version"] != other["version"]["version"]
 
 
 def test_a_run_stopped_twice_in_mid_training_goes_on_where_it_was(
-    workplace: Workplace, served: Workplace, console, first
+    served: Workplace, console, first
 ):
     flags = (
         *("--training.steps", 200, "--training.checkpoint-every", 10),
         *("--seed", 2, "--packaging.enabled", "false"),
     )
-    others = set(workplace.home.glob("checkpoints/*"))
+    others = set(served.home.glob("checkpoints/*"))
 
     def newest() -> str:
         """The newest checkpoint's name; empty before the first."""
-        mine = set(workplace.home.glob("checkpoints/*")) - others
+        mine = set(served.home.glob("checkpoints/*")) - others
         return max((step.name for folder in mine for step in folder.glob("step-*")), default="")
 
-    for place, how in ((workplace, signal.SIGKILL), (served, signal.SIGINT)):
+    for how in (signal.SIGKILL, signal.SIGINT):
         kept = newest()
-        process = place.start("run", place.config, *flags)
+        process = served.start("run", served.config, *flags)
         deadline = time.monotonic() + 120
         while newest() == kept and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -301,7 +304,7 @@ def test_a_run_stopped_twice_in_mid_training_goes_on_where_it_was(
         ended(process, seconds=60)
         assert process.returncode != 0
         assert kept < newest() < "step-00000200"
-    answer, said = served.run("run", served.config, *flags)
+    answer, said = console.run("run", served.config, *flags)
     assert "resumed after step" in said
     assert answer["checkpoint"]["step"] == 200
     listed, _ = console.run("models")

@@ -14,7 +14,7 @@ from aigc_ops.errors import ModelError
 from aigc_ops.folders import write_folder
 from aigc_ops.generative import TextData
 from aigc_ops.models import gpt
-from aigc_ops.models._decoding import Choice, Decoding, Wording
+from aigc_ops.models._decoding import Wording
 from aigc_ops.models._likelihood import score
 from aigc_ops.models._packing import IGNORED, windows
 from aigc_ops.models._tokens import MARKS, Vocabulary
@@ -280,26 +280,6 @@ def test_greedy_text_equals_repeated_argmax_without_a_cache() -> None:
             table = next_log_probabilities(model, [*opening, *drawn])
             drawn.append(int(table[-1].argmax()))
         assert text == text_of(vocabulary, opening, drawn)
-
-
-def drawn_by(logits: torch.Tensor, noise: torch.Tensor, **settings: float) -> torch.Tensor:
-    """The tokens that these logits (V,) and numbers (N,) give."""
-    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-    decoding = Decoding(**{**plain, **settings}, max_new_tokens=1)
-    num = len(noise)
-    choice = Choice([decoding] * num, [[]] * num, [torch.Generator()] * num, num_tokens=len(logits))
-    choice._noise = noise[:, None]
-    return choice.draw(logits.expand(num, -1), 0)
-
-
-def test_drawn_tokens_have_the_frequencies_of_the_tempered_top_k() -> None:
-    logits = torch.tensor([0.5, 3.0, -1.0, 2.0, 1.0])
-    noise = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = drawn_by(logits, noise, temperature=2.0, top_k=3)
-    expected = (torch.tensor([3.0, 2.0, 1.0]) / 2).softmax(-1)
-    shares = drawn.bincount(minlength=5) / 20_000
-    assert shares[[1, 3, 4]] == pytest.approx(expected, abs=0.014)  # 4 standard errors
-    assert shares[0] == shares[2] == 0
 
 
 def test_a_prompt_that_fills_the_context_leaves_its_neighbours_their_length() -> None:

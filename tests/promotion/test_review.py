@@ -147,7 +147,7 @@ def test_the_packet_is_fetched_and_one_that_was_changed_is_refused(weigh: Weigh)
         read_packet(version)
 
 
-def test_what_changed_is_told(weigh: Weigh, make_checkpoint: MakeCheckpoint) -> None:
+def test_what_changed_is_told(weigh: Weigh) -> None:
     approve(weigh(0, cost_per_hour=2.0), who="Ann", reason="first")
     packet = read_packet(weigh(1, cost_per_hour=2.0)).content
     assert packet["changed"] == {"config": [], "data": []}

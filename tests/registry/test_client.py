@@ -10,13 +10,9 @@ from pathlib import Path
 import pytest
 
 from aigc_ops.errors import RegistryError
+from aigc_ops.registry import client as registry_client
 from aigc_ops.registry.client import address, connect, experiment_id, faults
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.conftest import free_port
 
 
 def test_the_default_store_lies_in_the_home_with_its_artifacts(store: Path) -> None:
@@ -104,6 +100,7 @@ def test_a_server_that_never_answers_is_an_error_within_seconds(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         port = silent.getsockname()[1]
+        monkeypatch.setattr(registry_client, "REACH_SECONDS", 0.5)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         started = time.monotonic()
         with pytest.raises(RegistryError, match="does not answer"):

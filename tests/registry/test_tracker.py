@@ -101,9 +101,7 @@ def test_a_run_that_stops_early_says_how_and_keeps_its_metrics(
     assert run.data.metrics == {"loss": 1}
 
 
-def test_a_store_that_is_locked_holds_nothing_up_and_loses_nothing(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_is_locked_holds_nothing_up_and_loses_nothing(store: Path) -> None:
     tracker = MlflowTracker.start("key", "digits")
     blocker = sqlite3.connect(store, isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")

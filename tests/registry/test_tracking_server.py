@@ -1,7 +1,6 @@
 """The whole room against a real `mlflow server` over HTTP, and several processes at once."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import cached, resolve
 from aigc_ops.registry.tracker import MlflowTracker
 from aigc_ops.registry.versions import champion, models
+from tests.conftest import free_port
 from tests.registry.conftest import DATASET, MakeCheckpoint, crown, scores_of, stored_models
 
 pytestmark = [
@@ -38,9 +38,7 @@ class Server:
     """`mlflow server` on a free port, which can be stopped and started again."""
 
     def __init__(self, folder: Path, database: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.folder, self.database = folder, database
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None

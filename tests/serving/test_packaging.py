@@ -99,9 +99,7 @@ def arguments(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_what_a_killed_packaging_left_is_cleared_by_the_next(
-    gan_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_packaging_left_is_cleared_by_the_next(home: Path) -> None:
     unconfirmed = home / "bentoml" / "unconfirmed"
     dead, own = unconfirmed / "4194305-left", unconfirmed / f"{os.getpid()}-other"
     dead.mkdir(parents=True)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from aigc_ops.data.config import DataConfig
-from aigc_ops.errors import ModelError, TrainingError
+from aigc_ops.errors import CheckpointError, ModelError, TrainingError
 from aigc_ops.generative import AdamConfig
 from aigc_ops.models.gpt import GptConfig
 from aigc_ops.tracking import SilentTracker
@@ -231,7 +231,7 @@ def test_no_space_left_keeps_the_earlier_checkpoint_and_says_what_to_free(tmp_pa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(Exception, match=r"No space left on device\); free space"):
+    with pytest.raises(CheckpointError, match=r"No space left on device\); free space"):
         run(GAN, tmp_path, steps=4)
     monkeypatch.undo()
     with warnings.catch_warnings():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aigc_ops.errors import ConfigError
 from aigc_ops.generative import AdamConfig, TextData
 from aigc_ops.models.gan import Gan
 from aigc_ops.models.gpt import Gpt, GptConfig
@@ -159,3 +160,11 @@ def test_rates_warm_up_in_a_line_and_fall_as_a_cosine(tmp_path):
     falling = [0.1 + 0.9 * math.cos(math.pi * k / 8 / 2) ** 2 for k in range(8)]
     assert told == pytest.approx(rising + falling)
     assert told[8] == pytest.approx(0.55)  # half way down
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    model, data = vae()
+    team = Processes(CPU)
+    team.size = 2
+    with pytest.raises(ConfigError, match="9 cannot be shared out to 2 processes"):
+        Batches(Examples(model, data, CPU), TrainingConfig(batch_size=9), 7, team)

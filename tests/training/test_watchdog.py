@@ -8,6 +8,7 @@ import pytest
 
 from aigc_ops.errors import TrainingError
 from aigc_ops.generative import AdamConfig
+from aigc_ops.models.gan import Gan
 from aigc_ops.models.vae import Vae
 from aigc_ops.training import RunFolder
 from tests.training.runs import GAN, VAE, Recorder, real_digits, run
@@ -38,8 +39,14 @@ def test_a_gan_that_collapses_is_stopped_with_its_reasons_and_a_picture(tmp_path
     assert [key for key, *_ in tracker.images if key == "watchdog"]
 
 
-def test_a_healthy_gan_of_the_same_networks_is_left_alone(tmp_path):
-    assert run(HEALTHY, tmp_path, watch=WATCH, **LONG).step == 300
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    """A run of the same networks that nothing is wrong with."""
+    return run(HEALTHY, tmp_path_factory.mktemp("healthy"), watch=WATCH, **LONG)
+
+
+def test_a_healthy_gan_of_the_same_networks_is_left_alone(healthy):
+    assert healthy.step == 300
 
 
 def test_a_collapse_is_warned_of_or_ignored_as_configured(tmp_path, capsys):
@@ -50,9 +57,8 @@ def test_a_collapse_is_warned_of_or_ignored_as_configured(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
-def test_a_rollback_goes_on_from_the_last_healthy_checkpoint_with_lower_rates(tmp_path):
+def test_a_rollback_goes_on_from_the_last_healthy_checkpoint_with_lower_rates(healthy, tmp_path):
     """A healthy model whose generator's rate rises until it collapses."""
-    healthy = run(HEALTHY, tmp_path / "healthy", watch=WATCH, **LONG)
     tracker, settings = Recorder(), {**LONG, "checkpoint_every": 5, "warmup_steps": 1000}
     watch = {"every": 5, "action": "roll_back", "rollback_learning_rate": 1e-6, "patience": 2}
     checkpoint = run(
@@ -103,6 +109,17 @@ def test_several_steps_of_the_critic_are_one_curve_and_no_false_alarm(tmp_path):
     found = [m["critic/separation"] for _, m in tracker.metrics if "critic/separation" in m]
     assert len(found) == 2
     assert all(0 <= value <= 1 for value in found)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "rings"),
+    [({}, True), ({"samples/coverage": 0.29}, True), ({"samples/coverage": 0.3}, False)],
+)
+def test_a_saturated_critic_is_a_failure_where_the_samples_cover_little(coverage, rings):
+    [alarm] = (each for each in Gan.alarms if each.metric == "critic/separation")
+    assert alarm.rings({"critic/separation": 1.0, **coverage}) is rings
+    assert not alarm.rings(coverage)
+    assert not alarm.rings({"critic/separation": 0.9})
 
 
 @pytest.mark.parametrize("rate", [1e30, 1e12])  # squares of weights overflow, or only activations
