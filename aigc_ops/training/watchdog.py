@@ -55,12 +55,12 @@ class Watchdog:
         figures |= _rises(state.model.alarms, state.progress, metrics)
         self._tracker.log_metrics(figures, step=state.step)
         figures = {**metrics, **figures}
-        if is_kept:
-            _note_best(state.model, state.progress, figures)
         failed = self._failed(state.model.alarms, state.progress, figures)
         if failed and self._config.action == "warn":
             tqdm.write(f"warning: at step {state.step}, {failed}", file=sys.stderr)
-            return None
+            failed = None
+        if is_kept and not failed:
+            _note_best(state.model, state.progress, figures)
         return failed
 
     def _failed(
@@ -92,14 +92,13 @@ class Watchdog:
             self._tracker.log_image("watchdog", grid, step=step)
         if isinstance(state.model, ImageModel):
             report += f"its samples: {self._folder.grid(step)}\n"
-        # A second fall shows that the last healthy checkpoint was on its way down already.
-        back_to = (progress.attempt and progress.best_step) or progress.last_healthy
-        healthy: Path | None = None
+        back_to, healthy = 0, None
         if self._team.is_writer:
             if progress.unproven:
                 self._folder.forget_after(progress.unproven - 1)
-            healthy = self._folder.healthy(back_to)
-        healthy = self._team.from_writer(healthy)  # the others wait until it lies there whole
+            back_to, healthy = self._way_back(progress)
+        # The others wait until it lies there whole.
+        back_to, healthy = self._team.from_writer((back_to, healthy))
         if self._config.action != "roll_back" or healthy is None:
             kept = f"the last good checkpoint is {healthy}" if healthy else "none was healthy yet"
             raise TrainingError(f"{report}{kept}; {ADVICE}")
@@ -113,6 +112,18 @@ class Watchdog:
         state.progress.attempt, state.progress.ringing = attempt, {}
         state.progress.last_healthy, state.progress.unproven = back_to, 0
         tqdm.write(f"{report}rolled back to {healthy}, attempt {attempt}", file=sys.stderr)
+
+    def _way_back(self, progress: Progress) -> tuple[int, Path | None]:
+        """Step and folder of the checkpoint to go on from; no folder where none was healthy.
+
+        A second fall shows that the last healthy one was on its way down already, so then the
+        best before it is taken.
+        """
+        steps = [progress.last_healthy]
+        if progress.attempt and 0 < progress.best_step < progress.last_healthy:
+            steps = [progress.best_step, *steps]
+        found = ((step, folder) for step in steps if (folder := self._folder.healthy(step)))
+        return next(found, (0, None))
 
     def has_stalled(self, progress: Progress) -> bool:
         """Whether the family's metric has not improved for as many checkpoints as allowed."""

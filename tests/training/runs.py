@@ -1,6 +1,7 @@
 """Small training runs that the tests of the loop share."""
 
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from tests.conftest import ref_of, striped_digits
 GAN = GanConfig(latent_dim=4, generator_width=4, critic_width=4)
 VAE = VaeConfig(latent_dim=4, width=4)
 FILES = ("model.safetensors", "training.safetensors")
+
+# Real processes, forked from one that has imported all of this and has not yet trained: a fork of
+# one that has cannot differentiate.
+CHILDREN = get_context("forkserver")
+CHILDREN.set_forkserver_preload(["tests.training.runs", "transformers.models.llama.modeling_llama"])
 
 
 class Recorder(SilentTracker):

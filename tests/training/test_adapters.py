@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import time
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from aigc_ops.tracking import SilentTracker, Tracker
 from aigc_ops.training import RunFolder, TrainingConfig, train
 from tests.conftest import free_port
 from tests.models.test_pretrained import save_pretrained
-from tests.training.runs import FILES, Recorder, assert_bit_equal
+from tests.training.runs import CHILDREN, FILES, Recorder, assert_bit_equal
 
 DATA = TextData([f"Answer {i}, {'你好 ' * (i % 3)}😀" for i in range(24)], ["What?"] * 24)
 LORA = {"rank": 2, "alpha": 8.0}
@@ -76,11 +75,8 @@ def test_a_pretrained_run_cut_and_resumed_ends_bit_equal(
 
 
 def started(source: Path, folder: Path, variables: dict[str, str], **settings: object) -> Any:
-    """A process of its own that trains; it leaves its reports in `folder / "metrics.json"`.
-
-    A fresh interpreter: a fork of one that has trained already cannot differentiate.
-    """
-    child = get_context("spawn").Process(target=_train, args=(source, folder, variables, settings))
+    """A process of its own that trains; it leaves its reports in `folder / "metrics.json"`."""
+    child = CHILDREN.Process(target=_train, args=(source, folder, variables, settings))
     child.start()
     return child
 

@@ -1,9 +1,6 @@
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -19,8 +16,8 @@ from aigc_ops.models.gpt import GptConfig
 from aigc_ops.tracking import SilentTracker
 from aigc_ops.training import RunFolder, TrainingConfig, run_key, train
 from aigc_ops.training.config import WatchConfig
-from tests.conftest import ROOT, ref_of, striped_digits
-from tests.training.runs import FILES, GAN, VAE, Recorder, assert_bit_equal, run
+from tests.conftest import ref_of, striped_digits
+from tests.training.runs import CHILDREN, FILES, GAN, VAE, Recorder, assert_bit_equal, run
 
 DATA = DataConfig(path="anywhere")
 
@@ -50,25 +47,24 @@ def test_runs_without_averages_and_with_them_differ_only_in_the_sampling_weights
 def test_a_run_killed_at_random_moments_ends_bit_equal_to_an_uninterrupted_one(kills, tmp_path):
     """Real child processes, each ended by SIGKILL while it trains, and a last one left alone."""
     settings = {"steps": 40 * kills, "checkpoint_every": 5, "keep_checkpoints": 3}
-    code = (
-        "import json, sys; from pathlib import Path; from tests.training.runs import GAN, run;"
-        "run(GAN, Path(sys.argv[1]), **json.loads(sys.argv[2]))"
-    )
     folder, moment = tmp_path / "killed", random.Random(kills)
-    command = [sys.executable, "-c", code, str(folder), json.dumps(settings)]
     for _ in range(kills):
         before = _last_step(folder)
-        child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        child = CHILDREN.Process(target=run, args=(GAN, folder), kwargs=settings)
+        child.start()
         while _last_step(folder) == before:
-            assert child.poll() is None
+            assert child.is_alive()
             time.sleep(0.005)
         time.sleep(moment.uniform(0, 0.15))
-        assert child.poll() is None  # else there was nothing left to kill
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL  # else there was nothing left to kill
         assert RunFolder(folder).newest() is not None
     assert not (folder / "finished.json").exists()
-    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    child = CHILDREN.Process(target=run, args=(GAN, folder), kwargs=settings)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
     whole = run(GAN, tmp_path / "whole", **settings)
     assert_bit_equal(Path(whole.uri), folder / Path(whole.uri).name)
     assert not list(folder.glob(".*.partial"))

@@ -10,7 +10,7 @@ from aigc_ops.errors import TrainingError
 from aigc_ops.generative import AdamConfig
 from aigc_ops.models.gan import Gan
 from aigc_ops.models.vae import Vae
-from aigc_ops.training import RunFolder
+from aigc_ops.training import RunFolder, loop
 from tests.training.runs import GAN, VAE, Recorder, real_digits, run
 
 WATCH = {"every": 20, "grace_steps": 150, "patience": 2}
@@ -71,6 +71,35 @@ def test_a_rollback_goes_on_from_the_last_healthy_checkpoint_with_lower_rates(he
     assert steps != sorted(steps)  # some steps were trained twice, in one tracked run
     figures = [metrics for _, metrics in tracker.metrics if "samples/class_spread" in metrics]
     assert min(f["samples/coverage"] for f in figures) < 0.01 < figures[-1]["samples/coverage"]
+
+
+@pytest.mark.parametrize(
+    ("best", "falls_at"), [(8, 8), (4, 7)], ids=["at the best figure so far", "after it"]
+)
+def test_a_second_fall_goes_back_to_a_checkpoint_that_lies_there(
+    best, falls_at, tmp_path, monkeypatch
+):
+    """Looks at each step, checkpoints at each second; falls at step 5, and again later."""
+    falls = iter((5, falls_at))
+
+    class Scripted:
+        steps, fall = 0, next(falls)
+
+        def __init__(self, *_, **__): ...
+
+        def look(self, _):
+            Scripted.steps += 1
+            spread, coverage = 1.0, {4: 0.6, best: 0.9}.get(Scripted.steps, 0.5)
+            if Scripted.steps == Scripted.fall:
+                Scripted.fall, spread = next(falls, 0), 0.0
+                Scripted.steps = 4  # where the rollback goes, both times
+            return {"samples/class_spread": spread, "samples/coverage": coverage}
+
+    monkeypatch.setattr(loop, "Judge", Scripted)
+    watch = {"every": 1, "action": "roll_back", "patience": 1, "grace_steps": 0}
+    end = run(GAN, tmp_path, steps=12, checkpoint_every=2, watch={**watch, "max_rollbacks": 5})
+    progress = json.loads((Path(end.uri) / "training.json").read_text())["progress"]
+    assert (end.step, progress["attempt"]) == (12, 2)
 
 
 def test_rollbacks_end_with_an_error(tmp_path):
