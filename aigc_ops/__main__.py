@@ -6,11 +6,12 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterable, Sequence
 from typing import NoReturn, TextIO
 
 from aigc_ops.errors import AigcOpsError, ConfigError
-from aigc_ops.home import export_environment
+from aigc_ops.home import export_environment, home
 from aigc_ops.parsers import CONFIG_COMMANDS, MODEL_COMMANDS, SWITCHES, parser
 
 
@@ -30,26 +31,56 @@ def entry() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a stage's failure, 2 for wrong usage."""
     arguments, flags = parser().parse_known_args(_joined(sys.argv[1:] if argv is None else argv))
-    answer = _claim_standard_output()
+    with _claim_standard_output() as answer:
+        return _executed(arguments, flags, answer)
+
+
+def _executed(arguments: argparse.Namespace, flags: Sequence[str], answer: TextIO) -> int:
     try:
+        _check_words([*vars(arguments).values(), *flags])
         _make_home()
         from aigc_ops import commands
 
         return commands.execute(arguments, flags, answer)
-    except AigcOpsError as error:
-        if arguments.json:
-            print(json.dumps({"error": str(error), "kind": type(error).__name__}), file=answer)
-        print(f"aigc-ops {arguments.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
     except BrokenPipeError:  # whoever read the answer has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), answer.fileno())
         return 0
     except KeyboardInterrupt:
         print(f"stopped{_what_follows(arguments)}", file=sys.stderr)
         return 130
+    except AigcOpsError as error:
+        _tell(arguments, error, str(error), answer)
+        return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        _tell(arguments, error, f"{error}; mend the path, its permissions or the space", answer)
+        return 1
+    except Exception as error:  # nobody foresaw it: the traceback is for a report
+        traceback.print_exc()
+        _tell(arguments, error, f"failed unexpectedly: {error!r}; please report it", answer)
+        return 1
+
+
+def _tell(arguments: argparse.Namespace, error: Exception, told: str, answer: TextIO) -> None:
+    """What went wrong, to a person and as JSON where asked."""
+    if arguments.json:
+        print(json.dumps({"error": told, "kind": type(error).__name__}), file=answer)
+    print(f"aigc-ops {arguments.command}: {told}", file=sys.stderr)
+
+
+def _check_words(words: Iterable[object]) -> None:
+    """Raise ConfigError for a word that is not UTF-8, which nothing could print or store."""
+    for word in words:
+        if isinstance(word, str) and not word.isprintable():
+            try:
+                word.encode()
+            except UnicodeEncodeError as error:
+                raise ConfigError(f"{word!a} is not UTF-8") from error
 
 
 def _make_home() -> None:
+    """Make the home; raises ConfigError for one that cannot be, or be part of an address."""
+    if unfit := next((mark for mark in "?#%" if mark in str(home())), None):
+        raise ConfigError(f"AIGC_OPS_HOME ({home()}) holds {unfit!r}; choose a path without it")
     try:
         export_environment()
     except OSError as error:

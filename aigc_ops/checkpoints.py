@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -75,14 +76,19 @@ def load_model(
     record = read_model_json(folder)
     family = family_type(record["family"])
     if config is None:
-        config = family.config_type.model_validate(record["config"])
+        config = _stored(folder, family, record["config"])
     elif config.family != record["family"]:
         raise CheckpointError(
             f"{folder}: model.family is {record['family']!r} there and {config.family!r} here; "
             "a model starts from one of its own family"
         )
     with torch.random.fork_rng(devices=[]):
-        model = family.from_blueprint(config, record["blueprint"])
+        try:
+            model = family.from_blueprint(config, record["blueprint"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder / MODEL_JSON}: its blueprint is none of a {config.family} ({error!r})"
+            ) from error
     there, here = record["config"], config.model_dump(mode="json")
     try:
         load_weights(model, folder)
@@ -94,6 +100,20 @@ def load_model(
             f"{differences(there, here, prefix='model.')}; set what shapes the networks as there"
         ) from error
     return model.eval()
+
+
+def _stored(folder: Path, family: type[Generative], config: Any) -> FamilyConfig:
+    """The config that a folder records; raises CheckpointError naming what does not fit."""
+    try:
+        return family.config_type.model_validate(config)
+    except ValidationError as error:
+        misfits = ", ".join(
+            f"{'.'.join(map(str, ('model', *each['loc'])))}: {each['msg']}"
+            for each in error.errors()
+        )
+        raise CheckpointError(
+            f"{folder / MODEL_JSON}: not a config of this version of aigc-ops ({misfits})"
+        ) from error
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], *, prefix: str = "") -> str:

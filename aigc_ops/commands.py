@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace, flags: Sequence[str], output: TextIO)
         raise ConfigError(f"{what} is missing; see aigc-ops {command} --help")
     arguments.output = output
     answer, lines = COMMANDS[command](arguments, flags)
-    if os.environ.get("RANK", "0") != "0":
+    if command in ("run", "train") and os.environ.get("RANK", "0") != "0":
         return 0  # of several processes that train together, the first answers
     if arguments.json:
         print(json.dumps(answer, ensure_ascii=False), file=output)

@@ -59,6 +59,23 @@ def run_config_type(family: str) -> type[RunConfig[Any]]:
     return concrete
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{name} stands twice", problem_mark=key.start_mark
+                )
+            seen.append(name)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ConfigError with what to do about it."""
     if not path.is_file():
@@ -67,8 +84,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         hint = f"did you mean {near[0]}?" if near else f"ready-made: {', '.join(known) or 'none'}"
         raise ConfigError(f"{path}: no such config file; {hint}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping with keys such as data and model")
@@ -123,7 +140,8 @@ def _explained(kind: type[BaseModel], error: ValidationError, source: str) -> li
             lines.append(f"{source}: {path} is not a field{nearest_field(kind, path)}")
         else:
             found = "" if problem["type"] == "missing" else f", found {problem['input']!r}"
-            lines.append(f"{source}: {path}: {problem['msg'].lower()}{found}")
+            told = problem["msg"][:1].lower() + problem["msg"][1:]
+            lines.append(f"{source}: {path}: {told}{found}")
     return lines
 
 

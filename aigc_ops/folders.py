@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from aigc_ops.artifacts import file_digest
 from aigc_ops.errors import CheckpointError
 
@@ -35,9 +37,9 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> str:
     try:
         fill(partial)
         return _seal(partial, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{target}: cannot be written ({error.strerror or error}); "
+            f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}); "
             "free space or choose another AIGC_OPS_HOME, then run again"
         ) from error
     finally:
@@ -105,7 +107,7 @@ def verify_folder(folder: Path, *, expected: str | None = None) -> str:
             "the folder is not the one that was recorded"
         )
     entries = _read_manifest(manifest)
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not _is_folder(p)}
     if extra := sorted(present - entries.keys() - {MANIFEST}):
         raise CheckpointError(f"{folder}: {extra[0]} is not in its manifest; do not trust it")
     for name, sha256 in entries.items():
@@ -115,6 +117,10 @@ def verify_folder(folder: Path, *, expected: str | None = None) -> str:
         if file_digest(path) != sha256:
             raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 differs)")
     return digest
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _read_manifest(manifest: Path) -> dict[str, str]:
@@ -129,15 +135,15 @@ def read_model_json(folder: Path) -> dict[str, Any]:
     """`{"family", "config", "blueprint"}` of a model folder."""
     try:
         record: dict[str, Any] = json.loads((folder / MODEL_JSON).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / MODEL_JSON}: unreadable ({error})") from error
-    return record
+        return {name: record[name] for name in ("family", "config", "blueprint")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / MODEL_JSON}: unreadable ({error!r})") from error
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
     """What training recorded of a model folder: step, data, seed, run, config, revision."""
     try:
-        record: dict[str, Any] = json.loads((folder / PROVENANCE).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / PROVENANCE}: unreadable ({error})") from error
+        record: dict[str, Any] = dict(json.loads((folder / PROVENANCE).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / PROVENANCE}: unreadable ({error!r})") from error
     return record

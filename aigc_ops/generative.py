@@ -30,7 +30,9 @@ from aigc_ops.sample_request import (
 class FamilyConfig(BaseModel):
     """A family's own settings; a subclass adds the literal `family` tag."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
     family: str
 
@@ -38,7 +40,7 @@ class FamilyConfig(BaseModel):
 class AdamConfig(BaseModel):
     """One part's Adam optimiser (Kingma & Ba 2015)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     learning_rate: float = Field(default=2e-4, gt=0, description="Step size.")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the first moment.")

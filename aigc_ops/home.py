@@ -18,7 +18,7 @@ TELEMETRY_OFF = {
 
 def home() -> Path:
     """Folder of everything a run leaves: `AIGC_OPS_HOME`, or `.aigc_ops` here."""
-    return Path(os.environ.get("AIGC_OPS_HOME", ".aigc_ops")).absolute()
+    return Path(os.environ.get("AIGC_OPS_HOME") or ".aigc_ops").expanduser().absolute()
 
 
 def export_environment() -> None:

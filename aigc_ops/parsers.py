@@ -1,6 +1,7 @@
 """The command line's words and options, and nothing that is slow to import."""
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,13 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("show", "pull"), help="show: rows, digest and DVC pin")
     data.add_argument("path", nargs="?", default="data", metavar="PATH")
     return top
+
+
+def gigabytes(word: str) -> float:
+    """A size of 0 or more."""
+    if not 0 <= (size := float(word)) < math.inf:
+        raise ValueError
+    return size
 
 
 def _add_using(command: Command) -> None:
@@ -170,7 +178,7 @@ def _add_judging(command: Command) -> None:
     cache = command("cache", "list or prune what is kept to be quicker next time")
     cache.add_argument("action", choices=("list", "prune"))
     cache.add_argument(
-        "--max-gb", type=float, default=5.0, help="prune the oldest down to so much (%(default)s)"
+        "--max-gb", type=gigabytes, default=5.0, help="prune the oldest to so much (%(default)s)"
     )
 
 

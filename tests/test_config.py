@@ -5,7 +5,7 @@ import yaml
 from pydantic import ValidationError
 
 from aigc_ops.artifacts import dotted
-from aigc_ops.config import RunConfig, field_paths, load_config, merged, run_config_type
+from aigc_ops.config import RunConfig, field_paths, load_config, merged, read_yaml, run_config_type
 from aigc_ops.errors import ConfigError
 from aigc_ops.flags import control_values, help_text, parse_flags, with_values
 from aigc_ops.models import family_names
@@ -104,6 +104,15 @@ def test_every_leaf_of_every_family_is_a_flag_with_help(family):
         value = {"model.family": family}.get(path, "1")
         nested = parse_flags(kind, [f"--{path}={value}"])
         assert dotted(nested) in ({path: value}, {path: [1]}, {path: [value]})
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("data:\n  path: a\ntraining:\n  steps: 2\ntraining:\n  steps: 3\n")
+    with pytest.raises(ConfigError, match="training stands twice"):
+        load_config(path)
+    path.write_text("a: &a {path: b}\ndata:\n  <<: *a\n  path: c\n")
+    assert read_yaml(path)["data"] == {"path": "c"}
 
 
 def test_help_shows_the_values_of_the_file_and_requires_nothing_that_it_gives():

@@ -11,7 +11,7 @@ SPLITS: tuple[Split, Split] = ("train", "heldout")
 class DataConfig(BaseModel):
     """The dataset of a run; docs/data.md tells the formats."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     path: str = Field(
         min_length=1,

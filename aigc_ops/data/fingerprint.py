@@ -32,14 +32,24 @@ def quick_digest(path: str | Path) -> str:
 
 def absolute(path: str | Path) -> Path:
     """The path from the root, with links kept, so that a linked folder stays where it is named."""
-    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 (resolve follows links)
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: {error}") from error
+    return Path(os.path.abspath(expanded))  # noqa: PTH100 (resolve follows links)
 
 
 def visible_files(root: Path) -> Iterator[Path]:
     """Paths below `root` of files that are not hidden, in order; `.` when root is a file."""
     if root.is_file():
         yield Path()
-    for folder, folders, files in os.walk(root):
+    if not root.is_dir():
+        return
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, onerror=_unreadable, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            raise DataError(f"{folder}: a link to a folder that is read already; remove it")
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith("."):
@@ -47,6 +57,11 @@ def visible_files(root: Path) -> Iterator[Path]:
                 if not os.fsencode(path).isascii():
                     _require_utf8(path)
                 yield path
+
+
+def _unreadable(error: OSError) -> None:
+    """An unreadable class would else be missing without a word."""
+    raise DataError(f"{error.filename}: {error.strerror}; let it be read, or remove it") from error
 
 
 def _require_utf8(path: Path) -> None:

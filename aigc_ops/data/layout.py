@@ -21,8 +21,15 @@ TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 # Not accepted, but read all the same, so that the refusal names them.
 OTHER_IMAGE_SUFFIXES = (".tif", ".tiff", ".heic", ".avif", ".jp2", ".ico", ".tga", ".psd", ".eps")
-HELDOUT_NAMES = ("heldout", "held-out", "validation", "valid", "val", "dev", "test")
-_SPLIT_NAME = re.compile(rf"(train|{'|'.join(HELDOUT_NAMES)})([-_.]\d[\w-]*)?", re.IGNORECASE)
+TRAIN_NAMES = ("train", "training")
+HELDOUT_NAMES = (
+    *("heldout", "held-out", "validation", "valid", "val", "dev", "eval", "evaluation"),
+    *("test", "testing"),
+)
+_SPLIT_NAME = re.compile(
+    rf"({'|'.join((*TRAIN_NAMES, *HELDOUT_NAMES))})([-_.]\d[\w-]*)?", re.IGNORECASE
+)
+_NAMED_SPLIT = re.compile(rf"[\w.-]+[-_.]{_SPLIT_NAME.pattern}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,24 @@ def find_layout(root: Path, config: DataConfig) -> Layout:
     order: tuple[Kind, ...] = ("parquet", "images", "texts")
     if config.modality == "text":
         order = ("parquet", "texts", "images")
+    if not by_kind["parquet"] and (config.modality == "text" or not by_kind["images"]):
+        # Beside Parquet in a sub-folder a README is none of the data.
+        by_kind["parquet"] = _of_one_dataset(root, names)
     for kind in order:
         if by_kind[kind]:
             return _layout(root, kind, by_kind[kind], config)
+    raise DataError(f"{root}: no Parquet, no images and no text files; found {_listing(root)}")
+
+
+def _of_one_dataset(root: Path, names: list[Path]) -> list[Path]:
+    """Parquet in one sub-folder, or in folders named after splits; more is refused."""
+    parquet = [name for name in names if name.suffix.lower() == ".parquet"]
+    folders = {name.parent for name in parquet}
+    if len(folders) < 2 or all(_SPLIT_NAME.fullmatch(folder.parts[0]) for folder in folders):
+        return parquet
     raise DataError(
-        f"{root}: no Parquet at its top, no images and no text files; found {_listing(root)}"
+        f"{root}: Parquet in several folders is several datasets; give data.path one of them; "
+        f"found {_listing(root)}"
     )
 
 
@@ -82,27 +102,49 @@ def _file_layout(path: Path, config: DataConfig) -> Layout:
 
 
 def _layout(root: Path, kind: Kind, names: list[Path], config: DataConfig) -> Layout:
-    files = _split_files(names)
+    files = _split_files(names, kind)
+    if files is None:
+        _check_no_splits(root, names)
     every = tuple(names) if files is None else files["train"] + files["heldout"]
     modality = _modality(root / every[0], kind, config)
     return Layout(root, kind, modality, files, unsplit=() if files else every)
 
 
-def _split_files(names: list[Path]) -> dict[Split, tuple[Path, ...]] | None:
+def _split_files(names: list[Path], kind: Kind) -> dict[Split, tuple[Path, ...]] | None:
     """Files by split, told by the file's or the top folder's name; None when unsplit.
 
-    Of several held-out splits the first of HELDOUT_NAMES is read and the others are not,
-    so a test split beside a validation split stays untouched.
+    Parquet's own name may begin with another (digits-train.parquet), in whatever folder. Of
+    several held-out splits the first of HELDOUT_NAMES is read and the others are not, so a
+    test split beside a validation split stays untouched.
     """
     found: dict[str, list[Path]] = {}
     for name in names:
         top = name.parts[0] if len(name.parts) > 1 else name.stem
-        if match := _SPLIT_NAME.fullmatch(top):
+        match = _SPLIT_NAME.fullmatch(top)
+        if match is None and kind == "parquet":
+            match = _SPLIT_NAME.fullmatch(name.stem) or _NAMED_SPLIT.fullmatch(name.stem)
+        if match:
             found.setdefault(match[1].lower(), []).append(name)
+    train = next((split for split in TRAIN_NAMES if split in found), None)
     heldout = next((split for split in HELDOUT_NAMES if split in found), None)
-    if "train" not in found or heldout is None:
+    if train is None or heldout is None:
         return None
-    return {"train": tuple(found["train"]), "heldout": tuple(found[heldout])}
+    return {"train": tuple(found[train]), "heldout": tuple(found[heldout])}
+
+
+def _check_no_splits(root: Path, names: list[Path]) -> None:
+    """Raise DataError where splits would be taken for classes, or be mixed."""
+    tops = {name.parts[0] for name in names if len(name.parts) > 1}
+    if not tops or any(len(name.parts) == 1 for name in names):
+        return
+    if all(_SPLIT_NAME.fullmatch(top) for top in tops):
+        raise DataError(
+            f"{root}: {', '.join(sorted(tops))} seem to be splits, of which one is missing; name "
+            f"them train and heldout, or give data.path the one folder to read"
+        )
+    below = {name.parts[1] for name in names if len(name.parts) > 2}
+    if len(tops) == 1 and below and all(_SPLIT_NAME.fullmatch(each) for each in below):
+        raise DataError(f"{root}: holds one folder, {min(tops)}, of splits; give data.path that")
 
 
 def _modality(path: Path, kind: Kind, config: DataConfig) -> Modality:

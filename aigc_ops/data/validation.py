@@ -24,7 +24,7 @@ MAX_ROWS_KEPT = 10_000
 class ValidationConfig(BaseModel):
     """What a dataset must be before anything is trained on it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_train_rows: int = Field(default=1, ge=1, description="Fewest rows to train on.")
     min_heldout_rows: int = Field(default=1, ge=1, description="Fewest rows held out.")

@@ -25,7 +25,7 @@ CPU_BATCH, OTHER_BATCH = 8, 64
 class BackboneConfig(BaseModel):
     """A network of your own whose features are compared."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weights: Reference | None = Field(
         default=None,
@@ -65,7 +65,7 @@ class BackboneConfig(BaseModel):
 class EvaluationConfig(BaseModel):
     """What a checkpoint's samples are compared with, and by whom."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_samples: int = Field(
         default=2000, ge=2, le=1_000_000, description="Images drawn from the model and judged."

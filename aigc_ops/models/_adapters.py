@@ -15,7 +15,7 @@ from aigc_ops.models._layouts import FrozenProduct, can_lay_out, laid_out
 class LoraConfig(BaseModel):
     """Low-rank adapters of a pretrained network (Hu et al. 2022)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(default=8, ge=1, le=4096, description="Rank of each adapter.")
     alpha: float = Field(default=16.0, gt=0, description="Adapters count for alpha / rank.")

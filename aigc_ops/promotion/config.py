@@ -10,7 +10,7 @@ Approval = Literal["automatic", "review"]
 class PromotionConfig(BaseModel):
     """When a version takes the champion's place, and who decides."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     approval: Approval = Field(
         default="review",

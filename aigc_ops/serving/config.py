@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class PackagingConfig(BaseModel):
     """How the champion becomes a Bento, and what its boot must show."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     enabled: bool = Field(
         default=True, description="Build and boot a Bento of the champion at the end of a run."

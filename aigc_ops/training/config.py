@@ -16,7 +16,7 @@ from aigc_ops.references import Reference, content_digest, references
 class WatchConfig(BaseModel):
     """When training is judged, and what follows when it has failed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     every: int = Field(default=100, ge=1, description="Steps between looks at the samples.")
     action: Literal["off", "warn", "stop", "roll_back"] = Field(
@@ -47,7 +47,7 @@ class WatchConfig(BaseModel):
 class TrainingConfig(BaseModel):
     """How long, how fast and how carefully to train."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(default=2000, ge=1, description="Batches to train on.")
     batch_size: int = Field(default=64, ge=1, description="Examples in a batch.")

@@ -304,6 +304,69 @@ def test_a_missing_dataset_is_said_to_be_missing(
         opened(Path("nowhere"))
 
 
+@pytest.mark.parametrize(
+    ("train", "heldout"),
+    [
+        ("training/a", "testing/a"),
+        ("train/a", "eval/a"),
+        ("Train/a", "TEST/a"),
+    ],
+)
+def test_splits_of_a_folder_are_told_by_their_usual_names(tmp_path, train, heldout) -> None:
+    write_images(tmp_path, [*(f"{train}/{i}.png" for i in range(5)), f"{heldout}/9.png"])
+    ref = opened(tmp_path)
+    assert (ref.num_train, ref.num_heldout) == (5, 1)
+    assert ref.image_shape.class_names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["train/a/1.png", "train/b/2.png"], "train seem to be splits"),
+        (["set/train/a/1.png", "set/test/a/2.png"], "holds one folder, set, of splits"),
+    ],
+)
+def test_splits_that_would_be_taken_for_classes_are_refused(tmp_path, names, told) -> None:
+    with pytest.raises(DataError, match=told):
+        opened(write_images(tmp_path, names))
+
+
+def test_a_class_may_be_called_train(tmp_path) -> None:
+    write_images(tmp_path, [f"{name}/{i}.png" for name in ("car", "train") for i in range(20)])
+    assert opened(tmp_path).image_shape.class_names == ("car", "train")
+
+
+@pytest.mark.parametrize(
+    ("train", "heldout"),
+    [
+        ("digits_train", "digits_test"),
+        ("data/train-00000-of-00001", "data/validation-00000-of-00001"),
+        ("train/0000", "test/0000"),
+    ],
+)
+def test_splits_of_parquet_are_told_in_sub_folders_and_after_other_names(
+    tmp_path, train, heldout
+) -> None:
+    (tmp_path / "README.md").write_text("# Digits\n\nMany.\n")
+    write_splits(tmp_path / "made", image_rows(5, label=0), image_rows(2, start=50, label=0))
+    for made, name in (("train", train), ("heldout", heldout)):
+        target = tmp_path / f"{name}.parquet"
+        target.parent.mkdir(exist_ok=True)
+        (tmp_path / "made" / f"{made}.parquet").rename(target)
+    ref = opened(tmp_path)
+    assert (ref.modality, ref.num_train, ref.num_heldout) == ("image", 5, 2)
+
+
+def test_linked_folders_are_read_and_circles_refused(tmp_path) -> None:
+    write_images(tmp_path / "mine", [f"cat/{i}.png" for i in range(20)])
+    write_images(tmp_path, [f"elsewhere/{i + 50}.png" for i in range(20)])
+    (tmp_path / "mine" / "dog").symlink_to(tmp_path / "elsewhere")
+    assert opened(tmp_path / "mine").image_shape.class_names == ("cat", "dog")
+    (tmp_path / "mine" / "loop").symlink_to(tmp_path / "mine")
+    with pytest.raises(DataError, match="a link to a folder that is read already"):
+        opened(tmp_path / "mine")
+
+
 def test_a_folder_of_datasets_lists_what_it_holds(sample_data: Path, tmp_path: Path) -> None:
     shutil.copytree(sample_data, tmp_path / "copy")
     with pytest.raises(DataError, match="found dialogue/, mnist/"):

@@ -1,5 +1,6 @@
 import os
 import random
+import resource
 import signal
 import time
 import warnings
@@ -218,6 +219,18 @@ def test_the_run_key_changes_with_the_files_that_a_model_starts_from(tmp_path):
     assert key() == first
     weights.write_bytes(b"two")
     assert key() != first
+
+
+def test_a_disk_that_takes_no_more_is_told_with_what_to_free(tmp_path):
+    run(GAN, tmp_path, steps=2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))  # safetensors' own error
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot be written \(.*\); free space"):
+            run(GAN, tmp_path, steps=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert RunFolder(tmp_path).newest() == tmp_path / "step-00000002"
 
 
 def test_no_space_left_keeps_the_earlier_checkpoint_and_says_what_to_free(tmp_path, monkeypatch):

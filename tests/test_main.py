@@ -1,0 +1,61 @@
+"""The command line's last word: one JSON object and one line, whatever went wrong."""
+
+import json
+
+import pytest
+
+from aigc_ops import commands
+from aigc_ops.__main__ import main
+
+LONG = "a" * 300
+
+
+def told(capfd: pytest.CaptureFixture[str], *argv: str, code: int) -> str:
+    """The error in the one JSON object on standard output; it ends standard error too."""
+    assert main([*argv, "--json"]) == code
+    output, said = capfd.readouterr()
+    error: str = json.loads(output)["error"]
+    assert error in said.splitlines()[-1]
+    return error
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["validate", LONG], ["data", "show", LONG], ["trace", LONG], ["score", LONG, "data"]],
+    ids=lambda argv: argv[0],
+)
+def test_a_name_that_no_file_can_have_is_an_error_like_another(argv, capfd):
+    error = told(capfd, *argv, code=1)
+    assert "File name too long" in error
+    assert "mend the path" in error
+
+
+@pytest.mark.parametrize("argv", [["data", "show"], ["train", "x.yaml", "--name"]])
+def test_words_that_are_not_utf_8_are_refused_before_anything_is_done(argv, capfd):
+    assert "is not UTF-8" in told(capfd, *argv, "\udcff", code=2)
+
+
+def test_what_nobody_foresaw_leaves_a_traceback_for_a_report(capfd, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setitem(commands.COMMANDS, "models", broken)
+    assert main(["models", "--json"]) == 1
+    output, said = capfd.readouterr()
+    assert json.loads(output)["kind"] == "ZeroDivisionError"
+    assert "Traceback" in said
+    assert "please report it" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("mark", ["?", "#", "%"])
+def test_a_home_that_no_address_can_hold_is_refused(mark, capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("AIGC_OPS_HOME", f"{tmp_path}/my{mark}home")
+    assert "choose a path without it" in told(capfd, "models", code=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-1"])
+def test_a_cache_has_a_size(size, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        main(["cache", "prune", "--max-gb", size])
+    assert "gigabytes" in capfd.readouterr().err
