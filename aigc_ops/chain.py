@@ -223,6 +223,7 @@ def package(config: Config, version: ModelVersion) -> BentoTag:
 
 def serve(model: str, *, host: str, port: int) -> None:
     """Serve a model's Bento, or its folder when it has none, until stopped."""
+    _require_settings()
     version = version_of(model) if model.startswith(resolution.SCHEME) else None
     bento = find_bento(version) if version else None
     folder = Path(bento.uri if bento else resolve(model).uri)
@@ -233,8 +234,16 @@ def follow(model: str, *, host: str, port: int) -> int:
     """Serve whatever version an alias names, whenever it moves, until stopped; the exit code."""
     if not model.startswith(resolution.SCHEME) or "@" not in model:
         raise ConfigError(f"{model!r} never moves; follow an alias such as models:/NAME@champion")
+    _require_settings()
     host = server.require_address(host, port)
     return following.follow(lambda: version_of(model), host=host, port=port)
+
+
+def _require_settings() -> None:
+    """The service reads them in a process of its own, which would be started again for ever."""
+    from aigc_ops.serving.served import read_settings
+
+    read_settings()
 
 
 def resolve(model: str) -> Checkpoint:

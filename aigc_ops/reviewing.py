@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_ops.artifacts import ModelVersion, Verdict
+from aigc_ops.errors import ConfigError
 
 Answer = dict[str, Any]
 MARKS = {"holds": " ", "absent": "-", "broken": "!"}
@@ -141,6 +142,8 @@ def _version(arguments: argparse.Namespace) -> ModelVersion:
 
     model = arguments.model
     if arguments.version is not None:
+        if model.startswith("models:/"):
+            raise ConfigError(f"{model} {arguments.version}: give a name and a version, or a URI")
         model = f"models:/{model}/{arguments.version}"
     elif not model.startswith("models:/"):
         model = f"models:/{model}@challenger"

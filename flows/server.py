@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from aigc_ops.errors import AigcOpsError
@@ -88,11 +88,26 @@ def temporary_server() -> TemporaryServer | None:
     if _own and configured == _own.url:
         return _own
     if configured:
+        _require(configured)
         return None
     _own = TemporaryServer()
     atexit.register(_own.stop)
     os.environ["PREFECT_API_URL"] = _own.url
     return _own
+
+
+def _require(url: str) -> None:
+    """Raise AigcOpsError where no server answers, before anything heavy is imported."""
+    try:
+        with urlopen(f"{url.rstrip('/')}/health", timeout=30):  # noqa: S310 - the user's own
+            pass
+    except HTTPError:
+        pass  # it answers, and perhaps wants a key
+    except (OSError, ValueError) as error:
+        raise AigcOpsError(
+            f"PREFECT_API_URL ({url}) does not answer ({error}); start that server, mend the "
+            "address, or unset it for a server of this run's own"
+        ) from error
 
 
 def _die_with_parent() -> None:

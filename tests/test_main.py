@@ -59,3 +59,15 @@ def test_a_cache_has_a_size(size, capfd):
     with pytest.raises(SystemExit, match="2"):
         main(["cache", "prune", "--max-gb", size])
     assert "gigabytes" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AIGC_OPS_MAX_NUM", "many"), ("AIGC_OPS_DEVICE", "abacus")]
+)
+def test_a_service_whose_settings_do_not_fit_is_not_begun(variable, value, capfd, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    assert f"{variable}={value}: " in told(capfd, "serve", "models:/digits@champion", code=2)
+
+
+def test_a_version_is_given_once(capfd):
+    assert "a name and a version" in told(capfd, "review", "models:/digits/1", "4", code=2)

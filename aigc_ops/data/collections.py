@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -155,7 +156,7 @@ def _table(path: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path) as table:
             yield table
-    except OSError as error:
+    except (pa.ArrowException, OSError) as error:
         raise unreadable_parquet(path, error) from error
 
 

@@ -103,6 +103,8 @@ def _measure_text(row: Row) -> dict[str, Any]:
         column = "num_characters" if part == "text" else "num_prompt_characters"
         try:
             facts[column] = None if content is None else len(content.decode().strip())
+            if content is not None and 0 in content:
+                errors[part] = f"{part} holds a null character; UTF-16 is no UTF-8"
         except UnicodeDecodeError as error:
             errors[part] = f"{part} is not UTF-8 ({error.reason} at byte {error.start})"
     if row.content is None:

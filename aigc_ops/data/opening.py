@@ -80,7 +80,7 @@ def declared_classes(layout: Layout, config: DataConfig) -> tuple[str, ...]:
     metadata = read_schema(layout.root / layout.every_file()[0]).metadata or {}
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return tuple(features[config.label_column]["names"])
+        return tuple(map(str, features[config.label_column]["names"]))
     except (KeyError, TypeError, ValueError):
         return ()
 

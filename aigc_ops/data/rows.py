@@ -199,6 +199,8 @@ def _present_columns(path: Path, found: list[str], wanted: dict[str, str]) -> di
     """Columns to read; one that is missing must be optional and stand at its default name."""
     present = {}
     for key, column in wanted.items():
+        if found.count(column) > 1:
+            raise DataError(f"{path}: {found.count(column)} columns are called {column!r}")
         if column in found:
             present[key] = column
         elif key == "content" or column != DataConfig.model_fields[f"{key}_column"].default:
@@ -219,11 +221,16 @@ def _values(key: str, column: pa.Array, where: str) -> list[Any]:
         column = pc.struct_field(column, "bytes")
     if key == "label":
         return _labels(column, where)
-    values: list[bytes | None] = _cast(column, pa.large_binary(), where).to_pylist()
     if key in ("content", "prompt"):
-        return values
-    # Licence and source are shown to people, so undecodable bytes become marks.
-    return [None if value is None else value.decode(errors="replace") for value in values]
+        return _cast(column, pa.large_binary(), where).to_pylist()  # type: ignore[no-any-return]
+    return [None if value is None else _shown(value) for value in column.to_pylist()]
+
+
+def _shown(value: object) -> str:
+    """A licence or source as people read it; undecodable bytes become marks."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _cast(column: pa.Array, target: pa.DataType, where: str) -> pa.Array:
@@ -239,7 +246,8 @@ def _labels(column: pa.Array, where: str) -> list[Label]:
         return column.to_pylist()  # type: ignore[no-any-return]
     if kinds.is_boolean(column.type):
         return [None if value is None else int(value) for value in column.to_pylist()]
-    if kinds.is_string(column.type) or kinds.is_large_string(column.type):
+    of_text = (kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_null)
+    if any(is_kind(column.type) for is_kind in of_text):
         return column.to_pylist()  # type: ignore[no-any-return]
     if kinds.is_floating(column.type):  # what pandas makes of integers with gaps
         return [_whole(value, where) for value in column.to_pylist()]

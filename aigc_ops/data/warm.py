@@ -5,7 +5,9 @@ runs beside the command's other imports instead of after them.
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,7 +23,8 @@ _pool: ProcessPoolExecutor | None = None
 def start() -> None:
     """Begin the import in a child process, which ends with this one."""
     global _pool
-    _pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    _pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_parent)
     # Ctrl-C reaches the child too, which inherits that it is left to the parent.
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
     _pool.submit(_import)
@@ -51,6 +54,18 @@ def validate(
         finally:
             pool.shutdown(wait=False)
     return validation.validate(*arguments, folder=folder)
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent is gone, however it went."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def _import() -> None:

@@ -96,8 +96,8 @@ def plain_tensors(path: str, content: bytes) -> dict[str, Tensor]:
             state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # pickle, zip and torch raise what they like
         raise EvaluationError(
-            f"{path}: not a file of plain tensors ({str(error).splitlines()[0]}); save the "
-            "network's state_dict"
+            f"{path}: not a file of plain tensors ({type(error).__name__}); save the network's "
+            "state_dict"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise EvaluationError(f"{path}: holds no tensors by name; save the network's state_dict")

@@ -74,7 +74,8 @@ class Choice:
 
     def _draw(self, logits: Tensor, noise: Tensor) -> Tensor:
         values, ids = logits.topk(min(self._num, logits.shape[-1]))
-        values = values.double() / self._temperature.where(self._temperature > 0, 1.0)
+        values = values.double()  # the largest first: divided by however little, it stays 0
+        values = (values - values[:, :1]) / self._temperature.where(self._temperature > 0, 1.0)
         values = values.masked_fill(torch.arange(values.shape[-1]) >= self._top_k, -torch.inf)
         shares = values.softmax(-1)
         cumulative = shares.cumsum(-1)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from aigc_ops.artifacts import file_digest
 from aigc_ops.checkpoints import load_model
 from aigc_ops.devices import DeviceName, choose_device
-from aigc_ops.errors import ModelError
+from aigc_ops.errors import ConfigError, ModelError
 from aigc_ops.folders import MANIFEST
 from aigc_ops.generative import Generative, TextModel
 from aigc_ops.origin import Origin, png_info
@@ -33,6 +33,23 @@ class Settings(BaseModel):
 
     device: DeviceName = "auto"
     max_num: int = Field(default=64, ge=1, le=100_000)
+
+
+def read_settings() -> Settings:
+    """The operator's settings; raises ConfigError naming the variable that does not fit."""
+    values = {
+        field: os.environ[variable]
+        for field, variable in SETTING_VARIABLES.items()
+        if variable in os.environ
+    }
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        [problem, *_] = error.errors()
+        variable = SETTING_VARIABLES[str(problem["loc"][0])]
+        raise ConfigError(f"{variable}={problem['input']}: {problem['msg']}") from error
+    choose_device(settings.device)
+    return settings
 
 
 @dataclass(frozen=True)
@@ -107,13 +124,7 @@ def load_served(folder: Path, *, name: str, version: str, expected: str | None) 
 
     `AIGC_OPS_MAX_NUM` (64) bounds the samples of one call.
     """
-    settings = Settings.model_validate(
-        {
-            field: os.environ[variable]
-            for field, variable in SETTING_VARIABLES.items()
-            if variable in os.environ
-        }
-    )
+    settings = read_settings()
     return ServedModel(
         model=load_model(folder, expected=expected).to(choose_device(settings.device)),
         name=name,

@@ -456,6 +456,30 @@ def test_the_next_integer_on_a_few_rows_of_many_is_no_class() -> None:
     assert class_names({**digits, None: 1, -1: 1}, {}) == ten
 
 
+def test_licences_and_sources_of_any_type_are_told(tmp_path: Path) -> None:
+    rows = image_rows(4, label=0, source=7, licence=[["MIT", "BSD"]] * 4)
+    write_splits(tmp_path, rows, image_rows(1, start=50, label=0))
+    ref = opened(tmp_path)
+    assert (ref.sources, ref.licences) == (("7",), ("MIT, BSD",))
+
+
+def test_labels_may_be_views_and_labels_that_are_all_missing_are_none(tmp_path: Path) -> None:
+    rows = pa.Table.from_pandas(image_rows(4))
+    for labels, names in (
+        (pa.array(["a", "b"] * 2, pa.string_view()), ("a", "b")),
+        (pa.nulls(4), ()),
+    ):
+        pq.write_table(rows.append_column("label", labels), tmp_path / "x.parquet")
+        assert opened(tmp_path / "x.parquet").image_shape.class_names == names
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    rows = pa.Table.from_pandas(image_rows(4, label=0))
+    pq.write_table(rows.append_column("label", pa.array([0] * 4)), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="2 columns are called 'label'"):
+        opened(tmp_path / "x.parquet")
+
+
 def test_text_that_is_not_utf_8_is_named_when_read(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes(b"\n".join(b"Z\xfcrich %d" % i for i in range(20)))

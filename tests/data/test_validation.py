@@ -270,6 +270,15 @@ def test_text_that_is_not_utf_8_fails_and_is_named(tmp_path: Path, check: Check)
     )
 
 
+def test_text_with_null_characters_fails_as_utf_16_without_a_mark(
+    tmp_path: Path, check: Check
+) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_bytes("\n".join(f"line {i}" for i in range(60)).encode("utf-16-le"))
+    [failure] = check(path).failures
+    assert "text holds a null character; UTF-16 is no UTF-8" in failure
+
+
 def test_a_text_file_that_is_not_utf_8_names_its_lines(tmp_path: Path, check: Check) -> None:
     path = tmp_path / "mine.txt"
     path.write_bytes("\n".join(f"Zeile {i}" for i in range(60)).encode() + b"\nZ\xfcrich")

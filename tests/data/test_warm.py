@@ -2,11 +2,15 @@
 
 import multiprocessing
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
+import psutil
 import pytest
-from making_data import write_images
+from making_data import PROJECT, write_images
 
 from aigc_ops.data import DataConfig, open_dataset, warm
 from aigc_ops.data.validation import ValidationConfig
@@ -27,3 +31,19 @@ def test_ctrl_c_does_not_wait_for_the_validation(
         warm.validate(open_dataset(config), config, ValidationConfig(), folder=tmp_path / "report")
     child.join(30)
     assert child.exitcode == -signal.SIGTERM
+
+
+def test_the_child_ends_with_a_parent_that_is_killed() -> None:
+    code = (
+        "import multiprocessing, time; from aigc_ops.data import warm; warm.start();"
+        "print(multiprocessing.active_children()[0].pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    time.sleep(2)  # until it watches
+    parent.kill()
+    parent.communicate()
+    child.wait(timeout=20)

@@ -231,6 +231,8 @@ def test_black_images_have_a_distance(tmp_path: Path) -> None:
         (lambda p: write(pictures(0, num=1), p / "one"), "holds 1 images; at least 2"),
         (lambda p: _written(p / "a.txt", b"x"), "expected a folder, zip"),
         (lambda p: _written(p / "a.zip", b"PK\3\4 cut"), "not a whole zip"),
+        (lambda p: _written(p / "a.parquet", b""), "not a whole Parquet file"),
+        (lambda p: _written(p / "a.parquet", b"PAR1 cut short, so no end"), "not a whole Parquet"),
         (lambda p: _written(p / "a.npy", b"junk"), "not a NumPy file of plain numbers"),
         (lambda p: _saved(p / "f.npy", np.zeros((3, 4, 4), np.float32)), "float32 of shape"),
         (lambda p: _saved(p / "o.npy", np.array([{}, {}])), "plain numbers"),

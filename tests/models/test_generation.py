@@ -54,6 +54,12 @@ def test_the_penalty_weakens_what_was_said_before_whatever_its_sign(
     assert shares == pytest.approx(torch.tensor(weaker).softmax(-1), abs=0.014)
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-45, 1e-320])
+def test_the_least_temperatures_draw_what_is_likeliest(temperature: float) -> None:
+    logits = torch.tensor([0.5, 3.0, -1.0, 2.0])
+    assert drawn_by(logits, 50, temperature=temperature).tolist() == [1] * 50
+
+
 def test_a_strong_penalty_ends_repetition() -> None:
     model = small_model(tokenizer="characters", temperature=0, max_new_tokens=30)
     plain, varied = (

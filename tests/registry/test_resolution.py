@@ -1,12 +1,15 @@
 """Models by name and by folder, verified, and the errors for all others."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from aigc_ops.checkpoints import load_model
 from aigc_ops.errors import CheckpointError, RegistryError
-from aigc_ops.folders import verify_folder
+from aigc_ops.folders import MODEL_JSON, verify_folder, write_folder
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.lineage import version_of
 from aigc_ops.registry.registration import register
@@ -140,6 +143,31 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RegistryError, match=r"holds no manifest\.json and no step-"):
         resolve(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"config": {"family": "gan", "sharpness": 3}}, "model.sharpness: Extra inputs"),
+        ({"config": {"family": "vae"}}, "model.family: Input should be 'gan'"),
+        ({"blueprint": None}, "its blueprint is none of a gan"),
+        ({"blueprint": []}, "its blueprint is none of a gan"),
+    ],
+)
+def test_a_whole_folder_of_another_making_names_what_does_not_fit(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, changed: dict[str, object], told: str
+) -> None:
+    folder = Path(make_checkpoint().uri)
+    record = json.loads((folder / MODEL_JSON).read_text()) | changed
+    weights = (folder / "model.safetensors").read_bytes()
+
+    def fill(partial: Path) -> None:
+        (partial / MODEL_JSON).write_text(json.dumps(record))
+        (partial / "model.safetensors").write_bytes(weights)
+
+    write_folder(tmp_path / "other", fill)
+    with pytest.raises(CheckpointError, match=re.escape(told)):
+        load_model(tmp_path / "other")
 
 
 def test_a_version_of_anothers_making_is_refused() -> None:
