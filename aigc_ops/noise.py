@@ -61,7 +61,7 @@ class Noise:
         self._seed, self._step, self._num_seeded = seed, step, 0
         self._rows, self._batch_size = rows, batch_size
         self._generator = torch.Generator(device)
-        self._drawn: list[tuple[Tensor, _Fill]] = []
+        self._drawn: list[tuple[tuple[int, ...], _Fill]] = []
 
     @property
     def step(self) -> int:
@@ -92,7 +92,7 @@ class Noise:
     def _draw(self, shape: tuple[int, ...], fill: "_Fill") -> Tensor:
         tensor = torch.empty(shape, device=self._generator.device)
         fill(tensor, self)
-        self._drawn.append((tensor, fill))
+        self._drawn.append((shape, fill))
         return tensor
 
     def _next(self) -> torch.Generator:
@@ -110,7 +110,9 @@ class ReplayedNoise(Noise):
         super().__init__(
             like._seed, rows=like._rows, batch_size=like._batch_size, device=like._generator.device
         )
-        self._fixed = [(torch.empty_like(tensor), fill) for tensor, fill in like._drawn]
+        self._fixed = [
+            (torch.empty(shape, device=self._generator.device), fill) for shape, fill in like._drawn
+        ]
 
     @property
     def step(self) -> int:
@@ -126,6 +128,5 @@ class ReplayedNoise(Noise):
         place = len(self._drawn)
         if place == len(self._fixed) or self._fixed[place][0].shape != shape:
             raise ModelError("noise is drawn in other shapes or more often than the step before")
-        tensor, _ = self._fixed[place]
-        self._drawn.append((tensor, fill))
-        return tensor
+        self._drawn.append((shape, fill))
+        return self._fixed[place][0]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from aigc_ops.tracking import progress_bar
 
 INTERVAL = "95 %, percentile bootstrap over images: of other images like these"
 SEED = 0  # of every model alike: they meet the same binarised pixels
+NUM_OF_ONE_NOISE = OTHER_BATCH
+"""Images that share a noise, of which each part draws the whole: so the cost stays in line."""
 NUM_SHOWN = 50
 NUM_COLUMNS = 10
 
@@ -79,15 +82,16 @@ def _figures(
     found: dict[str, list[Tensor]] = defaultdict(list)
     terms: dict[str, JsonValue] = {}
     with progress_bar(total=len(rows), desc="held-out images", unit="images") as bar:
-        at_once = config.batch_size or OTHER_BATCH
-        for start in range(0, len(rows), at_once):
-            part = slice(start, min(start + at_once, len(rows)))
-            batch, noise = _batch(model, heldout, rows, part)
+        at_once = min(config.batch_size or NUM_OF_ONE_NOISE, NUM_OF_ONE_NOISE)
+        for first, start in _parts(len(rows), at_once):
+            block = rows[first : first + NUM_OF_ONE_NOISE]
+            part = slice(start, start + at_once)
+            batch, noise = _batch(model, heldout, block, part, key=first)
             figures = model.figures(batch, noise, num_draws=config.num_draws)
             terms = dict(figures.terms)
             for name, values in figures.values.items():
                 found[name].append(values.cpu().double())
-            bar.update(part.stop - start)
+            bar.update(len(block[part]))
     joined = {name: torch.cat(values) for name, values in found.items()}
     for name, values in joined.items():
         if not values.isfinite().all():
@@ -98,13 +102,20 @@ def _figures(
     return {name: values.numpy() for name, values in joined.items()}, terms
 
 
+def _parts(num: int, at_once: int) -> Iterator[tuple[int, int]]:
+    """First row of each block of one noise, and where in it each part starts."""
+    for first in range(0, num, NUM_OF_ONE_NOISE):
+        for start in range(0, min(NUM_OF_ONE_NOISE, num - first), at_once):
+            yield first, start
+
+
 def _batch(
-    model: ImageLikelihoodModel, heldout: Images, rows: Tensor, part: slice
+    model: ImageLikelihoodModel, heldout: Images, rows: Tensor, part: slice, *, key: int = 0
 ) -> tuple[dict[str, Tensor], Noise]:
-    """Examples of a part of the rows, with the noise that they meet in any part."""
+    """Examples of a part of a block, with the noise of this key that they meet in any part."""
     device = next(model.parameters()).device
     examples = model.examples(heldout.take(rows[part]))
-    noise = Noise(SEED, rows=part, batch_size=len(rows), device=device)
+    noise = Noise(SEED, key, rows=part, batch_size=len(rows), device=device)
     return {name: tensor.to(device) for name, tensor in examples.items()}, noise
 
 

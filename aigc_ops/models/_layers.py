@@ -134,6 +134,14 @@ class SelfAttention(nn.Module):
         return total
 
 
+def initialise_bare(module: nn.Module) -> None:
+    """He et al. 2015's weights for leaky ReLU, where no batch norm rescales what they pass on."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, a=0.2)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def initialise(module: nn.Module) -> None:
     """DCGAN's first weights: N(0, 0.02), and scales of batch norm N(1, 0.02)."""
     if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.affine:

@@ -22,6 +22,7 @@ from aigc_ops.models._layers import (
     SelfAttention,
     batch_norm,
     initialise,
+    initialise_bare,
 )
 
 Network = Literal["convolutional", "fully_connected", "residual"]
@@ -94,7 +95,7 @@ def build_downward(
         layers += [nn.BatchNorm2d(wide)] if normalise else []
     layers += [nn.LeakyReLU(0.2, inplace=True), nn.Flatten()]
     network = Downward(layers, channels[-1] * (shape.height >> len(channels)) ** 2)
-    network.apply(initialise)
+    network.apply(initialise if normalise else initialise_bare)
     return network
 
 

@@ -137,7 +137,8 @@ class SampleFigures:
             real, drawn = self._classes == label, self._sample_classes == label
             if real.sum() > 1 and drawn.sum() > 1:
                 spread = _mean_distance(self._between[real][:, real])
-                ratios.append(_mean_distance(within[drawn][:, drawn]) / spread.clamp(min=1e-6))
+                if spread > 0:  # a class of equal images has nothing to lose
+                    ratios.append(_mean_distance(within[drawn][:, drawn]) / spread)
         return torch.stack(ratios).min() if ratios else torch.tensor(1.0)
 
 

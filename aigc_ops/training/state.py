@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from aigc_ops.checkpoints import StoredModel, copied, load_weights
 from aigc_ops.devices import Precision
@@ -21,12 +23,15 @@ from aigc_ops.generative import Generative
 
 TENSORS = "training.safetensors"
 RECORD = "training.json"
+NUM_ITERATIONS = 20
 
 
 class Averages:
     """Exponential moving averages of the parts that sample, batch statistics included.
 
-    The decay warms up as min(decay, (1 + step) / (10 + step)), so early weights fade.
+    The decay warms up as min(decay, (1 + step) / (10 + step)), so early weights fade. Spectral
+    norm's singular vectors are not averaged, which would shorten them: those of the averaged
+    weights are sought, beginning from the live ones.
     """
 
     def __init__(self, model: Generative, decay: float) -> None:
@@ -43,6 +48,14 @@ class Averages:
         }
         self.live = dict(tensors.values())
         self.mean = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        self._norms = {
+            f"{part}.{name}": module.dim
+            for part in parts
+            for name, module in parts[part].named_modules()
+            if isinstance(module, _SpectralNorm) and f"{part}.{name}._u" in self.live
+        }
+        vectors = {f"{name}.{vector}" for name in self._norms for vector in ("_u", "_v")}
+        self._averaged = [name for name in self.live if name not in vectors]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -50,17 +63,32 @@ class Averages:
         if self.live:
             decay = min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(
-                list(self.mean.values()), [t.detach() for t in self.live.values()], 1 - decay
+                [self.mean[name] for name in self._averaged],
+                [self.live[name].detach() for name in self._averaged],
+                1 - decay,
             )
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The averages stand in the model's place until the block ends."""
+        self._seek_vectors()
         self._swap()
         try:
             yield
         finally:
             self._swap()
+
+    @torch.no_grad()
+    def _seek_vectors(self) -> None:
+        """Power iteration on each averaged weight (Miyato et al. 2018, algorithm 1)."""
+        for name, dim in self._norms.items():
+            matrix = self.mean[f"{name[:-1]}original"].movedim(dim, 0).flatten(1)
+            u, v = self.live[f"{name}._u"], self.live[f"{name}._v"]
+            for _ in range(NUM_ITERATIONS):
+                u = functional.normalize(matrix @ v, dim=0)
+                v = functional.normalize(matrix.T @ u, dim=0)
+            self.mean[f"{name}._u"].copy_(u)
+            self.mean[f"{name}._v"].copy_(v)
 
     @torch.no_grad()
     def _swap(self) -> None:

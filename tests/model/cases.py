@@ -30,7 +30,7 @@ CONFIGS = {
         loss="wasserstein", gradient_penalty=10.0, critic_steps=2, **SMALL_GAN, **FAST
     ),
     "gan least squares": GanConfig(
-        loss="least_squares", r1=0.1, label_in="norm", **SMALL_GAN, **FAST
+        loss="least_squares", r1=1.0, label_in="norm", **SMALL_GAN, **FAST
     ),
     "gan codes": GanConfig(categorical_codes=(3,), continuous_codes=1, **SMALL_GAN, **FAST),
     "gan augmented": GanConfig(

@@ -230,3 +230,14 @@ def test_sizes_that_do_not_fit_name_the_flag_and_the_nearest_size(height, width)
 def test_data_without_labels_trains_an_unconditional_model():
     data = ImageData(BATCH["images"], None, GREY)
     assert Gan.from_data(GanConfig(**SMALL), data).examples(data).keys() == {"images"}
+
+
+@pytest.mark.parametrize("width", [16, 64])
+@pytest.mark.parametrize("side", [28, 128])
+def test_a_critic_without_batch_norm_begins_with_features_that_differ(width, side):
+    torch.manual_seed(0)
+    shape = ImageShape(channels=1, height=side, width=side, class_names=())
+    critic = Gan(GanConfig(r1=1.0, critic_width=width), shape).critic
+    with torch.no_grad():
+        features = critic.downward(2 * torch.rand(8, 1, side, side) - 1)
+    assert features.std(dim=0).mean() > 0.05

@@ -96,3 +96,10 @@ def test_the_judge_draws_each_of_many_classes_twice():
     for parameter in model.generator.parameters():
         parameter.requires_grad_(False).zero_()
     assert Judge(data, None, rows_at_once=64).look(model)["samples/class_spread"] == 0
+
+
+def test_a_class_of_equal_images_is_no_collapse():
+    blank = REAL.images.clone()
+    blank[REAL.labels == 0] = 0
+    found = SampleFigures(ImageData(blank, REAL.labels, REAL.shape), LABELS).compare(blank[:200])
+    assert found["samples/class_spread"] > 0.5

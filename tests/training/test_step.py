@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from aigc_ops.artifacts import ImageShape
 from aigc_ops.errors import ConfigError
 from aigc_ops.generative import AdamConfig, TextData
-from aigc_ops.models.gan import Gan
+from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.models.vae import Vae
 from aigc_ops.training import TrainingConfig
@@ -168,3 +169,29 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
     team.size = 2
     with pytest.raises(ConfigError, match="9 cannot be shared out to 2 processes"):
         Batches(Examples(model, data, CPU), TrainingConfig(batch_size=9), 7, team)
+
+
+def test_averages_of_spectrally_normalised_layers_stay_bounded():
+    config = GanConfig(
+        network="residual", generator_width=8, critic_width=4, generator_spectral_norm=True
+    )
+    torch.manual_seed(0)
+    model = Gan(config, ImageShape(channels=1, height=28, width=28, class_names=()))
+    state = new_state(model, ema_decay=0.99, device=CPU, precision="fp32")
+    layers = [m for m in model.generator.modules() if hasattr(m, "parametrizations")]
+    before = {name: t.clone() for name, t in state.averages.live.items()}
+    for step in range(60):  # the live weights wander, and their singular vectors with them
+        with torch.no_grad():
+            for layer in layers:
+                original = layer.parametrizations.weight.original
+                original += 0.3 * original.std() * torch.randn_like(original)
+                assert layer.weight.isfinite().all()  # one power iteration, as in a step
+        state.averages.update(step + 100)
+    live = {name: t.clone() for name, t in state.averages.live.items()}
+    assert any(not torch.equal(live[name], before[name]) for name in live)
+    with state.sampling():
+        for layer in layers:
+            dim = layer.parametrizations.weight[0].dim
+            norm = torch.linalg.matrix_norm(layer.weight.detach().movedim(dim, 0).flatten(1), 2)
+            assert norm == pytest.approx(1, abs=0.05)
+    assert all(torch.equal(live[name], t) for name, t in state.averages.live.items())
