@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -223,6 +223,8 @@ def _values(key: str, column: pa.Array, where: str) -> list[Any]:
         return _labels(column, where)
     if key in ("content", "prompt"):
         return _cast(column, pa.large_binary(), where).to_pylist()  # type: ignore[no-any-return]
+    with suppress(pa.ArrowException):  # of strings, which may hold what is no UTF-8
+        column = column.cast(pa.large_binary())
     return [None if value is None else _shown(value) for value in column.to_pylist()]
 
 
