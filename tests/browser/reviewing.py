@@ -126,6 +126,7 @@ def answer(
         return not form.is_visible()
 
     eventually(sent)
+    page.goto("about:blank")  # Prefect's own moves all the while, for half a core
 
 
 def opened(servers: Servers, page: Page, run: str) -> Locator:

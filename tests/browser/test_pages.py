@@ -99,6 +99,8 @@ def run(servers: Servers, page: Page) -> Any:
     fill(page, "Num Samples (Optional)", "16")
     fill(page, "Num Reference (Optional)", "16")
     page.get_by_role("button", name="Submit").click()
+    eventually(lambda: call(f"{servers.prefect}/api/flow_runs/filter", {}))
+    page.goto("about:blank")  # Prefect's own moves all the while, for half a core
 
     def ended() -> Any:
         runs = call(f"{servers.prefect}/api/flow_runs/filter", {})

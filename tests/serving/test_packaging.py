@@ -50,7 +50,7 @@ def test_a_service_that_cannot_start_is_told_by_its_log(
     gan_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIGC_OPS_MAX_NUM", "none")
-    with pytest.raises(PackagingError, match=r"(?s)did not start.*max_num"):
+    with pytest.raises(PackagingError, match=r"(?s)did not start.*AIGC_OPS_MAX_NUM=none"):
         package(version_of(gan_folder), gan_folder, config=PackagingConfig())
     assert stored(home) == []
 
