@@ -4,6 +4,7 @@ import atexit
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -104,6 +105,8 @@ def _require(url: str) -> None:
     except HTTPError:
         pass  # it answers, and perhaps wants a key
     except (OSError, ValueError) as error:
+        if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            return  # it answers, to Prefect's own settings of TLS
         raise AigcOpsError(
             f"PREFECT_API_URL ({url}) does not answer ({error}); start that server, mend the "
             "address, or unset it for a server of this run's own"

@@ -1,10 +1,13 @@
 """The temporary Prefect server."""
 
+import ssl
 import threading
 from http.server import HTTPServer, SimpleHTTPRequestHandler
+from urllib.error import URLError
 
 import pytest
 
+import flows.server
 from aigc_ops.errors import AigcOpsError
 from flows.server import temporary_server
 
@@ -35,3 +38,12 @@ def test_a_configured_server_that_does_not_answer_is_told_before_anything_is_don
     monkeypatch.setenv("PREFECT_API_URL", url)
     with pytest.raises(AigcOpsError, match=r"PREFECT_API_URL .* does not answer"):
         temporary_server()
+
+
+def test_a_certificate_is_left_to_prefects_own_settings(monkeypatch):
+    def distrusted(*_, **__):
+        raise URLError(ssl.SSLCertVerificationError("self-signed certificate"))
+
+    monkeypatch.setattr(flows.server, "urlopen", distrusted)
+    monkeypatch.setenv("PREFECT_API_URL", "https://127.0.0.1:4200/api")
+    assert temporary_server() is None
