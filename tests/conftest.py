@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from aigc_ops.artifacts import DatasetRef, ImageShape
-from aigc_ops.generative import ImageData
+from aigc_ops.generative import ImageData, Images
 from aigc_ops.home import TELEMETRY_OFF
 from aigc_ops.noise import Noise
 
@@ -82,7 +82,7 @@ def noise_for(batch: dict[str, torch.Tensor], seed: int = 0) -> Noise:
     return Noise(seed, batch_size=len(next(iter(batch.values()))))
 
 
-def ref_of(data: ImageData) -> DatasetRef:
+def ref_of(data: Images) -> DatasetRef:
     """A dataset noun for data that lies nowhere."""
     return DatasetRef(
         uri="memory",

@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from aigc_ops.artifacts import Checkpoint, ImageShape
-from aigc_ops.generative import FamilyConfig, ImageData
+from aigc_ops.data import DataConfig, open_dataset, read_split
+from aigc_ops.data.streaming import ImageStream
+from aigc_ops.generative import FamilyConfig, ImageData, Images
 from aigc_ops.models.gan import GanConfig
 from aigc_ops.models.vae import VaeConfig
 from aigc_ops.tracking import SilentTracker, Tracker
@@ -60,6 +62,18 @@ def real_digits(num: int) -> ImageData:
     )
 
 
+def little_memory(shards: Path, *, num_workers: int = 2) -> DataConfig:
+    """Shards of which seven groups of two images are kept at a time."""
+    return DataConfig(path=str(shards), memory_gb=50 / 2**20, num_workers=num_workers)
+
+
+def stream_of(shards: Path) -> ImageStream:
+    config = little_memory(shards)
+    stream = read_split(open_dataset(config), config, "train")
+    assert isinstance(stream, ImageStream)
+    return stream
+
+
 def run(
     model: FamilyConfig,
     folder: Path,
@@ -67,7 +81,7 @@ def run(
     tracker: Tracker | None = None,
     num: int = 20,
     num_heldout: int = 0,
-    make: Callable[[int], ImageData] = striped_digits,
+    make: Callable[[int], Images] = striped_digits,
     initial: Checkpoint | None = None,
     **settings: object,
 ) -> Checkpoint:

@@ -13,16 +13,18 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
-from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, run
+from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, run, stream_of
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from tests.training.runs import GAN, VAE, Recorder, run
+from tests.training.runs import GAN, VAE, Recorder, run, stream_of
 model = {"gan": GAN, "vae": VAE}[sys.argv[1]]
 tracker = Recorder()
 settings = {"precision": "fp32", "ema_decay": 0.9, "num": 24, "device": "cpu"}
 settings |= json.loads(sys.argv[3])
+if shards := settings.pop("shards", None):
+    settings["make"] = lambda _: stream_of(Path(shards))
 checkpoint = run(model, Path(sys.argv[2]), tracker=tracker, **settings)
 import os
 if os.environ.get("RANK", "0") == "0":
@@ -55,18 +57,28 @@ def trained(model: str, folder: Path, **settings: object) -> list[dict[str, floa
     return metrics
 
 
-@pytest.mark.parametrize("model", ["gan", pytest.param("vae", marks=pytest.mark.slow)])
-def test_two_processes_have_the_losses_and_weights_of_one(model, tmp_path):
-    settings = {"steps": 6, "batch_size": 8}
+@pytest.mark.parametrize(
+    ("model", "streams"),
+    [
+        ("gan", True),
+        pytest.param("gan", False, marks=pytest.mark.slow),
+        pytest.param("vae", False, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_have_the_losses_and_weights_of_one(model, streams, shards, tmp_path):
+    settings = {"steps": 14, "batch_size": 8}  # beyond the shards' 12 steps an epoch
     alone = Recorder()
     lone = {"precision": "fp32", "num": 24, "device": "cpu", **settings}
+    if streams:
+        lone["make"] = lambda _: stream_of(shards)
+        settings["shards"] = str(shards)
     run({"gan": GAN, "vae": VAE}[model], tmp_path / "one", tracker=alone, **lone)
     together = trained(model, tmp_path / "two", **settings)
     for (_, one), two in zip(alone.metrics, together, strict=True):
         for name in (name for name in one if name.startswith(("loss/", "gradient_norm/"))):
             assert two[name] == pytest.approx(one[name], rel=1e-5), name
     weights = [
-        load_file(tmp_path / which / "step-00000006" / "model.safetensors")
+        load_file(tmp_path / which / "step-00000014" / "model.safetensors")
         for which in ("one", "two")
     ]
     for name, tensor in weights[0].items():

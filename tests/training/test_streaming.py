@@ -1,13 +1,9 @@
 """Training on images that are read as they are needed."""
 
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 
 from aigc_ops.artifacts import Checkpoint
 from aigc_ops.data import DataConfig, open_dataset, read_split, streaming
@@ -18,34 +14,14 @@ from aigc_ops.tracking import SilentTracker
 from aigc_ops.training import RunFolder, TrainingConfig, train
 from aigc_ops.training.examples import Examples
 from aigc_ops.training.judge import SampleFigures
-from tests.training.runs import GAN, VAE, assert_bit_equal
-
-LITTLE = 50 / 2**20  # GiB: 50 KiB, of which half keeps seven of the groups below
-
-
-def encoded(generator: np.random.Generator) -> bytes:
-    file = BytesIO()
-    pixels = generator.integers(0, 256, (28, 28), dtype=np.uint8)
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 images of noise in two classes, 74 kB decoded, in row groups of two."""
-    folder = tmp_path_factory.mktemp("shards")
-    generator = np.random.default_rng(0)
-    for name, num in (("train-0", 48), ("train-1", 48), ("heldout", 8)):
-        rows = [{"image": {"bytes": encoded(generator)}, "label": i % 2} for i in range(num)]
-        pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet", row_group_size=2)
-    return folder
+from tests.training.runs import GAN, VAE, assert_bit_equal, little_memory
 
 
 def streamed(
     model: FamilyConfig, shards: Path, folder: Path, *, num_workers: int = 2, **settings: object
 ) -> Path:
     """The checkpoint of a run over the streamed shards."""
-    config = DataConfig(path=str(shards), memory_gb=LITTLE, num_workers=num_workers)
+    config = little_memory(shards, num_workers=num_workers)
     ref = open_dataset(config)
     read = partial(read_split, ref, config)
     assert isinstance(read("train"), ImageStream)
@@ -99,7 +75,7 @@ def test_where_all_groups_fit_a_stream_trains_as_the_resident_split_does(shards,
 
 
 def test_a_first_look_at_a_stream_reads_each_group_once(shards, monkeypatch):
-    config = DataConfig(path=str(shards), memory_gb=LITTLE)
+    config = little_memory(shards)
     stream = read_split(open_dataset(config), config, "train")
     resident = read_split(open_dataset(config), DataConfig(path=str(shards)), "train")
     read, original = [], stream._read
