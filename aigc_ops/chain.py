@@ -3,7 +3,6 @@
 The flow and the command line both call these, so a stage is wired once.
 """
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,7 +35,7 @@ from aigc_ops.evaluation import evaluate as evaluate_checkpoint
 from aigc_ops.evaluation.sets import METRICS, score_sets
 from aigc_ops.folders import read_provenance
 from aigc_ops.generative import TextData
-from aigc_ops.home import home
+from aigc_ops.home import home, is_first_process
 from aigc_ops.promotion.stage import Setting
 from aigc_ops.promotion.stage import promote as promote_version
 from aigc_ops.records import RunRecord
@@ -121,7 +120,7 @@ def tracking(config: Config, dataset: DatasetRef, key: str) -> Iterator[Tracker]
 
     Of several processes that train together, the first reports for all.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         yield SilentTracker()
         return
     with MlflowTracker.start(

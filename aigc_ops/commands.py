@@ -22,6 +22,7 @@ from aigc_ops.artifacts import (
     contract_differences,
 )
 from aigc_ops.errors import ConfigError
+from aigc_ops.home import exclusive, is_first_process
 
 if TYPE_CHECKING:
     from aigc_ops.registry.versions import ModelRow
@@ -41,7 +42,7 @@ def execute(arguments: argparse.Namespace, flags: Sequence[str], output: TextIO)
         raise ConfigError(f"{what} is missing; see aigc-ops {command} --help")
     arguments.output = output
     answer, lines = COMMANDS[command](arguments, flags)
-    if command in ("run", "train") and os.environ.get("RANK", "0") != "0":
+    if command in ("run", "train") and not is_first_process():
         return 0  # of several processes that train together, the first answers
     if arguments.json:
         print(json.dumps(answer, ensure_ascii=False), file=output)
@@ -258,12 +259,10 @@ WITH_CONFIG = ("run", "validate", "train", "evaluate", "register", "promote", "p
 
 def _alone() -> AbstractContextManager[None]:
     """Hold the home; of several processes that train together, the first does for all."""
-    from aigc_ops.home import exclusive
-
     def waiting(holder: str) -> None:
         print(f"waiting for {holder}, which holds this home", file=sys.stderr)
 
-    return exclusive(waiting) if os.environ.get("RANK", "0") == "0" else nullcontext()
+    return exclusive(waiting) if is_first_process() else nullcontext()
 
 
 def _open_data(config: Any) -> DatasetRef:

@@ -45,6 +45,11 @@ def export_environment() -> None:
         os.environ[variable] = os.environ.get(variable) or value
 
 
+def is_first_process() -> bool:
+    """Whether this process acts for all that torchrun started with it; one alone does."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def exclusive(waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the home for one run or stage; a second waits its turn and is told for whom.

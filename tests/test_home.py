@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.home import export_environment, home
+from aigc_ops.home import export_environment, home, is_first_process
 from tests.conftest import ROOT
 
 
@@ -17,6 +17,23 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     export_environment()
     assert os.environ["MLFLOW_TRACKING_URI"].startswith(f"sqlite:///{home()}")
     assert os.environ["BENTOML_HOME"] == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_first"),
+    [
+        ({}, True),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, True),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, False),
+        ({"RANK": "3"}, True),  # of something else than torchrun
+    ],
+)
+def test_of_the_processes_that_torchrun_started_the_first_acts_for_all(
+    variables: dict[str, str], is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() is is_first
 
 
 def test_a_home_that_cannot_be_made_is_told_by_its_variable(tmp_path: Path) -> None:
