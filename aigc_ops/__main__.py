@@ -30,7 +30,13 @@ def entry() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a stage's failure, 2 for wrong usage."""
-    arguments, flags = parser().parse_known_args(_joined(sys.argv[1:] if argv is None else argv))
+    words = _joined(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments, flags = parser().parse_known_args(words)
+    except ConfigError as error:
+        unread = argparse.Namespace(command=(*words, "COMMAND")[0], json="--json" in words)
+        _tell(unread, error, str(error), sys.stdout)
+        return 2
     with _claim_standard_output() as answer:
         return _executed(arguments, flags, answer)
 

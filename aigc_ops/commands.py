@@ -259,6 +259,7 @@ WITH_CONFIG = ("run", "validate", "train", "evaluate", "register", "promote", "p
 
 def _alone() -> AbstractContextManager[None]:
     """Hold the home; of several processes that train together, the first does for all."""
+
     def waiting(holder: str) -> None:
         print(f"waiting for {holder}, which holds this home", file=sys.stderr)
 

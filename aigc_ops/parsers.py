@@ -2,10 +2,12 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from aigc_ops import __version__
+from aigc_ops.errors import ConfigError
 
 Command = Callable[..., argparse.ArgumentParser]
 """Makes a subcommand's parser of its name and summary."""
@@ -39,9 +41,19 @@ MODEL_COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError instead of leaving the program."""
+        self.print_usage(sys.stderr)
+        raise ConfigError(message)
+
+
 def parser() -> argparse.ArgumentParser:
-    """The commands and their own options; a config's flags are added once it is known."""
-    top = argparse.ArgumentParser(
+    """The commands and their own options; a config's flags are added once it is known.
+
+    Parsing raises ConfigError for words that it does not take.
+    """
+    top = _Parser(
         prog="aigc-ops",
         description="Train, judge, promote and serve generative models.",
         epilog=EPILOG,

@@ -56,9 +56,12 @@ def test_a_home_that_no_address_can_hold_is_refused(mark, capfd, monkeypatch, tm
 
 @pytest.mark.parametrize("size", ["nan", "inf", "-1"])
 def test_a_cache_has_a_size(size, capfd):
-    with pytest.raises(SystemExit, match="2"):
-        main(["cache", "prune", "--max-gb", size])
-    assert "gigabytes" in capfd.readouterr().err
+    assert "gigabytes" in told(capfd, "cache", "prune", "--max-gb", size, code=2)
+
+
+@pytest.mark.parametrize("argv", [[], ["smaple"], ["sample"], ["sample", "x", "--num", "a"]])
+def test_words_that_are_no_command_are_refused_like_any_other(argv, capfd):
+    assert "argument" in told(capfd, *argv, code=2)
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,6 @@ for line in sys.stdin:
         os.close(written)
     try:
         code = main(call["argv"])
-    except SystemExit as exit:
-        code = exit.code
     except BaseException:  # one command's crash is not the next one's
         traceback.print_exc()
         code = "crashed"
