@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import errno
 import json
 import os
 import sys
@@ -58,7 +59,7 @@ def _executed(arguments: argparse.Namespace, flags: Sequence[str], answer: TextI
         _tell(arguments, error, str(error), answer)
         return 2 if isinstance(error, ConfigError) else 1
     except OSError as error:
-        _tell(arguments, error, f"{error}; mend the path, its permissions or the space", answer)
+        _tell(arguments, error, f"{error}; {_remedy(error)}", answer)
         return 1
     except Exception as error:  # nobody foresaw it: the traceback is for a report
         traceback.print_exc()
@@ -91,6 +92,12 @@ def _make_home() -> None:
         export_environment()
     except OSError as error:
         raise ConfigError(f"AIGC_OPS_HOME is no folder that can be made: {error}") from error
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"free space where AIGC_OPS_HOME lies ({home()}), or point it at a larger disk"
+    return "mend the path or its permissions"
 
 
 def _what_follows(arguments: argparse.Namespace) -> str:

@@ -2,12 +2,17 @@
 
 import atexit
 import os
+import re
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -15,6 +20,11 @@ from aigc_ops.errors import AigcOpsError
 from aigc_ops.home import home
 
 STARTUP_SECONDS = 120
+LEAST_FREE_BYTES = 2**20
+HALF_MADE = ("duplicate column name", "already exists")
+"""SQLite's errors when a migration that was cut short, and not recorded, is begun again."""
+ERROR = re.compile(r"^\s*([\w.]+(?:Error|Exception): .+)", re.MULTILINE)
+DATABASES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 EPHEMERAL = {
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "0",
     "PREFECT_UI_ENABLED": "0",
@@ -33,16 +43,20 @@ class TemporaryServer:
     def __init__(self) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/api"
-        log = home() / "logs" / "prefect-server.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+            self._port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}/api"
+        self.log = home() / "logs" / "prefect-server.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._start()
+
+    def _start(self) -> None:
+        with self.log.open("ab") as output:
+            self._log_start = output.tell()
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "uvicorn", "--factory"),
                     *("prefect.server.api.server:create_app", "--host", "127.0.0.1"),
-                    *("--port", str(port), "--log-level", "error", "--lifespan", "on"),
+                    *("--port", str(self._port), "--log-level", "error", "--lifespan", "on"),
                 ],
                 env={**os.environ, **EPHEMERAL},
                 stdin=subprocess.DEVNULL,
@@ -51,18 +65,40 @@ class TemporaryServer:
                 preexec_fn=_die_with_parent,
                 start_new_session=True,
             )
-        self.log = log
 
     def wait(self) -> None:
-        """Return when the server answers; raises AigcOpsError when it does not come up."""
+        """Return when the server answers; raises AigcOpsError when it does not come up.
+
+        A database that was left half made, by a full disk, is set aside for a new one.
+        """
+        if self._answers():
+            return
+        if any(error in self._said() for error in HALF_MADE) and (aside := _set_aside()):
+            told = f"Prefect's database was half made, perhaps by a full disk; it is now {aside}"
+            warnings.warn(told, stacklevel=2)
+            self._start()
+            if self._answers():
+                return
+        reason = ["it told no error", *ERROR.findall(self._said())][-1]
+        if shutil.disk_usage(home()).free < LEAST_FREE_BYTES:
+            reason = f"no space is left in {home()}"
+        raise AigcOpsError(
+            f"the temporary Prefect server did not start: {reason} (log: {self.log})"
+        )
+
+    def _answers(self) -> bool:
         deadline = time.monotonic() + STARTUP_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 with urlopen(f"{self.url}/health", timeout=5):  # noqa: S310 - our own loopback
-                    return
+                    return True
             except (URLError, OSError):
                 time.sleep(0.05)
-        raise AigcOpsError(f"the temporary Prefect server did not start; its log: {self.log}")
+        return False
+
+    def _said(self) -> str:
+        """What this start wrote to the log."""
+        return self.log.read_bytes()[self._log_start :].decode(errors="replace").strip()
 
     def stop(self) -> None:
         """End the process, by force after ten seconds."""
@@ -95,6 +131,18 @@ def temporary_server() -> TemporaryServer | None:
     atexit.register(_own.stop)
     os.environ["PREFECT_API_URL"] = _own.url
     return _own
+
+
+def _set_aside() -> Path | None:
+    """Where the database that the server would make has been moved; None if it is elsewhere."""
+    if any(os.environ.get(variable) for variable in DATABASES):
+        return None
+    database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+    aside = database.with_name(f"prefect-half-made-{time.strftime('%Y%m%d-%H%M%S')}.db")
+    for end in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            Path(f"{database}{end}").rename(f"{aside}{end}")
+    return aside
 
 
 def _require(url: str) -> None:

@@ -1,28 +1,53 @@
 """The temporary Prefect server."""
 
+import shutil
+import sqlite3
 import ssl
 import threading
+from contextlib import closing
 from http.server import HTTPServer, SimpleHTTPRequestHandler
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
 
 import flows.server
 from aigc_ops.errors import AigcOpsError
-from flows.server import temporary_server
+from flows.server import TemporaryServer, temporary_server
 
 
-def test_a_second_command_in_one_process_waits_for_the_server_that_the_first_began(monkeypatch):
+def test_a_second_command_waits_for_the_server_that_the_first_began(monkeypatch, tmp_path):
     # The first may end, on a mistake in its config, before the server answers.
     monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    half_made = tmp_path / "prefect.db"
+    with closing(sqlite3.connect(half_made)) as database:  # as a full disk leaves it
+        database.execute("CREATE TABLE flow (id INTEGER)")
     server = temporary_server()
     assert server is not None
     try:
         again = temporary_server()
         assert again is server
-        again.wait()
+        with pytest.warns(UserWarning, match=r"half made, .*prefect-half-made-"):
+            again.wait()
     finally:
         server.stop()
+    [aside] = tmp_path.glob("prefect-half-made-*.db")
+    with closing(sqlite3.connect(aside)) as database:
+        assert database.execute("SELECT count(*) FROM flow").fetchone() == (0,)
+
+
+def test_a_server_that_does_not_start_is_told_by_its_last_words(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setenv(
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/p.db"
+    )
+    server = TemporaryServer()
+    with pytest.raises(AigcOpsError, match=r"did not start: .*unable to open.*prefect-server.log"):
+        server.wait()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(AigcOpsError, match="did not start: no space is left in "):
+        server.wait()
 
 
 def test_a_configured_server_is_used_instead(monkeypatch):
