@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn, TextIO
 
 from aigc_ops.errors import AigcOpsError, ConfigError
-from aigc_ops.home import export_environment, home
+from aigc_ops.home import export_environment, full_disk, home
 from aigc_ops.parsers import CONFIG_COMMANDS, MODEL_COMMANDS, SWITCHES, parser
 
 
@@ -63,7 +63,8 @@ def _executed(arguments: argparse.Namespace, flags: Sequence[str], answer: TextI
         return 1
     except Exception as error:  # nobody foresaw it: the traceback is for a report
         traceback.print_exc()
-        _tell(arguments, error, f"failed unexpectedly: {error!r}; please report it", answer)
+        told = full_disk(home()) or "please report it"
+        _tell(arguments, error, f"failed unexpectedly: {error!r}; {told}", answer)
         return 1
 
 

@@ -1,10 +1,12 @@
 """Where a run leaves its state, and the one lock over it."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LEAST_FREE_BYTES = 2**20
 TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -48,6 +50,16 @@ def export_environment() -> None:
 def is_first_process() -> bool:
     """Whether this process acts for all that torchrun started with it; one alone does."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def full_disk(path: Path) -> str | None:
+    """That the disk of this path is full, in words; None where it has room.
+
+    For errors of other programs, whose logs end before they could say so.
+    """
+    if shutil.disk_usage(path).free >= LEAST_FREE_BYTES:
+        return None
+    return f"no space is left on the disk of {path}"
 
 
 @contextmanager

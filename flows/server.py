@@ -3,7 +3,6 @@
 import atexit
 import os
 import re
-import shutil
 import signal
 import socket
 import ssl
@@ -17,10 +16,9 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from aigc_ops.errors import AigcOpsError
-from aigc_ops.home import home
+from aigc_ops.home import full_disk, home
 
 STARTUP_SECONDS = 120
-LEAST_FREE_BYTES = 2**20
 HALF_MADE = ("duplicate column name", "already exists")
 """SQLite's errors when a migration that was cut short, and not recorded, is begun again."""
 ERROR = re.compile(r"^\s*([\w.]+(?:Error|Exception): .+)", re.MULTILINE)
@@ -79,9 +77,7 @@ class TemporaryServer:
             self._start()
             if self._answers():
                 return
-        reason = ["it told no error", *ERROR.findall(self._said())][-1]
-        if shutil.disk_usage(home()).free < LEAST_FREE_BYTES:
-            reason = f"no space is left in {home()}"
+        reason = full_disk(home()) or ["it told no error", *ERROR.findall(self._said())][-1]
         raise AigcOpsError(
             f"the temporary Prefect server did not start: {reason} (log: {self.log})"
         )

@@ -1,13 +1,16 @@
 """Where a run leaves its files: the home, and the variables that point others at it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from aigc_ops.home import export_environment, home, is_first_process
+from aigc_ops.home import export_environment, full_disk, home, is_first_process
+from aigc_ops.serving.process import with_log_end
 from tests.conftest import ROOT
 
 
@@ -48,3 +51,14 @@ def test_a_home_that_cannot_be_made_is_told_by_its_variable(tmp_path: Path) -> N
     assert done.returncode == 2
     assert "AIGC_OPS_HOME is no folder that can be made" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_told_where_a_log_could_not_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "build.log"
+    log.touch()
+    assert full_disk(log) is None
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+    told = with_log_end("it failed", log)
+    assert told == f"it failed: no space is left on the disk of {tmp_path}; the end of {log}:"

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from aigc_ops.errors import PackagingError
+from aigc_ops.home import full_disk
 
 HOST = "127.0.0.1"
 STOP_TIMEOUT_SECONDS = 30.0
@@ -140,6 +141,7 @@ def answers(port: int, path: str) -> bool:
 
 
 def with_log_end(problem: str, log: Path) -> str:
-    """The problem, where its log lies, and the log's last lines."""
+    """The problem, a disk that is full, where the log lies, and its last lines."""
+    problem = ": ".join(filter(None, [problem, full_disk(log.parent)]))
     lines = log.read_text("utf-8", errors="replace").splitlines()[-NUM_LOG_LINES:]
     return "\n".join([f"{problem}; the end of {log}:", *(f"  {line}" for line in lines)])

@@ -46,7 +46,7 @@ def test_a_server_that_does_not_start_is_told_by_its_last_words(monkeypatch):
     with pytest.raises(AigcOpsError, match=r"did not start: .*unable to open.*prefect-server.log"):
         server.wait()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    with pytest.raises(AigcOpsError, match="did not start: no space is left in "):
+    with pytest.raises(AigcOpsError, match="did not start: no space is left on"):
         server.wait()
 
 
