@@ -3,9 +3,9 @@
     python benchmarks/dcgan.py [--rounds 3] [--steps 8] [--compile]
 
 DCGAN at 64 x 64 with widths 64 and batches of 64, Adam; on a GPU where there is one, with the
-images on it for all. They take turns in one run, so that a noisy machine disturbs all; quote
-the ratio. Beside it stands how much faster this processor multiplies bf16 than fp32 matrices:
-convolutions are nearly all of a step, so no loop can gain much more on the plain one than that.
+images on it for all. They take turns in one run, so that a noisy machine disturbs all, each in
+a process of its own, so that none has another's settings; quote the ratio. Beside it stands how
+fast this processor multiplies matrices: convolutions are nearly all of a step.
 """
 
 import argparse
@@ -14,14 +14,16 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 
 from aigc_ops.artifacts import DatasetRef, ImageShape
-from aigc_ops.devices import autocast, choose_device, choose_precision
+from aigc_ops.devices import autocast, choose_device, choose_precision, tune
 from aigc_ops.generative import ImageData, to_unit_range
 from aigc_ops.models._convolutions import Conv2d, ConvTranspose2d
 from aigc_ops.models.gan import Gan, GanConfig
@@ -36,8 +38,13 @@ DEVICE = choose_device("auto")
 WARMUP_STEPS = 2
 
 
-def plain_loop(images: torch.Tensor, steps: int) -> float:
+def random_images() -> torch.Tensor:
+    return torch.randint(0, 256, (512, 3, 64, 64), dtype=torch.uint8, device=DEVICE)
+
+
+def plain_loop(steps: int) -> float:
     """Images per second of the loop of the usual PyTorch example: fp32, no channels_last."""
+    images = random_images()
     model = Gan(CONFIG, SHAPE).train().to(DEVICE)
     for module in model.modules():  # as torch computes them, without our gradients
         if isinstance(module, Conv2d | ConvTranspose2d):
@@ -59,8 +66,10 @@ def plain_loop(images: torch.Tensor, steps: int) -> float:
     return _rate(step, steps)
 
 
-def bare_loop(images: torch.Tensor, steps: int) -> float:
+def bare_loop(steps: int) -> float:
     """Images per second of our loop's operations with nothing of the loop around them."""
+    tune(DEVICE, deterministic=False)
+    images = random_images()
     model = Gan(CONFIG, SHAPE).train()
     model.to(DEVICE, memory_format=torch.channels_last)
     optimizers = {part: model.optimizer(part) for part in model.parts()}
@@ -102,8 +111,9 @@ def _finish() -> None:
         torch.cuda.synchronize()
 
 
-def our_loop(images: torch.Tensor, steps: int, *, compiled: bool = False) -> float:
+def our_loop(steps: int, *, compiled: bool = False) -> float:
     """Images per second of `train`, checkpoint and sample grid at the end left out."""
+    images = random_images()
     data = ImageData(images.cpu(), None, SHAPE)
     reference = DatasetRef(
         uri="memory",
@@ -150,10 +160,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--compile", action="store_true", help="our networks by torch.compile too")
     arguments = parser.parse_args()
-    images = torch.randint(0, 256, (512, 3, 64, 64), dtype=torch.uint8, device=DEVICE)
     fp32, bf16 = matmul_rate(torch.float32), matmul_rate(torch.bfloat16)
     print(f"matrix products: fp32 {fp32:.0f}, bf16 {bf16:.0f} GFLOP/s, ratio {bf16 / fp32:.2f}")
-    loops: dict[str, Callable[[torch.Tensor, int], float]] = {
+    loops: dict[str, Callable[[int], float]] = {
         "plain": plain_loop, "bare": bare_loop, "ours": our_loop,
     }  # fmt: skip
     if arguments.compile:
@@ -161,7 +170,8 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(arguments.rounds):
         for name, loop in loops.items():
-            rates[name].append(loop(images, arguments.steps))
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                rates[name].append(pool.submit(loop, arguments.steps).result())
         print("   ".join(f"{name} {found[-1]:6.1f}" for name, found in rates.items()), "images/s")
     for name in rates.keys() - {"plain", "bare"}:
         for other in ("plain", "bare"):
