@@ -61,3 +61,9 @@ def test_the_new_family_keeps_the_projects_lint_and_types(checkout):
 @pytest.mark.slow
 def test_the_new_family_goes_through_the_whole_chain(checkout):
     assert "models:/blur/1 is champion" in run(checkout, block("sh", 1))
+
+
+@pytest.mark.slow
+def test_workers_are_offered_the_new_family(checkout):
+    run(checkout, block("sh", 2))
+    assert "entrypoint: flows/deployments.py:blur\n" in (checkout / "prefect.yaml").read_text()
