@@ -77,6 +77,7 @@ class Judge:
             "real_heldout_agreement": self._bound,
             "classes": len(set(found.tolist())),
             "least_deviation_ratio": min(deviations),
+            "mean_deviation_ratio": sum(deviations) / len(deviations),
             "deviation_ratios": deviations,
         }
 

@@ -20,20 +20,22 @@ from aigc_ops.training.samples import draw_grid
 
 GAN = "configs/mnist-gan.yaml --training.batch-size 64 --training.ema-decay 0.99 "
 VAE = "configs/mnist-vae.yaml "
+PLAIN = "--model.loss non_saturating "
 SPECTRAL = "--model.spectral-norm true "
 SIDES = {
-    "DCGAN, non-saturating": GAN,
+    "DCGAN, non-saturating": GAN + PLAIN,
     "DCGAN, least squares": GAN + "--model.loss least_squares",
     "DCGAN, hinge, spectral norm": GAN + SPECTRAL + "--model.loss hinge",
     "DCGAN, WGAN-GP": GAN
     + "--model.loss wasserstein --model.gradient-penalty 10 --model.critic-steps 2",
-    "fully connected GAN": GAN + "--model.network fully_connected",
+    "fully connected GAN": GAN + PLAIN + "--model.network fully_connected",
     "residual, attention, hinge": GAN
     + SPECTRAL
     + "--model.network residual --model.loss hinge --model.label-in norm",
     "InfoGAN, no labels": GAN
+    + PLAIN
     + "--data.label-column '' --model.categorical-codes 10 --model.continuous-codes 2"
-    " --model.latent-dim 16 --model.generator.learning-rate 1e-3",
+    " --model.generator.learning-rate 1e-3",
     "VAE, convolutional": VAE,
     "VAE, fully connected": VAE + "--model.network fully_connected",
 }

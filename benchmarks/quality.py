@@ -33,7 +33,8 @@ SHOWN = {
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
-    "least_deviation_ratio": "deviation",
+    "least_deviation_ratio": "least dev",
+    "mean_deviation_ratio": "mean dev",
     "fd_efficientnet_lite0": "distance",
     "label_agreement": "agreement",
 }
