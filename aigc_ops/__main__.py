@@ -52,8 +52,8 @@ def _executed(arguments: argparse.Namespace, flags: Sequence[str], answer: TextI
     except BrokenPipeError:  # whoever read the answer has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), answer.fileno())
         return 0
-    except KeyboardInterrupt:
-        print(f"stopped{_what_follows(arguments)}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        _tell(arguments, stop, f"stopped{_what_follows(arguments)}", answer)
         return 130
     except AigcOpsError as error:
         _tell(arguments, error, str(error), answer)
@@ -68,7 +68,7 @@ def _executed(arguments: argparse.Namespace, flags: Sequence[str], answer: TextI
         return 1
 
 
-def _tell(arguments: argparse.Namespace, error: Exception, told: str, answer: TextIO) -> None:
+def _tell(arguments: argparse.Namespace, error: BaseException, told: str, answer: TextIO) -> None:
     """What went wrong, to a person and as JSON where asked."""
     if arguments.json:
         print(json.dumps({"error": told, "kind": type(error).__name__}), file=answer)

@@ -44,7 +44,12 @@ def pipeline_of(family: str) -> Flow[Any, RunResult]:
     pipeline.__annotations__["config"] = config_type
     pipeline.__defaults__ = (default, False) if default else (False,)
     pipeline.__name__ = pipeline.__qualname__ = family
-    pipeline.__doc__ = f"Validate, train, evaluate, register, promote and package a {family}."
+    pipeline.__doc__ = f"""Validate, train, evaluate, register, promote and package a {family}.
+
+    Args:
+        config: Data, networks, training and judgement of this run.
+        force: Run every stage again, also where nothing has changed.
+    """
     return Flow(
         fn=pipeline,
         name=f"aigc-ops-{family}",
@@ -94,12 +99,17 @@ class Offer:
     deployment: str
     schedule: Schedule | None = None
 
+    @property
+    def description(self) -> str:
+        """The flow's own, without its arguments, of which the form tells."""
+        return str(FLOWS[self.flow].description).partition("\n\nArgs:")[0]
+
     def described(self) -> dict[str, Any]:
         """Its part of prefect.yaml."""
         return {
             "name": self.deployment,
             "entrypoint": f"flows/deployments.py:{self.flow}",
-            "description": FLOWS[self.flow].description,
+            "description": self.description,
             "tags": ["aigc-ops", self.flow],
             "work_pool": {"name": "aigc-ops"},
             "schedules": [{"cron": self.schedule.cron, "timezone": "UTC", "active": False}]
@@ -114,7 +124,7 @@ class Offer:
             self.deployment,
             schedule=self.schedule,
             tags=["aigc-ops", self.flow],
-            description=FLOWS[self.flow].description,
+            description=self.description,
         )
 
 

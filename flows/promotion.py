@@ -67,6 +67,10 @@ def review(model: str, version: int) -> Verdict:
     The run is suspended, not paused: no process waits, and restarts change nothing. A form
     without a name or a reason is asked for again; where the champion has changed since, the
     version is weighed anew and shown again. What was decided already is not decided twice.
+
+    Args:
+        model: Registered model's name.
+        version: Number of the version that waits for a decision.
     """
     export_environment()
     show_messages_alone()
@@ -232,7 +236,14 @@ def ask_for_review(verdict: Verdict) -> None:
 
 @flow(name="aigc-ops-rollback", flow_run_name="rollback-{model}", result_serializer="json")
 def rollback(model: str, reviewer: str, reason: str, to: int | None = None) -> Entry:
-    """Make an earlier champion champion again: the one before this, or version `to`."""
+    """Make an earlier champion champion again: the one before this, or version `to`.
+
+    Args:
+        model: Registered model's name.
+        reviewer: Your name.
+        reason: Why, for whoever asks later.
+        to: Number of a version that was champion before; empty: the one before this.
+    """
     export_environment()
     show_messages_alone()
     entry = people.rollback(model, to, who=reviewer, reason=reason, flow_run=flow_run.id)
@@ -246,6 +257,9 @@ def guard(mode: Literal["flag", "revert"] = "flag") -> dict[str, list[str]]:
     """Find aliases that were moved outside aigc-ops, and put them back where `mode` says so.
 
     Every model is looked at; one whose log is damaged fails the run at its end.
+
+    Args:
+        mode: flag: tell of them; revert: put them back as well.
     """
     export_environment()
     show_messages_alone()

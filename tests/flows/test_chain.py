@@ -296,14 +296,15 @@ def test_a_run_stopped_twice_in_mid_training_goes_on_where_it_was(
 
     for how in (signal.SIGKILL, signal.SIGINT):
         kept = newest()
-        process = served.start("run", served.config, *flags)
+        process = served.start("run", served.config, *flags, "--json")
         deadline = time.monotonic() + 120
         while newest() == kept and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(how)
-        ended(process, seconds=60)
-        assert process.returncode != 0
+        printed, _ = ended(process, seconds=60)
+        assert process.returncode == (130 if how == signal.SIGINT else -how)
         assert kept < newest() < "step-00000200"
+    assert "the same command again continues" in json.loads(printed)["error"]
     answer, said = console.run("run", served.config, *flags)
     assert "resumed after step" in said
     assert answer["checkpoint"]["step"] == 200

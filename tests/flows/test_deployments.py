@@ -40,3 +40,10 @@ def test_the_entrypoints_of_prefect_yaml_lead_to_the_flows():
         assert Path(ROOT / path).is_file()
         assert isinstance(getattr(deployments, name), Flow)
         assert not any(schedule["active"] for schedule in deployment["schedules"])
+
+
+@pytest.mark.parametrize("name", deployments.FLOWS)
+def test_a_form_says_what_each_field_is(name):
+    fields = deployments.FLOWS[name].parameters.model_dump()["properties"]
+    assert fields
+    assert all(field.get("description") for field in fields.values())
