@@ -35,7 +35,7 @@ from aigc_ops.evaluation import evaluate as evaluate_checkpoint
 from aigc_ops.evaluation.sets import METRICS, score_sets
 from aigc_ops.folders import read_provenance
 from aigc_ops.generative import TextData
-from aigc_ops.home import home, is_first_process
+from aigc_ops.home import home, is_first_process, num_processes
 from aigc_ops.promotion.stage import Setting
 from aigc_ops.promotion.stage import promote as promote_version
 from aigc_ops.records import RunRecord
@@ -90,7 +90,8 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
     if anew:
         key += time.strftime("-%Y%m%dT%H%M%SZ", time.gmtime())
     folder = RunFolder(home() / "checkpoints" / f"{config.name}-{key}")
-    if finished := folder.finished(config.training.steps):
+    # Of several processes none leaves before all have seen that it is finished.
+    if num_processes() == 1 and (finished := folder.finished(config.training.steps)):
         return finished
     source = revision()
     with tracking(config, dataset, key) as tracker:

@@ -21,8 +21,8 @@ from aigc_ops.artifacts import (
     Verdict,
     contract_differences,
 )
-from aigc_ops.errors import ConfigError
-from aigc_ops.home import exclusive, is_first_process
+from aigc_ops.errors import ConfigError, TrainingError
+from aigc_ops.home import exclusive, is_first_process, num_processes
 
 if TYPE_CHECKING:
     from aigc_ops.registry.versions import ModelRow
@@ -40,9 +40,14 @@ def execute(arguments: argparse.Namespace, flags: Sequence[str], output: TextIO)
     if command in WITH_CONFIG and _subject(arguments) is None:
         what = "CONFIG" if hasattr(arguments, "config") else "MODEL"
         raise ConfigError(f"{what} is missing; see aigc-ops {command} --help")
+    if command in WITH_CONFIG and command != "train" and num_processes() > 1:
+        raise ConfigError(
+            f"WORLD_SIZE is {num_processes()}, but several processes share the training alone: "
+            f"torchrun … -m aigc_ops train CONFIG, then `aigc-ops {command}` as one process"
+        )
     arguments.output = output
     answer, lines = COMMANDS[command](arguments, flags)
-    if command in ("run", "train") and not is_first_process():
+    if not is_first_process():
         return 0  # of several processes that train together, the first answers
     if arguments.json:
         print(json.dumps(answer, ensure_ascii=False), file=output)
@@ -258,9 +263,14 @@ WITH_CONFIG = ("run", "validate", "train", "evaluate", "register", "promote", "p
 
 
 def _alone() -> AbstractContextManager[None]:
-    """Hold the home; of several processes that train together, the first does for all."""
+    """Hold the home; of several processes that train together, the first does for all.
+
+    It does not wait, for the others have begun: raises TrainingError when the home is held.
+    """
 
     def waiting(holder: str) -> None:
+        if num_processes() > 1:
+            raise TrainingError(f"{holder} holds this home; start again once it has ended")
         print(f"waiting for {holder}, which holds this home", file=sys.stderr)
 
     return exclusive(waiting) if is_first_process() else nullcontext()

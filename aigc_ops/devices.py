@@ -3,7 +3,8 @@
 import ctypes
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -68,20 +69,31 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=dtype, cache_enabled=True)
 
 
-def tune(device: torch.device, *, deterministic: bool) -> None:
-    """Set torch's switches for a training run on this device."""
+@contextmanager
+def tuned(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """Torch's switches for training on this device, until the block ends.
+
+    Scores that the same process computes afterwards are those of any other.
+    """
+    cudnn, was_strict = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    were = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
     torch.use_deterministic_algorithms(deterministic)
     if device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     if device.type == "cuda":
         if deterministic:  # else torch refuses cuBLAS, which reads this at its first call
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
-        torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = not deterministic
+        cudnn.allow_tf32, cudnn.benchmark = True, not deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_strict)
+        torch.set_float32_matmul_precision(were[0])
+        cudnn.allow_tf32, cudnn.benchmark = were[1:]
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep what a step frees for the next, which would map it anew page by page.
 
     That took a fourteenth of a step of SmolLM2's LoRA (`benchmarks/gpt.py lora`).

@@ -47,9 +47,14 @@ def export_environment() -> None:
         os.environ[variable] = os.environ.get(variable) or value
 
 
+def num_processes() -> int:
+    """How many processes torchrun has started to train together, this one included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_first_process() -> bool:
     """Whether this process acts for all that torchrun started with it; one alone does."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    return num_processes() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def full_disk(path: Path) -> str | None:

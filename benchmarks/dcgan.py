@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from aigc_ops.artifacts import DatasetRef, ImageShape
-from aigc_ops.devices import autocast, choose_device, choose_precision, tune
+from aigc_ops.devices import autocast, choose_device, choose_precision, keep_freed_memory
 from aigc_ops.generative import ImageData, to_unit_range
 from aigc_ops.models._convolutions import Conv2d, ConvTranspose2d
 from aigc_ops.models.gan import Gan, GanConfig
@@ -68,7 +68,7 @@ def plain_loop(steps: int) -> float:
 
 def bare_loop(steps: int) -> float:
     """Images per second of our loop's operations with nothing of the loop around them."""
-    tune(DEVICE, deterministic=False)
+    keep_freed_memory()
     images = random_images()
     model = Gan(CONFIG, SHAPE).train()
     model.to(DEVICE, memory_format=torch.channels_last)

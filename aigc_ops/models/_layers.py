@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class LabelledCode(nn.Module):
@@ -121,13 +122,13 @@ class SelfAttention(nn.Module):
         self.key = nn.Conv2d(channels, inner, 1, bias=False)
         self.value = nn.Conv2d(channels, max(1, channels // 2), 1, bias=False)
         self.out = nn.Conv2d(max(1, channels // 2), channels, 1, bias=False)
-        self.pool = nn.MaxPool2d(2)
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Tensor) -> Tensor:
         queries = self.query(images).flatten(2)
-        keys = self.pool(self.key(images)).flatten(2)
-        values = self.pool(self.value(images)).flatten(2)
+        # With indices, for without them MPS cannot differentiate twice (R1, WGAN-GP).
+        keys = functional.max_pool2d(self.key(images), 2, return_indices=True)[0].flatten(2)
+        values = functional.max_pool2d(self.value(images), 2, return_indices=True)[0].flatten(2)
         weights = (queries.transpose(1, 2) @ keys).softmax(dim=2)
         attended = (values @ weights.transpose(1, 2)).unflatten(2, images.shape[2:])
         total: Tensor = images + self.gain * self.out(attended)

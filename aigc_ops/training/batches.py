@@ -63,7 +63,8 @@ class Batches:
         indices = self._order.batch(step)
         shares = []
         for index in range(self._config.micro_batches):
-            first = (self._team.rank * self._config.micro_batches + index) * self._size
+            # Each micro-batch of the team holds the rows of one process's alone.
+            first = (index * self._team.size + self._team.rank) * self._size
             rows = slice(first, first + self._size)
             noise = Noise(key, step, rows=rows, batch_size=num, device=self._team.device)
             shares.append(Share(self._examples.take(indices[rows]), noise))

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from aigc_ops.errors import TrainingError
 
 
@@ -26,6 +28,11 @@ def explained() -> Iterator[None]:
             f"the compiled networks failed ({reason}); set --training.compile false"
         ) from error
     except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
+            raise TrainingError(
+                "another process of this run has ended, and says why; the same command goes on "
+                "from the newest checkpoint"
+            ) from error
         from torch._dynamo.exc import TorchDynamoException
 
         if not isinstance(error, TorchDynamoException):

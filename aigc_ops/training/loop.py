@@ -14,7 +14,7 @@ from tqdm import tqdm
 from aigc_ops.artifacts import Checkpoint, DatasetRef
 from aigc_ops.checkpoints import differences, load_model, read_checkpoint
 from aigc_ops.data.config import Split
-from aigc_ops.devices import Precision, choose_precision, tune
+from aigc_ops.devices import Precision, choose_precision, tuned
 from aigc_ops.errors import ModelError, TrainingError
 from aigc_ops.generative import Data, FamilyConfig, Generative, ImageModel, Images
 from aigc_ops.models import family_type
@@ -58,9 +58,15 @@ def train(
     where examples made of much text are kept. Raises TrainingError when a loss is not
     finite, the model has collapsed or memory ran out; the last good checkpoint stays.
     """
-    if finished := folder.finished(config.steps):
-        return finished
-    with joined(config.device) as team, explained():
+    with (
+        explained(),
+        joined(config.device) as team,
+        tuned(team.device, deterministic=config.deterministic),
+    ):
+        finished = folder.finished(config.steps)
+        team.agree({"run": folder.path.name, "checkpoint": finished and finished.step})
+        if finished:
+            return finished
         attempt = partial(
             _train,
             model_config,
@@ -100,7 +106,6 @@ def _train(
     """Train as one of a team; the step of the checkpoint to end with."""
     device = team.device
     precision = choose_precision(config.precision, device)
-    tune(device, deterministic=config.deterministic)
     data = read_data("train")
     if len(data) == 0:
         raise TrainingError("the training split is empty; there is nothing to learn from")
@@ -201,6 +206,7 @@ def _begun(
     """Model and state: from the newest whole checkpoint, from given weights, or new."""
     torch.manual_seed(seed)
     resumed = folder.newest()
+    team.agree({"checkpoint": resumed and resumed.name, "precision": precision})
     model = _build(model_config, data, resumed or (Path(initial.uri) if initial else None))
     if initial:
         model.go_on(data)

@@ -1,7 +1,7 @@
 """The processes that train together: one alone, or those that torchrun has started."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from aigc_ops.devices import DeviceName, choose_device
-from aigc_ops.errors import ConfigError
+from aigc_ops.errors import ConfigError, TrainingError
+from aigc_ops.home import num_processes
 
 T = TypeVar("T")
 
@@ -35,6 +36,9 @@ class Processes:
         """The writer's value, in every process."""
         return value
 
+    def agree(self, what: Mapping[str, object]) -> None:
+        """Raise TrainingError, in every process, where they differ in what must be the same."""
+
     def wait(self) -> None:
         """Until every process has come so far."""
 
@@ -54,13 +58,27 @@ class _Together(Processes):
         if not tensors:
             return
         flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
-        flat = self._fabric.all_reduce(flat, reduce_op="mean")
-        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        torch.distributed.all_reduce(flat)  # Fabric's own has a GPU's process wait before it
+        flat /= self.size
+        means = flat.split_with_sizes([tensor.numel() for tensor in tensors])
+        for tensor, mean in zip(tensors, means, strict=True):
             tensor.detach().copy_(mean.view_as(tensor))
 
     def from_writer(self, value: T) -> T:
         sent: T = self._fabric.broadcast(value)
         return sent
+
+    def agree(self, what: Mapping[str, object]) -> None:
+        said: list[Mapping[str, object]] = [{}] * self.size
+        torch.distributed.all_gather_object(said, dict(what))
+        for rank, other in enumerate(said):
+            for name, value in other.items():
+                if value != said[0][name]:
+                    raise TrainingError(
+                        f"the processes do not agree: the {name} of the first is "
+                        f"{said[0][name]}, that of number {rank} {value}; they need one "
+                        "AIGC_OPS_HOME that all see, the same config, and one precision"
+                    )
 
     def wait(self) -> None:
         self._fabric.barrier()
@@ -117,19 +135,34 @@ def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, size: int, rows: Tensor) 
 @contextmanager
 def joined(device: DeviceName) -> Iterator[Processes]:
     """All processes of this run; one alone unless torchrun has started more."""
-    num = int(os.environ.get("WORLD_SIZE", "1"))
+    num = num_processes()
     if num == 1:
         yield Processes(choose_device(device))
         return
     from lightning_fabric import Fabric
 
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
     kind = choose_device(device).type
-    if kind == "mps":
-        raise ConfigError("several processes do not share MPS; use --training.device cpu")
+    here = _num_here(num, kind)
     fabric = Fabric(accelerator=kind, devices=here, num_nodes=num // here, strategy="ddp")
     fabric.launch()
-    try:
-        yield _Together(fabric)
-    finally:
-        torch.distributed.destroy_process_group()
+    yield _Together(fabric)
+    # After an error others may stand in a reduction, for which NCCL would wait here.
+    torch.distributed.destroy_process_group()
+
+
+def _num_here(num: int, kind: str) -> int:
+    """Processes on this machine, of `num` in all; raises ConfigError where that cannot be."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    if not here or num % here:
+        raise ConfigError(
+            f"WORLD_SIZE is {num}, and LOCAL_WORLD_SIZE {here or 'missing'}; start the processes "
+            "by torchrun, as many on each machine, or unset WORLD_SIZE"
+        )
+    if kind == "mps":
+        raise ConfigError("several processes do not share MPS; use --training.device cpu")
+    if kind == "cuda" and here > torch.cuda.device_count():
+        raise ConfigError(
+            f"{here} processes do not share {torch.cuda.device_count()} GPUs; give torchrun "
+            f"--nproc-per-node {torch.cuda.device_count()}, or use --training.device cpu"
+        )
+    return here

@@ -107,13 +107,14 @@ class Stepper:
         noises = [ReplayedNoise(share.noise) for share in taken]
         batches = [{name: rows.clone() for name, rows in s.batch.items()} for s in taken]
         fixed = [Share(batch, noise) for batch, noise in zip(batches, noises, strict=True)]
-        graph = torch.cuda.CUDAGraph()
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # thread_local: batches are brought by another thread meanwhile.
             with torch.cuda.graph(graph, stream=self._aside, capture_error_mode="thread_local"):
                 named = self._take(fixed)
                 scalars = torch.stack(list(named.values()))
         except (RuntimeError, ModelError) as error:
+            torch.cuda.set_stream(here)  # a recording that fails at its end stays on its own
             self._may_record = False
             tqdm.write(
                 "warning: this step cannot be recorded as a CUDA graph and is launched kernel by "

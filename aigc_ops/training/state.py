@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from aigc_ops.checkpoints import StoredModel, copied, load_weights
 from aigc_ops.devices import Precision
 from aigc_ops.errors import CheckpointError
 from aigc_ops.generative import Generative
+from aigc_ops.home import num_processes
 
 TENSORS = "training.safetensors"
 RECORD = "training.json"
@@ -252,7 +252,7 @@ def versions(device: torch.device, precision: Precision) -> dict[str, str | int]
         "device": torch.cuda.get_device_name(device) if is_gpu else device.type,
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": num_processes(),
     }
 
 

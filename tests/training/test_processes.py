@@ -12,11 +12,14 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from aigc_ops.__main__ import main
+from aigc_ops.errors import ConfigError
+from aigc_ops.home import exclusive
 from tests.conftest import ROOT
 from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, run, stream_of
 
 PROGRAM = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from tests.training.runs import GAN, VAE, Recorder, run, stream_of
 model = {"gan": GAN, "vae": VAE}[sys.argv[1]]
@@ -25,8 +28,10 @@ settings = {"precision": "fp32", "ema_decay": 0.9, "num": 24, "device": "cpu"}
 settings |= json.loads(sys.argv[3])
 if shards := settings.pop("shards", None):
     settings["make"] = lambda _: stream_of(Path(shards))
-checkpoint = run(model, Path(sys.argv[2]), tracker=tracker, **settings)
-import os
+folder = Path(sys.argv[2])
+if settings.pop("apart", False):
+    folder = folder / os.environ["RANK"] / "run"
+checkpoint = run(model, folder, tracker=tracker, **settings)
 if os.environ.get("RANK", "0") == "0":
     print(json.dumps([m for _, m in tracker.metrics]))
 """
@@ -43,8 +48,8 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def trained(model: str, folder: Path, **settings: object) -> list[dict[str, float]]:
-    done = subprocess.run(
+def ended(model: str, folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command(model, str(folder), json.dumps(settings)),
         env=environment(),
         cwd=ROOT,
@@ -52,6 +57,10 @@ def trained(model: str, folder: Path, **settings: object) -> list[dict[str, floa
         text=True,
         timeout=300,
     )
+
+
+def trained(model: str, folder: Path, **settings: object) -> list[dict[str, float]]:
+    done = ended(model, folder, **settings)
     assert done.returncode == 0, done.stderr[-3000:]
     metrics: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return metrics
@@ -66,7 +75,8 @@ def trained(model: str, folder: Path, **settings: object) -> list[dict[str, floa
     ],
 )
 def test_two_processes_have_the_losses_and_weights_of_one(model, streams, shards, tmp_path):
-    settings = {"steps": 14, "batch_size": 8}  # beyond the shards' 12 steps an epoch
+    # Beyond the shards' 12 steps an epoch.
+    settings = {"steps": 14, "batch_size": 8, "micro_batches": 2}
     alone = Recorder()
     lone = {"precision": "fp32", "num": 24, "device": "cpu", **settings}
     if streams:
@@ -91,15 +101,55 @@ def test_after_one_of_two_processes_is_killed_the_run_goes_on(tmp_path):
     trained("gan", tmp_path / "whole", **settings)
     folder = tmp_path / "killed"
     arguments = command("gan", str(folder), json.dumps(settings))
-    torchrun = subprocess.Popen(
-        arguments, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    log = tmp_path / "log"
+    with log.open("w") as said:
+        torchrun = subprocess.Popen(
+            arguments, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said
+        )
     while len(list(folder.glob("step-*"))) < 2:
         assert torchrun.poll() is None
         time.sleep(0.02)
     workers = psutil.Process(torchrun.pid).children()
     workers[-1].send_signal(signal.SIGKILL)
     assert torchrun.wait(120) != 0
+    assert "TrainingError: another process of this run has ended" in log.read_text()
     assert not (folder / "finished.json").exists()
     trained("gan", folder, **settings)
     assert_bit_equal(tmp_path / "whole" / "step-00000200", folder / "step-00000200")
+
+
+def test_processes_that_see_other_checkpoints_do_not_train(tmp_path):
+    run(VAE, tmp_path / "0" / "run", steps=2, batch_size=8, num=24, precision="fp32")
+    done = ended("vae", tmp_path, steps=4, batch_size=8, apart=True)
+    assert done.returncode != 0
+    told = "the checkpoint of the first is step-00000002, that of number 1 None"
+    assert done.stderr.count(f"TrainingError: the processes do not agree: {told}") == 2
+    assert [path.name for path in tmp_path.glob("?/run/step-*")] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("here", [None, "3"])
+def test_processes_that_torchrun_did_not_start_are_refused(here, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    if here:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    with pytest.raises(ConfigError, match=f"LOCAL_WORLD_SIZE {here or 'missing'}; start the"):
+        run(VAE, tmp_path, steps=1)
+
+
+def test_of_a_runs_stages_several_processes_share_the_training_alone(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["run", "configs/smoke.yaml"]) == 2
+    assert "several processes share the training alone: torchrun" in capsys.readouterr().err
+
+
+def test_several_processes_do_not_wait_for_a_home_that_is_held():
+    with exclusive(pytest.fail):
+        done = subprocess.run(
+            [sys.executable, "-m", "aigc_ops", "train", "configs/smoke.yaml"],
+            env={**environment(), "WORLD_SIZE": "2"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert f"process {os.getpid()} holds this home; start again" in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_ops.devices import tune
+from aigc_ops.devices import tuned
 from aigc_ops.errors import TrainingError
 from aigc_ops.models.vae import Vae
 from aigc_ops.training.state import Progress
@@ -96,16 +96,23 @@ def test_only_a_deterministic_run_asks_for_deterministic_kernels(tmp_path):
 def test_determinism_on_a_gpu_also_fixes_the_workspace_of_cublas(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    for name in ("benchmark", "allow_tf32"):
-        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
-    precision = torch.get_float32_matmul_precision()
-    try:
-        tune(torch.device("cuda"), deterministic=True)
+    with tuned(torch.device("cuda"), deterministic=True):
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert not torch.backends.cudnn.benchmark
-    finally:
-        tune(torch.device("cpu"), deterministic=False)
-        torch.set_float32_matmul_precision(precision)
+
+
+def test_the_switches_of_training_end_with_it():
+    def switches() -> list[object]:
+        cudnn = torch.backends.cudnn
+        strict = torch.are_deterministic_algorithms_enabled()
+        return [strict, cudnn.allow_tf32, cudnn.benchmark, torch.get_float32_matmul_precision()]
+
+    before = switches()
+    with tuned(torch.device("cuda"), deterministic=True):
+        assert switches() != before
+    with tuned(torch.device("cuda"), deterministic=False):
+        assert torch.backends.cudnn.benchmark
+    assert switches() == before
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])
