@@ -14,6 +14,7 @@ from aigc_ops.references import references
 from flows import showing, stages
 from flows.logs import show_messages_alone
 from flows.promotion import ask_for_review
+from flows.results import accept_nouns_alone
 
 Config = RunConfig[Any]
 
@@ -49,6 +50,7 @@ def run_if_changed(config: Config, *, force: bool = False) -> RunResult:
     """
     export_environment()
     show_messages_alone()
+    accept_nouns_alone()
     log = get_run_logger()
     with exclusive(lambda holder: log.warning("waiting for %s, which holds this home", holder)):
         digest = chain.config_digest(config)

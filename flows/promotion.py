@@ -27,6 +27,7 @@ from aigc_ops.registry.versions import models
 from flows import stages
 from flows.events import tell, tell_entry, tell_verdict
 from flows.logs import show_messages_alone
+from flows.results import accept_nouns_alone
 
 REVIEW = "aigc-ops-review/review"
 MAX_ATTEMPTS = 100
@@ -74,6 +75,7 @@ def review(model: str, version: int) -> Verdict:
     """
     export_environment()
     show_messages_alone()
+    accept_nouns_alone()
     candidate = chain.version_of(f"models:/{model}/{version}")
     complaint, done = "", _done_here(candidate)
     for attempt in range(MAX_ATTEMPTS):
@@ -246,6 +248,7 @@ def rollback(model: str, reviewer: str, reason: str, to: int | None = None) -> E
     """
     export_environment()
     show_messages_alone()
+    accept_nouns_alone()
     entry = people.rollback(model, to, who=reviewer, reason=reason, flow_run=flow_run.id)
     tell_entry(entry)
     get_run_logger().info("models:/%s/%s is champion again", entry.model, entry.version)
@@ -263,6 +266,7 @@ def guard(mode: Literal["flag", "revert"] = "flag") -> dict[str, list[str]]:
     """
     export_environment()
     show_messages_alone()
+    accept_nouns_alone()
     found, faults = {}, []
     for name in sorted({row.name for row in models()}):
         try:

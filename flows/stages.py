@@ -97,7 +97,9 @@ def _believed(
 ) -> NounT:
     """A cached result whose files are still there, or a new one."""
     result = stage.with_options(refresh_cache=force)(*nouns)
-    return result if present(result) else stage.with_options(refresh_cache=True)(*nouns)
+    if isinstance(result, stage.fn.__annotations__["return"]) and present(result):
+        return result
+    return stage.with_options(refresh_cache=True)(*nouns)
 
 
 def validate(config: Config, dataset: DatasetRef, *, force: bool) -> ValidationReport:

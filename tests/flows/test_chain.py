@@ -1,7 +1,11 @@
 """The whole chain as a person meets it: real processes, stores, servers and faults."""
 
+import base64
+import itertools
 import json
+import lzma
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -104,6 +108,41 @@ def test_a_flow_run_that_reuses_an_earlier_run_shows_all_that_it_left(served, co
     answer, _ = console.run("run", served.config, "--seed", 0)  # the same config in other words
     assert answer["version"] == first["version"]
     assert shown(served.server) == PAGE
+
+
+class Malice:
+    """Makes a file where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_kept_result_replaced_by_a_pickle_is_made_again_and_never_loaded(
+    served, console, first, tmp_path
+):
+    console.run("run", served.config, "--seed", 0)
+    loaded = tmp_path / "loaded"
+    pickled = base64.encodebytes(pickle.dumps(Malice(loaded)))
+    ways = itertools.cycle(
+        [
+            ({"type": "pickle", "picklelib": "cloudpickle"}, pickled),
+            ({"type": "compressed/pickle"}, base64.encodebytes(lzma.compress(pickled))),
+            ({"type": "json", "object_decoder": "os.mkdir"}, json.dumps({}).encode()),
+            ({"type": "json"}, json.dumps({"__class__": "pathlib.Path", "data": "/"}).encode()),
+        ]
+    )
+    for path in sorted((served.home / "prefect" / "storage").iterdir()):
+        kept = json.loads(path.read_text())
+        if "metadata" in kept:
+            kept["metadata"]["serializer"], result = next(ways)
+            path.write_text(json.dumps({**kept, "result": result.decode()}))
+    answer, said = console.run("run", served.config, "--packaging.boot-timeout-seconds", 100)
+    assert answer["version"] == first["version"]
+    assert "look who else writes there" in said
+    assert not loaded.exists()
 
 
 def test_a_champion_deleted_by_hand_is_made_again(served, console, first, monkeypatch):
