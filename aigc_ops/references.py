@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Annotated, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from aigc_ops.artifacts import file_digest, json_digest
 
-Reference = Annotated[str, "a file, a folder or models:/NAME@ALIAS"]
+Reference = Annotated[
+    str, Field(pattern=r"^[^\x00]*$"), "a file, a folder or models:/NAME@ALIAS, without a null byte"
+]
 """The type of such a setting in a config."""
 
 

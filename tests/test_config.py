@@ -73,6 +73,7 @@ def test_a_config_is_frozen():
         (SOUND + "training: {steps: 1.5}", "training.steps"),
         ("model: {family: gan}", "data: field required"),
         (SOUND + "name: ../up", "name: .*pattern"),
+        (SOUND + 'training: {init_from: "a\\0b"}', "training.init_from: .*pattern"),
         ("- a\n- b", "expected a mapping"),
         ("data: [", "not readable as YAML"),
     ],
