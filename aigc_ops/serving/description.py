@@ -67,6 +67,7 @@ def _generate(call_schema: dict[str, Any]) -> dict[str, Any]:
                 },
             },
             "400": _error("The body is not JSON."),
+            "408": _error("The body took too long to arrive."),
             "413": _error("The body is too long."),
             "422": _error("A value is of the wrong type, out of range or unknown."),
             "429": _error("Too many calls are waiting; try again later."),

@@ -24,7 +24,6 @@ from aigc_ops.serving.description import INDEX_PAGE, of_controls, openapi
 if TYPE_CHECKING:
     from aigc_ops.sample_request import Control
 
-MAX_BODY_BYTES = 1_000_000
 MAX_PROMPT_CHARACTERS = 10_000
 
 
@@ -126,7 +125,7 @@ def create_app() -> Starlette:
 
 
 async def _generate(request: Request) -> Response:
-    call = Call.model_validate_json(await _read(request) or b"{}")
+    call = Call.model_validate_json(await request.body() or b"{}")
     served: Served = request.app.state.served
     if not call.stream:
         return await run_sync(served.answer, call, limiter=request.app.state.drawing)
@@ -140,19 +139,6 @@ async def _told(pieces: Iterator[str], limiter: anyio.CapacityLimiter) -> AsyncI
     async with limiter:
         while (piece := await run_sync(next, pieces, None)) is not None:
             yield piece
-
-
-async def _read(request: Request) -> bytes:
-    """The body, refused as soon as it is known to be too long."""
-    declared = request.headers.get("content-length", "0")
-    body = bytearray()
-    if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
-        raise HTTPException(413, f"the body may have at most {MAX_BODY_BYTES} bytes")
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body may have at most {MAX_BODY_BYTES} bytes")
-    return bytes(body)
 
 
 async def _describe(request: Request) -> Response:

@@ -2,17 +2,33 @@
 
 import os
 from pathlib import Path
+from typing import Any, TypeVar
 
 import bentoml
 
 from aigc_ops.errors import PackagingError
+from aigc_ops.serving.door import Door
 from aigc_ops.serving.endpoint import Served, create_app
 from aigc_ops.serving.names import MODEL_ALIAS, MODEL_VARIABLE, NAME_VARIABLE, VERSION_VARIABLE
+
+T = TypeVar("T")
 
 app = create_app()
 
 
-@bentoml.service(name="aigc-ops", workers=1, traffic={"timeout": 300, "max_concurrency": 32})
+class GuardedService(bentoml.Service[T]):
+    """A BentoML service whose requests come through the door, before any middleware."""
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        return Door(super().to_asgi(is_main))
+
+
+@bentoml.service(
+    name="aigc-ops",
+    workers=1,
+    traffic={"timeout": 300, "max_concurrency": 32},
+    service_class=GuardedService,
+)
 @bentoml.asgi_app(app, path="/", name="generate")
 class Generation:
     """Draws samples of one registered model."""

@@ -1,0 +1,109 @@
+"""What strangers send to a running service: half bodies, unknown paths, control characters."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from aigc_ops.serving.door import BODY_SECONDS
+from aigc_ops.serving.names import MODEL_VARIABLE
+from aigc_ops.serving.process import HOST, ServerProcess, running
+from aigc_ops.serving.server import SERVICE
+from tests.serving.conftest import error_of
+
+HALF_A_CALL = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"
+
+
+def serving(model: Path, folder: Path, name: str) -> AbstractContextManager[ServerProcess]:
+    """A server of the model with the folder as its home, which others may share."""
+    variables = {
+        MODEL_VARIABLE: str(model),
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "TMPDIR": str(folder),
+        "OMP_NUM_THREADS": "1",
+    }
+    return running(SERVICE, environment=variables, folder=folder, log=folder / f"{name}.log")
+
+
+@pytest.fixture(scope="module")
+def server(gpt_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving(gpt_folder, tmp_path_factory.mktemp("door"), "server") as process:
+        process.wait_ready(120)
+        yield process
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://{HOST}:{server.port}", timeout=60) as client:
+        yield client
+
+
+def connection(server: ServerProcess, sent: bytes) -> socket.socket:
+    stranger = socket.create_connection((HOST, server.port), timeout=60)
+    stranger.sendall(sent)
+    return stranger
+
+
+def test_clients_that_send_half_a_body_shut_nobody_out(
+    server: ServerProcess, client: httpx.Client
+) -> None:
+    with ExitStack() as stack:
+        started = time.monotonic()
+        idle = [stack.enter_context(connection(server, HALF_A_CALL)) for _ in range(40)]
+        assert client.post("/generate", json={"prompt": "two?"}).status_code == 200
+        answers = [each.makefile("rb").read() for each in idle]
+        assert BODY_SECONDS - 1 < time.monotonic() - started < BODY_SECONDS + 10
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert f"{BODY_SECONDS} seconds" in error_of(body)
+
+
+@pytest.mark.parametrize(
+    "path", ["/generate/", "/generate/x", "/Generate", "/static_content/x", "/static_content"]
+)
+def test_a_path_unknown_to_the_service_is_answered_in_json(client: httpx.Client, path: str) -> None:
+    answer = client.get(path, headers={"Host": "elsewhere.example"})
+    assert answer.status_code == 404
+    assert error_of(answer.content) == "Not Found"
+
+
+def test_unknown_paths_leave_no_trace(server: ServerProcess, client: httpx.Client) -> None:
+    def size() -> int:
+        return len(client.get("/metrics").content)
+
+    client.get("/")
+    before, logged = size(), len(server.read_log())
+    for number in range(200):
+        assert client.get(f"/unknown-{number}").status_code == 404
+        assert client.get(f"/static_content/{number}").status_code == 404
+    handshake = b"GET /socket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    handshake += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    with connection(server, handshake) as stranger:
+        assert stranger.recv(100).startswith(b"HTTP/1.1 404 ")
+    assert abs(size() - before) < 100
+    assert "unknown" not in server.read_log()[logged:]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz"]
+)
+def test_the_service_s_own_paths_are_answered(client: httpx.Client, path: str) -> None:
+    assert client.get(path).status_code == 200
+
+
+def test_sigterm_does_not_wait_for_bodies_that_never_come(server: ServerProcess) -> None:
+    """Last in this file: the server that the tests above asked is gone afterwards."""
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(connection(server, HALF_A_CALL))
+        time.sleep(0.5)
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < BODY_SECONDS + 5
+    assert not any(map(psutil.Process.is_running, server.family))
