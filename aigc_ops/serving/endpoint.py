@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aigc_ops.sample_request import Control
 
 MAX_PROMPT_CHARACTERS = 10_000
+MAX_ERROR_CHARACTERS = 2000
 
 
 class Turn(BaseModel):
@@ -155,18 +156,18 @@ async def _index(_: Request) -> Response:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), error
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    return _error(error.detail, error.status_code, error.headers)
 
 
 async def _unserviceable(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 422)
+    return _error(str(error), 422)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, ValidationError), error
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     not_json = any(problem["type"] == "json_invalid" for problem in problems)
-    return JSONResponse({"error": "; ".join(map(_sentence, problems))}, 400 if not_json else 422)
+    return _error("; ".join(map(_sentence, problems)), 400 if not_json else 422)
 
 
 def _sentence(problem: Any) -> str:
@@ -175,4 +176,12 @@ def _sentence(problem: Any) -> str:
 
 
 async def _broken(_: Request, __: Exception) -> Response:
-    return JSONResponse({"error": "the model could not answer; see the server's log"}, 500)
+    return _error("the model could not answer; see the server's log", 500)
+
+
+def _error(message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer to a call that failed; what a client sent is not sent back at length."""
+    if len(message) > MAX_ERROR_CHARACTERS:
+        half = MAX_ERROR_CHARACTERS // 2
+        message = f"{message[:half]} … {message[-half:]}"
+    return JSONResponse({"error": message}, status, headers)

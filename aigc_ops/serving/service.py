@@ -1,12 +1,15 @@
 """The BentoML service: `bentoml serve` starts it from a Bento or from a model folder."""
 
+import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
 import bentoml
 
 from aigc_ops.errors import PackagingError
+from aigc_ops.plain import printable
 from aigc_ops.serving.door import Door
 from aigc_ops.serving.endpoint import Served, create_app
 from aigc_ops.serving.names import MODEL_ALIAS, MODEL_VARIABLE, NAME_VARIABLE, VERSION_VARIABLE
@@ -35,6 +38,22 @@ class Generation:
 
     def __init__(self) -> None:
         app.state.served = _load()
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_escape)
+        # BentoML has all servers of a home keep their figures in one folder, which each empties
+        # when it starts. No figure exists before the first request.
+        self._figures = tempfile.TemporaryDirectory(prefix="aigc-ops-metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._figures.name
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def remove_figures(self) -> None:
+        self._figures.cleanup()
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """Keep every record, with the control characters in its message written out."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 def _load() -> Served:

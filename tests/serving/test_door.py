@@ -97,6 +97,59 @@ def test_the_service_s_own_paths_are_answered(client: httpx.Client, path: str) -
     assert client.get(path).status_code == 200
 
 
+def test_the_log_shows_control_characters_written_out(server: ServerProcess) -> None:
+    close = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    for sent in (
+        b"GET /%00%0a%0dInjected-line%1b[2J" + close + b"\r\n",
+        b"POST /generate" + close + b"Content-Type: a\x1b[31mRED\r\n\r\n",
+    ):
+        with connection(server, sent) as stranger:
+            assert stranger.makefile("rb").read()
+    log = server.read_log()
+    assert r"a\x1b[31mRED" in log
+    assert "\x1b" not in log
+    assert "\nInjected-line" not in log
+
+
+@pytest.mark.parametrize(
+    "controls", [{f"control_{n}": "x" for n in range(20_000)}, {"x" * 900_000: 1}]
+)
+def test_a_refusal_is_short_whatever_was_asked(
+    client: httpx.Client, controls: dict[str, object]
+) -> None:
+    answer = client.post("/generate", json={"controls": controls})
+    assert answer.status_code == 422
+    assert "control" in error_of(answer.content)
+    assert len(answer.content) < 10_000
+
+
+def test_servers_of_one_home_keep_their_own_figures(
+    server: ServerProcess, client: httpx.Client, gpt_folder: Path
+) -> None:
+    def num_calls(client: httpx.Client) -> int:
+        counted = 'request_total{endpoint="/generate",http_response_code="200"'
+        lines = [line for line in client.get("/metrics").text.splitlines() if counted in line]
+        return sum(int(float(line.split()[-1])) for line in lines)
+
+    def folders() -> set[Path]:
+        return set(server.log.parent.glob("aigc-ops-metrics-*"))
+
+    client.post("/generate")
+    before, own = num_calls(client), folders()
+    assert before >= 1
+    assert len(own) == 1
+    with serving(gpt_folder, server.log.parent, "second") as second:
+        second.wait_ready(120)
+        with httpx.Client(base_url=f"http://{HOST}:{second.port}", timeout=60) as other:
+            other.post("/generate")
+            client.post("/generate")
+            assert (num_calls(client), num_calls(other)) == (before + 1, 1)
+        second.stop()
+    assert folders() == own
+    client.post("/generate")
+    assert num_calls(client) == before + 2
+
+
 def test_sigterm_does_not_wait_for_bodies_that_never_come(server: ServerProcess) -> None:
     """Last in this file: the server that the tests above asked is gone afterwards."""
     with ExitStack() as stack:
@@ -107,3 +160,4 @@ def test_sigterm_does_not_wait_for_bodies_that_never_come(server: ServerProcess)
         server.stop()
         assert time.monotonic() - started < BODY_SECONDS + 5
     assert not any(map(psutil.Process.is_running, server.family))
+    assert not list(server.log.parent.glob("aigc-ops-metrics-*"))
