@@ -1,7 +1,7 @@
 """What may be asked of a model: one sample, its controls, and what is refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -60,6 +60,11 @@ class SampleRequest:
         import torch  # which the data room, whose rows hold messages, does without
 
         return torch.Generator().manual_seed(self.seed)
+
+
+def unseeded(request: SampleRequest) -> SampleRequest:
+    """The request with the seed 0: what it asks for, whichever sample of that it is."""
+    return replace(request, seed=0)
 
 
 def check_label(request: SampleRequest, num_classes: int) -> None:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,7 +23,7 @@ from aigc_ops.generative import Generative, ImageModel, TextData, TextModel
 from aigc_ops.noise import MAX_SEED, sample_seeds
 from aigc_ops.origin import RECORD, Origin, png_info
 from aigc_ops.plain import printable
-from aigc_ops.sample_request import Message, SampleRequest
+from aigc_ops.sample_request import Message, SampleRequest, unseeded
 from aigc_ops.tracking import progress_bar
 
 MAX_SAMPLES = 1_000_000
@@ -102,8 +102,8 @@ def class_label(model: Generative, word: str) -> int:
 
 def check_requests(model: Generative, asked: Sequence[SampleRequest]) -> None:
     """Raise ModelError when the model cannot serve one of the requests."""
-    for request in asked:
-        model.check(request)
+    for alike, _ in groupby(asked, key=unseeded):
+        model.check(alike)
 
 
 def servable(model: Generative, prompts: Iterable[str], num: int) -> list[str]:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,7 @@ NUM_FIXED = 256 + len(MARKS)
 MOST_TEXTS, MOST_CHARACTERS = 2048, 2**20  # encoded at a time; a token takes 100 bytes then
 MOST_TRIES, NEAR = 16, 256  # ends of lines at which a long text may be cut; characters looked at
 _LINE_END = re.compile(r"\n(?=\S)")
+_ENCODING = threading.Lock()  # held from saying whether marks are text until that is done
 THREADS = 2  # each of which waits for the tokenizer's own, and then makes arrays
 
 
@@ -196,8 +199,9 @@ class Vocabulary:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without marks."""
-        self._take_marks_for_text()
-        return [encoding.ids for encoding in self._encodings(texts)]
+        with _ENCODING:
+            self._take_marks_for_text()
+            return [encoding.ids for encoding in self._encodings(texts)]
 
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
         check_unicode("".join(texts))
@@ -230,8 +234,9 @@ class Vocabulary:
         """Ids of a template's own text, where marks are marks, and of people's, where not."""
         ids: list[int] = []
         for text, place in pieces:
-            self.tokenizer.encode_special_tokens = place is not None
-            ids += self.tokenizer.encode(text, add_special_tokens=False).ids
+            with _ENCODING:
+                self.tokenizer.encode_special_tokens = place is not None
+                ids += self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def documents(self, data: TextData) -> Iterator[Document]:
@@ -371,10 +376,16 @@ def check_unicode(text: str) -> None:
         ) from None
 
 
-def shorter_histories(history: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """The history, then without its oldest turns, two at a time; system messages stay."""
-    opening = [message for message in history if message.role == "system"]
-    turns = history[len(opening) :]
-    for start in range(0, len(turns) + 1, 2):
-        if kept := [*opening, *turns[start:]]:
-            yield kept
+def newest_turns(
+    history: Sequence[Message], fits: Callable[[Sequence[Message]], bool]
+) -> Sequence[Message]:
+    """The history without so many of its oldest turns, two at a time, that the rest fits.
+
+    System messages stay; empty when nothing fits. What is shorter is taken to fit as well, so
+    that a few tries are enough for hundreds of turns.
+    """
+    system = [message for message in history if message.role == "system"]
+    turns = history[len(system) :]
+    starts = range(0, len(turns) + 1, 2)
+    place = bisect_left(starts, True, key=lambda start: fits([*system, *turns[start:]]))
+    return [*system, *turns[starts[place] :]] if place < len(starts) else []

@@ -7,6 +7,7 @@ transformers, which is imported only then.
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,11 +24,18 @@ from aigc_ops.models._export import export
 from aigc_ops.models._likelihood import log_likelihood
 from aigc_ops.models._packing import IGNORED, attention_within, pack
 from aigc_ops.models._pretrained import Pretrained, check_fit, load_pretrained
-from aigc_ops.models._tokens import NUM_FIXED, Vocabulary, check_unicode, shorter_histories
+from aigc_ops.models._tokens import NUM_FIXED, Vocabulary, check_unicode, newest_turns
 from aigc_ops.models._transformer import Transformer
 from aigc_ops.noise import Noise
 from aigc_ops.references import Reference
-from aigc_ops.sample_request import Control, SampleRequest, check_controls, check_turns
+from aigc_ops.sample_request import (
+    Control,
+    Message,
+    SampleRequest,
+    check_controls,
+    check_turns,
+    unseeded,
+)
 
 LOGITS_AT_ONCE = 2**20
 """Whose loss a CPU computes: larger tensors are mapped anew, page by page, in every step."""
@@ -285,7 +293,7 @@ class Gpt(TextModel):
         if request.label is not None:
             raise ModelError("this model writes text and takes no label; give a prompt or nothing")
         prompt, room = request.prompt or "", self.config.context_length - 1
-        check_unicode(prompt)
+        check_unicode("".join([*(message.text for message in request.history), prompt]))
         system = [message for message in request.history if message.role == "system"]
         words = self.vocabulary
         begin = words.beginning if request.is_begun else partial(words.opening, history=system)
@@ -299,13 +307,14 @@ class Gpt(TextModel):
                 "give a shorter prompt"
             )
         answer = min(self._decoding(request).max_new_tokens, self.config.context_length // 2)
-        for history in shorter_histories(request.history):
-            if sum(len(m.text) for m in history) > room * words.longest_token:
-                continue
-            longer = words.opening(prompt, history)
-            if len(longer) + answer <= self.config.context_length:
-                return longer
-        return opening
+
+        def fits(history: Sequence[Message]) -> bool:
+            if sum(len(message.text) for message in history) > room * words.longest_token:
+                return False
+            return len(words.opening(prompt, history)) + answer <= self.config.context_length
+
+        history = newest_turns(request.history, fits)
+        return words.opening(prompt, history) if history else opening
 
     @torch.no_grad()
     def sample(self, requests: Sequence[SampleRequest]) -> list[str]:
@@ -324,7 +333,9 @@ class Gpt(TextModel):
         """After each step what it adds to each text, and the texts so far."""
         if not requests:
             return
-        openings = [self._opening(request) for request in requests]
+        openings: list[list[int]] = []
+        for alike, group in groupby(requests, key=unseeded):
+            openings += repeat(self._opening(alike), len(list(group)))
         settings = [self._decoding(request) for request in requests]
         wordings = [
             Wording(

@@ -5,7 +5,7 @@ too, and only the worker needs a model.
 """
 
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import anyio
@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from aigc_ops.errors import ModelError
-from aigc_ops.sample_request import Role
+from aigc_ops.sample_request import Role, SampleRequest
 from aigc_ops.serving.description import INDEX_PAGE, of_controls, openapi
 
 if TYPE_CHECKING:
@@ -97,11 +97,14 @@ class Served(Protocol):
     @property
     def controls(self) -> "Mapping[str, Control]": ...
 
-    def answer(self, call: Call) -> Response:
-        """The samples of one call, encoded; raises ModelError for what it cannot serve."""
+    def asked(self, call: Call) -> Sequence[SampleRequest]:
+        """The samples of one call; raises ModelError for what it cannot serve."""
 
-    def stream(self, call: Call) -> tuple[Iterator[str], Mapping[str, str]]:
-        """The pieces of one text and the answer's headers; raises ModelError likewise."""
+    def answer(self, asked: Sequence[SampleRequest]) -> Response:
+        """The samples of one call, encoded."""
+
+    def stream(self, asked: Sequence[SampleRequest]) -> tuple[Iterator[str], Mapping[str, str]]:
+        """The pieces of one text and the answer's headers; ModelError for other models."""
 
 
 def create_app() -> Starlette:
@@ -128,9 +131,11 @@ def create_app() -> Starlette:
 async def _generate(request: Request) -> Response:
     call = Call.model_validate_json(await request.body() or b"{}")
     served: Served = request.app.state.served
+    # What cannot be served is refused at once, whatever is being drawn.
+    asked = await run_sync(served.asked, call)
     if not call.stream:
-        return await run_sync(served.answer, call, limiter=request.app.state.drawing)
-    pieces, headers = await run_sync(served.stream, call)
+        return await run_sync(served.answer, asked, limiter=request.app.state.drawing)
+    pieces, headers = served.stream(asked)
     told = _told(pieces, request.app.state.drawing)
     return StreamingResponse(told, headers=headers, media_type="text/plain; charset=utf-8")
 

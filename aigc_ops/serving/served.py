@@ -66,25 +66,8 @@ class ServedModel:
     def controls(self) -> Mapping[str, Control]:
         return self.model.controls()
 
-    def answer(self, call: Call) -> Response:
-        """The samples of one call, encoded; raises ModelError for what it cannot serve."""
-        asked = self._asked(call)
-        samples = draw(self.model, asked)
-        if isinstance(samples, Tensor):
-            response = _images_response(samples, asked, self._origin())
-        else:
-            response = _texts_response(samples, asked)
-        response.headers.update(self._headers(asked[0]))
-        return response
-
-    def stream(self, call: Call) -> tuple[Iterator[str], Mapping[str, str]]:
-        """The pieces of one text and the answer's headers; raises ModelError likewise."""
-        if not isinstance(self.model, TextModel):
-            raise ModelError("this model draws images; leave stream out")
-        (asked,) = self._asked(call)
-        return self.model.stream(asked), self._headers(asked)
-
-    def _asked(self, call: Call) -> list[SampleRequest]:
+    def asked(self, call: Call) -> list[SampleRequest]:
+        """The samples of one call; raises ModelError for what it cannot serve."""
         messages = [Message(turn.role, turn.content) for turn in call.messages]
         return requests(
             self.model,
@@ -97,6 +80,23 @@ class ServedModel:
             controls=call.controls,
             max_num=self.max_num,
         )
+
+    def answer(self, asked: Sequence[SampleRequest]) -> Response:
+        """The samples of one call, encoded."""
+        samples = draw(self.model, asked)
+        if isinstance(samples, Tensor):
+            response = _images_response(samples, asked, self._origin())
+        else:
+            response = _texts_response(samples, asked)
+        response.headers.update(self._headers(asked[0]))
+        return response
+
+    def stream(self, asked: Sequence[SampleRequest]) -> tuple[Iterator[str], Mapping[str, str]]:
+        """The pieces of one text and the answer's headers; ModelError for other models."""
+        if not isinstance(self.model, TextModel):
+            raise ModelError("this model draws images; leave stream out")
+        (one,) = asked
+        return self.model.stream(one), self._headers(one)
 
     def _origin(self) -> Origin:
         """What an image tells of the model; a folder that was never registered has no URI."""

@@ -1,5 +1,12 @@
 """How texts are drawn: samplers, stop strings, streams, conversations."""
 
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+
 import pytest
 import torch
 
@@ -8,8 +15,11 @@ from aigc_ops.generative import TextData
 from aigc_ops.models._decoding import Choice, Decoding, Wording
 from aigc_ops.models._packing import IGNORED
 from aigc_ops.models._tokens import MARKS, Vocabulary
-from aigc_ops.sample_request import Message, SampleRequest
+from aigc_ops.models.gpt import Gpt
+from aigc_ops.sample_request import Message, Role, SampleRequest
+from aigc_ops.sampling import draw, requests
 from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, small_model
+from tests.models.test_exchange import CHATML, with_template
 
 TURNS = (Message("user", "Hi"), Message("assistant", "Hello there 😀"))
 
@@ -164,6 +174,81 @@ def test_as_many_whole_turns_are_kept_as_the_context_holds() -> None:
     assert len(opening) + 16 <= 64
     assert opening == model.vocabulary.opening("Now?", [system, *turns[-4:][2:]])
     assert model.sample([request])
+
+
+def first_that_fits(model: Gpt, request: SampleRequest) -> list[int]:
+    """The opening with as many turns as fit, tried one history after another."""
+    system = [message for message in request.history if message.role == "system"]
+    turns, prompt = request.history[len(system) :], request.prompt
+    longest = model.config.context_length - model._decoding(request).max_new_tokens
+    for start in range(0, len(turns) + 1, 2):
+        opening = model.vocabulary.opening(prompt, [*system, *turns[start:]])
+        if len(opening) <= longest:
+            return opening
+    return model.vocabulary.opening(prompt, system)
+
+
+def random_history(random: Random) -> tuple[Message, ...]:
+    said = ["", "y", "你好", "What is AI?", "two and two " * 3, MARKS[2], "😀" * 9, "z" * 300]
+    system = [Message("system", text) for text in random.sample(said[:4], random.randrange(3))]
+    roles: list[Role] = ["user", "assistant"] * random.randrange(20)
+    return (*system, *(Message(role, random.choice(said)) for role in roles))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "bytes", "characters", "template"])
+def test_the_turns_that_are_kept_are_those_that_trying_one_by_one_would_keep(
+    tmp_path: Path, kind: str
+) -> None:
+    settings = {"context_length": 96, "max_new_tokens": 16}
+    if kind == "template":
+        model = with_template(tmp_path, CHATML, **settings)
+    else:
+        model = small_model(tokenizer=kind, **settings)
+    random, cut = Random(0), 0
+    for _ in range(50):
+        request = SampleRequest(0, prompt="Now?", history=random_history(random))
+        opening = model._opening(request)
+        assert opening == first_that_fits(model, request)
+        cut += opening != model.vocabulary.opening("Now?", request.history)
+    assert 5 < cut < 50
+
+
+def test_a_long_history_is_tokenised_a_few_times_for_all_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[int] = []
+    encode = Vocabulary.encode
+
+    def counted(self: Vocabulary, texts: Sequence[str]) -> list[list[int]]:
+        encoded.append(len(texts))
+        return encode(self, texts)
+
+    model = small_model(tokenizer="bytes", context_length=64, max_new_tokens=1)
+    history = [Message(role, "y") for role in ("user", "assistant")] * 500
+    monkeypatch.setattr(Vocabulary, "encode", counted)
+    asked = requests(model, 64, seed=0, prompt="Now?", history=history)
+    assert len(draw(model, asked)) == 64
+    assert sum(encoded) < 12 * len(history)
+
+
+def test_a_prompt_keeps_its_marks_text_while_another_is_framed() -> None:
+    vocabulary, stopped = Vocabulary.of_bytes(DIALOGUE), threading.Event()
+
+    def frame() -> None:
+        while not stopped.is_set():
+            vocabulary._framed([(MARKS[0], None)])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            framing = pool.submit(frame)
+            found = [vocabulary.encode([MARKS[2]])[0] for _ in range(30_000)]
+            stopped.set()
+            framing.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not any(vocabulary.end in ids for ids in found)
 
 
 @pytest.mark.parametrize(

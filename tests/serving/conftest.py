@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import torch
@@ -151,3 +152,10 @@ def error_of(body: bytes) -> str:
     assert "Traceback" not in answer["error"]
     assert os.sep + "aigc_ops" not in answer["error"]
     return str(answer["error"])
+
+
+def in_progress(client: httpx.Client) -> int:
+    """Calls of /generate that the server has accepted and not yet answered."""
+    gauge = 'request_in_progress{endpoint="/generate"'
+    lines = [line for line in client.get("/metrics").text.splitlines() if gauge in line]
+    return sum(int(float(line.split()[-1])) for line in lines)

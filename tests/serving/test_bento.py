@@ -28,7 +28,7 @@ from aigc_ops.serving.endpoint import Call
 from aigc_ops.serving.packaging import package
 from aigc_ops.serving.process import HOST, ServerProcess, running
 from aigc_ops.serving.requirements import REQUIREMENTS
-from tests.serving.conftest import CANARY, Packaged, error_of
+from tests.serving.conftest import CANARY, Packaged, error_of, in_progress
 
 
 @pytest.fixture(scope="module")
@@ -361,10 +361,3 @@ def test_sigterm_lets_the_calls_in_flight_finish(server: ServerProcess) -> None:
             assert [call.result().status_code for call in calls] == [200] * len(calls)
         with pytest.raises(httpx.TransportError):
             client.get("/livez")
-
-
-def in_progress(client: httpx.Client) -> int:
-    """Calls of /generate that the server has accepted and not yet answered."""
-    gauge = 'request_in_progress{endpoint="/generate"'
-    lines = [line for line in client.get("/metrics").text.splitlines() if gauge in line]
-    return sum(int(float(line.split()[-1])) for line in lines)

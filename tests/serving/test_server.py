@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ from aigc_ops.noise import sample_seeds
 from aigc_ops.sample_request import Message, SampleRequest
 from aigc_ops.serving.process import HOST, free_port
 from aigc_ops.serving.server import require_address, serve
-from tests.serving.conftest import copy_of, error_of, version_of
+from tests.serving.conftest import copy_of, error_of, in_progress, version_of
 
 PROGRAM = """
 import sys
@@ -99,6 +100,28 @@ def test_a_conversation_is_answered(client: httpx.Client, gpt: Gpt) -> None:
     history = (Message("user", "one?"), Message("assistant", "1"))
     asked = SampleRequest(3, prompt="two?", history=history, stop=("\n",))
     assert answer.content.decode() == gpt.sample([asked])[0]
+
+
+def test_a_long_conversation_costs_about_as_much_as_what_of_it_is_seen(
+    client: httpx.Client,
+) -> None:
+    messages = [{"role": ("user", "assistant")[n % 2], "content": "y"} for n in range(999)]
+    for call in ({"messages": messages[-99:]}, {"messages": messages}):
+        started = time.monotonic()
+        assert client.post("/generate", json={"num": 64, **call}).status_code == 200
+        assert time.monotonic() - started < 10
+
+
+def test_what_cannot_be_served_is_refused_before_it_waits(client: httpx.Client) -> None:
+    long = {"num": 64, "controls": {"max_new_tokens": 200}}
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(client.post, "/generate", json=long) for _ in range(8)]
+        while (waiting := in_progress(client)) + sum(call.done() for call in calls) < len(calls):
+            pass
+        assert waiting > 4
+        assert client.post("/generate", json={"controls": {"slant": 1}}).status_code == 422
+        assert not all(call.done() for call in calls)
+        assert [call.result().status_code for call in calls] == [200] * len(calls)
 
 
 def test_several_texts_come_as_json_with_their_seeds(client: httpx.Client, gpt: Gpt) -> None:
