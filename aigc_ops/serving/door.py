@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 PATHS = frozenset(
     {
@@ -39,7 +40,9 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        if scope["type"] != "http" or scope["path"] not in PATHS:
+        if scope["type"] == "websocket":
+            return await WebSocketClose()(scope, receive, send)
+        if scope["path"] not in PATHS:
             return await JSONResponse({"error": "Not Found"}, 404)(scope, receive, send)
         if (scope["method"], scope["path"]) == ("POST", "/generate"):
             try:
