@@ -94,7 +94,7 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
     if num_processes() == 1 and (finished := folder.finished(config.training.steps)):
         return finished
     source = revision()
-    with tracking(config, dataset, key) as tracker:
+    with tracking(config, dataset, folder.path.name) as tracker:
         trained = train_model(
             config.model,
             config.training,

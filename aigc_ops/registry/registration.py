@@ -130,7 +130,8 @@ def _run(
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-    run_id = open_run(client, checkpoint.manifest_digest, f"{name} {checkpoint.family}")
+    key = f"{name}-{checkpoint.manifest_digest}"
+    run_id = open_run(client, key, f"{name} {checkpoint.family}")
     params = dotted(provenance.get("config") or {})
     tags = source_tags(_revision(provenance))
     describe_run(client, run_id, params=params, tags=tags, dataset=dataset)

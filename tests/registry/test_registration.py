@@ -180,6 +180,8 @@ def test_a_checkpoint_without_a_run_in_this_store_gets_one_of_its_own(
     assert run.info.status == "FINISHED"
     assert run.data.params == {"training.steps": "10"}
     assert run.inputs.dataset_inputs[0].dataset.digest == DATASET.dvc_digest
+    elsewhere = register(make_checkpoint(run_id="f" * 32), None, name="numbers")
+    assert elsewhere.run_id != version.run_id
 
 
 def test_scores_come_later_or_change_without_a_new_version(
