@@ -41,6 +41,7 @@ from aigc_ops.promotion.stage import promote as promote_version
 from aigc_ops.records import RunRecord
 from aigc_ops.registry import lineage, registration, resolution
 from aigc_ops.registry.client import connect
+from aigc_ops.registry.journal import JOURNAL
 from aigc_ops.registry.runs import source_tags
 from aigc_ops.registry.tracker import MlflowTracker, reporting_to
 from aigc_ops.revision import code_digest, revision
@@ -90,11 +91,13 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
     if anew:
         key += time.strftime("-%Y%m%dT%H%M%SZ", time.gmtime())
     folder = RunFolder(home() / "checkpoints" / f"{config.name}-{key}")
-    # Of several processes none leaves before all have seen that it is finished.
-    if num_processes() == 1 and (finished := folder.finished(config.training.steps)):
+    journal = folder.path / JOURNAL
+    # Else reports are to be sent, or others to be told: none leaves before all have seen the end.
+    at_rest = num_processes() == 1 and not journal.exists()
+    if at_rest and (finished := folder.finished(config.training.steps)):
         return finished
     source = revision()
-    with tracking(config, dataset, folder.path.name) as tracker:
+    with tracking(config, dataset, folder.path.name, journal) as tracker:
         trained = train_model(
             config.model,
             config.training,
@@ -116,7 +119,7 @@ def train(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpo
 
 
 @contextmanager
-def tracking(config: Config, dataset: DatasetRef, key: str) -> Iterator[Tracker]:
+def tracking(config: Config, dataset: DatasetRef, key: str, journal: Path) -> Iterator[Tracker]:
     """The MLflow run of a training run; closed as FINISHED, FAILED or KILLED.
 
     Of several processes that train together, the first reports for all.
@@ -131,6 +134,7 @@ def tracking(config: Config, dataset: DatasetRef, key: str) -> Iterator[Tracker]
         tags=source_tags(revision()),
         dataset=dataset,
         system_metrics=True,
+        journal=journal,
     ) as tracker:
         yield tracker
 

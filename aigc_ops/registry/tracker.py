@@ -1,6 +1,7 @@
 """A run's report while it works, kept in MLflow."""
 
 import logging
+import math
 import shutil
 import tempfile
 import threading
@@ -8,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -18,6 +18,7 @@ from PIL import Image
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.errors import RegistryError
 from aigc_ops.registry.client import connect, faults
+from aigc_ops.registry.journal import Journal
 from aigc_ops.registry.runs import describe_run, open_run
 from aigc_ops.registry.system import SystemMetrics
 from aigc_ops.tracking import SilentTracker, Tracker
@@ -42,17 +43,24 @@ logger = logging.getLogger(__name__)
 class MlflowTracker:
     """Reports to one MLflow run in the background; a failing server never stops the work.
 
-    What is logged waits in memory (files in a temporary folder) and is sent by one
-    thread, again and again while the server is away. As a context manager it closes the
+    What is logged waits in memory (metrics in a journal, files in a temporary folder) and is
+    sent by one thread, again and again while the server is away. As a context manager it closes the
     run, FINISHED, FAILED by an exception, KILLED by Ctrl-C or exit, if it `ends` it.
     """
 
-    def __init__(self, client: "MlflowClient", run_id: str, *, ends: bool = True) -> None:
+    def __init__(
+        self,
+        client: "MlflowClient",
+        run_id: str,
+        *,
+        ends: bool = True,
+        journal: Path | None = None,
+    ) -> None:
         self.run_id: str | None = run_id
         self._ends = ends
         self._client = client
         self._run_id = run_id
-        self._metrics: deque[Metric] = deque()
+        self._metrics = Journal(journal)
         self._artifacts: deque[Callable[[], None]] = deque()
         self._spool = Path(tempfile.mkdtemp(prefix="aigc-ops-tracker-"))
         self._status: Status = "FINISHED"
@@ -73,17 +81,20 @@ class MlflowTracker:
         tags: Mapping[str, str] | None = None,
         dataset: DatasetRef | None = None,
         system_metrics: bool = False,
+        journal: Path | None = None,
     ) -> Self:
         """A tracker of the run with this key: the one begun earlier, or a new one.
 
         Params are logged under their dotted names; those of an earlier begin stay, since
-        MLflow never changes one. With `system_metrics`, the machine's load is kept too.
+        MLflow never changes one. With `system_metrics`, the machine's load is kept too. Metrics
+        that are not sent yet lie in the file `journal`: those that an earlier process left
+        there are sent too, but for the steps that this one takes again.
         Raises RegistryError when the store does not answer.
         """
         client = connect()
         run_id = open_run(client, run_key, run_name)
         describe_run(client, run_id, params=params or {}, tags=tags or {}, dataset=dataset)
-        tracker = cls(client, run_id)
+        tracker = cls(client, run_id, journal=journal)
         if system_metrics:
             tracker.watch_system()
         return tracker
@@ -92,14 +103,15 @@ class MlflowTracker:
         """Keep the machine's load as metrics from now to the end."""
         with faults("opening the run"):
             began = self._client.get_run(self._run_id).info.start_time
-        self._system = SystemMetrics(self._metrics.extend, start_time=began)
+        self._system = SystemMetrics(self._metrics.add, start_time=began)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Keep the metrics' values at a step."""
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
-        self._metrics.extend(Metric(key, float(value), now, step) for key, value in metrics.items())
+        self._metrics.go_on(before=step)
+        self._metrics.add(Metric(key, float(value), now, step) for key, value in metrics.items())
 
     def log_image(self, key: str, image: Image.Image, *, step: int) -> None:
         """Keep a picture that MLflow's image view shows by step under its key."""
@@ -129,6 +141,8 @@ class MlflowTracker:
         self._status = status
         if self._system:
             self._system.stop()
+        if status == "FINISHED":  # a run that stopped before its first step takes it later
+            self._metrics.go_on(before=math.inf)
         self._closing.set()
         self._thread.join(patience_seconds)
         if self._thread.is_alive():
@@ -162,6 +176,7 @@ class MlflowTracker:
                         with _refusals("the end of the run"):
                             self._client.set_terminated(self._run_id, self._status)
                     if closing:
+                        self._metrics.close()
                         return
             except Exception as fault:  # a bucket's client has errors of its own
                 if self._fault is None:
@@ -172,11 +187,9 @@ class MlflowTracker:
                 self._fault = None
 
     def _send(self) -> None:
-        while self._metrics:
-            batch = list(islice(self._metrics, METRICS_PER_REQUEST))
+        while batch := self._metrics.first(METRICS_PER_REQUEST):
             self._send_metrics(batch)
-            for _ in batch:
-                self._metrics.popleft()
+            self._metrics.remove(len(batch))
         while self._artifacts:
             with _refusals("an artifact"):
                 self._artifacts[0]()
