@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 1.5
 RETRY_SECONDS = 2.0
+NOTICE_SECONDS = 3.0
 PATIENCE_SECONDS = 120.0
-PATIENCE_AFTER_ERROR_SECONDS = 10.0
+PATIENCE_AFTER_CTRL_C_SECONDS = 10.0
 METRICS_PER_REQUEST = 1000
 
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
@@ -65,6 +66,7 @@ class MlflowTracker:
         self._spool = Path(tempfile.mkdtemp(prefix="aigc-ops-tracker-"))
         self._status: Status = "FINISHED"
         self._closing = threading.Event()
+        self._closed = threading.Event()
         self._abandoned = threading.Event()
         self._fault: Exception | None = None
         self._system: SystemMetrics | None = None
@@ -137,19 +139,36 @@ class MlflowTracker:
         return read_curves(self._client, self._run_id)
 
     def finish(self, status: Status, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        """Send the rest and close the run; warns of what the store did not take in time."""
+        """Send the rest and close the run; warns of what the store did not take in time.
+
+        Ctrl-C ends the waiting, and nothing else.
+        """
         self._status = status
         if self._system:
             self._system.stop()
         if status == "FINISHED":  # a run that stopped before its first step takes it later
             self._metrics.go_on(before=math.inf)
         self._closing.set()
-        self._thread.join(patience_seconds)
-        if self._thread.is_alive():
+        with suppress(KeyboardInterrupt):
+            self._wait(patience_seconds)
+        if self._closed.is_set():
+            self._thread.join()
+        else:
             self._abandoned.set()
             waiting = len(self._metrics) + len(self._artifacts)
-            logger.warning("run %s lacks %d reports: %s", self._run_id, waiting, self._fault)
+            end = " and its end" if self._ends else ""
+            logger.warning("run %s lacks %d reports%s: %s", self._run_id, waiting, end, self._fault)
         shutil.rmtree(self._spool, ignore_errors=True)
+
+    def _wait(self, seconds: float) -> None:
+        # Not by the thread's own join: interrupted in Python 3.11, it takes the thread for ended.
+        if not self._closed.wait(min(seconds, NOTICE_SECONDS)):
+            logger.warning(
+                "waiting up to %.0f s until MLflow has taken the last reports of run %s; "
+                "Ctrl-C ends the waiting",
+                *(seconds, self._run_id),
+            )
+            self._closed.wait(max(0.0, seconds - NOTICE_SECONDS))
 
     def __enter__(self) -> Self:
         return self
@@ -162,9 +181,10 @@ class MlflowTracker:
     ) -> None:
         if kind is None:
             self.finish("FINISHED")
+        elif issubclass(kind, Exception):
+            self.finish("FAILED")
         else:
-            status: Status = "FAILED" if issubclass(kind, Exception) else "KILLED"
-            self.finish(status, patience_seconds=PATIENCE_AFTER_ERROR_SECONDS)
+            self.finish("KILLED", patience_seconds=PATIENCE_AFTER_CTRL_C_SECONDS)
 
     def _work(self) -> None:
         while not self._abandoned.is_set():
@@ -177,6 +197,7 @@ class MlflowTracker:
                             self._client.set_terminated(self._run_id, self._status)
                     if closing:
                         self._metrics.close()
+                        self._closed.set()
                         return
             except Exception as fault:  # a bucket's client has errors of its own
                 if self._fault is None:

@@ -1,7 +1,10 @@
 """A run's report: whole at the end, whatever the store did meanwhile."""
 
 import logging
+import os
+import signal
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -155,6 +158,25 @@ def test_a_store_that_stays_away_is_given_up_with_a_warning_that_counts(
     tracker.log_metrics({"loss": 1, "rate": 2}, step=1)
     tracker.finish("FINISHED", patience_seconds=0.5)
     assert f"run {tracker.run_id} lacks 2 reports" in caplog.text
+
+
+def test_ctrl_c_ends_the_waiting_for_a_store_that_is_away_and_keeps_the_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "NOTICE_SECONDS", 0.2)
+    tracker = MlflowTracker.start("key", "digits")
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError("away")
+
+    monkeypatch.setattr(tracker._client, "set_terminated", away)
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="no number"), tracker:
+        raise ValueError("the loss is no number")
+    assert 0.9 < time.monotonic() - started < 5
+    assert "waiting up to 120 s until MLflow has taken the last reports" in caplog.text
+    assert f"run {tracker.run_id} lacks 0 reports and its end" in caplog.text
 
 
 def test_a_metric_that_mlflow_refuses_costs_only_itself(caplog: pytest.LogCaptureFixture) -> None:

@@ -129,6 +129,22 @@ def test_a_server_that_is_away_in_mid_run_costs_nothing(server: Server) -> None:
     assert len(client.list_artifacts(tracker.run_id, "images")) == 2
 
 
+def test_a_run_that_fails_while_the_server_is_away_is_failed_when_it_comes_back(
+    server: Server,
+) -> None:
+    tracker = MlflowTracker.start("key", "digits")
+    server.stop()
+    back = threading.Timer(15, server.start)
+    back.start()
+    tracker.log_metrics({"loss": float("nan")}, step=1)
+    with pytest.raises(ValueError, match="no number"), tracker:
+        raise ValueError("the loss is no number")
+    back.join()
+    assert tracker.run_id is not None
+    run = connect().get_run(tracker.run_id)
+    assert (run.info.status, list(run.data.metrics)) == ("FAILED", ["loss"])
+
+
 REGISTER = """
 import sys
 from aigc_ops.registry.registration import register
