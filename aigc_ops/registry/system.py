@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,17 @@ class SystemMetrics:
     asks it for the run at each measurement. A step is a second since `start_time`.
     """
 
-    def __init__(self, report: "Callable[[list[Metric]], None]", *, start_time: int) -> None:
-        """`start_time`: when the run began, in milliseconds since 1970."""
+    def __init__(
+        self,
+        report: "Callable[[list[Metric]], None]",
+        *,
+        start_time: int,
+        now: Callable[[], int],
+    ) -> None:
+        """`start_time`: when the run began, `now()`: the time; in milliseconds since 1970."""
         interval = os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL")
         self._interval = float(interval) if interval else INTERVAL_SECONDS
-        self._report, self._start_time = report, start_time
+        self._report, self._start_time, self._now = report, start_time, now
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="system-metrics", daemon=True)
         self._thread.start()
@@ -46,8 +51,8 @@ class SystemMetrics:
     def _metrics(self, values: Mapping[str, float]) -> "list[Metric]":
         from mlflow.entities import Metric
 
-        now = time.time_ns() // 1_000_000
-        step = max(0, now - self._start_time) // 1000
+        now = self._now()
+        step = (now - self._start_time) // 1000
         return [Metric(f"system/{name}", value, now, step) for name, value in values.items()]
 
 

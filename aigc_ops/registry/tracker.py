@@ -5,7 +5,6 @@ import math
 import shutil
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,13 +17,14 @@ from PIL import Image
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.errors import RegistryError
 from aigc_ops.registry.client import connect, faults
+from aigc_ops.registry.clock import steady_clock
 from aigc_ops.registry.journal import Journal
 from aigc_ops.registry.runs import describe_run, open_run
 from aigc_ops.registry.system import SystemMetrics
 from aigc_ops.tracking import SilentTracker, Tracker
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, RunInfo
     from mlflow.tracking import MlflowClient
 
 FLUSH_SECONDS = 1.5
@@ -52,15 +52,16 @@ class MlflowTracker:
     def __init__(
         self,
         client: "MlflowClient",
-        run_id: str,
+        run: "RunInfo",
         *,
         ends: bool = True,
         journal: Path | None = None,
     ) -> None:
-        self.run_id: str | None = run_id
+        self.run_id: str | None = run.run_id
         self._ends = ends
         self._client = client
-        self._run_id = run_id
+        self._run_id = str(run.run_id)
+        self._now = steady_clock(max(run.start_time, run.end_time or 0))
         self._metrics = Journal(journal)
         self._artifacts: deque[Callable[[], None]] = deque()
         self._spool = Path(tempfile.mkdtemp(prefix="aigc-ops-tracker-"))
@@ -96,22 +97,20 @@ class MlflowTracker:
         client = connect()
         run_id = open_run(client, run_key, run_name)
         describe_run(client, run_id, params=params or {}, tags=tags or {}, dataset=dataset)
-        tracker = cls(client, run_id, journal=journal)
-        if system_metrics:
-            tracker.watch_system()
-        return tracker
-
-    def watch_system(self) -> None:
-        """Keep the machine's load as metrics from now to the end."""
         with faults("opening the run"):
-            began = self._client.get_run(self._run_id).info.start_time
-        self._system = SystemMetrics(self._metrics.add, start_time=began)
+            run = client.get_run(run_id).info
+        tracker = cls(client, run, journal=journal)
+        if system_metrics:
+            tracker._system = SystemMetrics(
+                tracker._metrics.add, start_time=run.start_time, now=tracker._now
+            )
+        return tracker
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Keep the metrics' values at a step."""
         from mlflow.entities import Metric
 
-        now = time.time_ns() // 1_000_000
+        now = self._now()
         self._metrics.go_on(before=step)
         self._metrics.add(Metric(key, float(value), now, step) for key, value in metrics.items())
 
@@ -194,7 +193,7 @@ class MlflowTracker:
                     self._send()
                     if closing and self._ends:
                         with _refusals("the end of the run"):
-                            self._client.set_terminated(self._run_id, self._status)
+                            self._client.set_terminated(self._run_id, self._status, self._now())
                     if closing:
                         self._metrics.close()
                         self._closed.set()
@@ -272,5 +271,5 @@ def reporting_to(run_id: str | None) -> Iterator[Tracker]:
     if found is None or found.info.lifecycle_stage != "active":
         yield SilentTracker()
         return
-    with MlflowTracker(client, found.info.run_id, ends=False) as tracker:
+    with MlflowTracker(client, found.info, ends=False) as tracker:
         yield tracker

@@ -179,6 +179,30 @@ def test_ctrl_c_ends_the_waiting_for_a_store_that_is_away_and_keeps_the_error(
     assert f"run {tracker.run_id} lacks 0 reports and its end" in caplog.text
 
 
+def test_a_clock_set_back_in_mid_run_leaves_no_duration_negative(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    right = time.time
+    for begin in range(2):  # the second resumes the first, by the wrong clock from its beginning
+        with MlflowTracker.start("key", "digits", system_metrics=True) as tracker:
+            tracker.log_metrics({"loss": 1}, step=2 * begin)
+            monkeypatch.setattr(time, "time", lambda: right() - 3600)
+            monkeypatch.setattr(time, "time_ns", lambda: int((right() - 3600) * 1e9))
+            tracker.log_metrics({"loss": 1}, step=2 * begin + 1)
+            time.sleep(0.3)
+        assert tracker.run_id is not None
+        client = connect()
+        run = client.get_run(tracker.run_id)
+        assert 0 < run.info.end_time - run.info.start_time < 60_000
+        for name in ("loss", "system/cpu_utilization_percentage"):
+            points = client.get_metric_history(tracker.run_id, name)
+            points.sort(key=lambda point: point.step)
+            times = [run.info.start_time, *(point.timestamp for point in points)]
+            assert times == sorted(times)
+            assert times[-1] <= run.info.end_time
+
+
 def test_a_metric_that_mlflow_refuses_costs_only_itself(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     with MlflowTracker.start("key", "digits") as tracker:
