@@ -57,14 +57,16 @@ def is_first_process() -> bool:
     return num_processes() == 1 or os.environ.get("RANK", "0") == "0"
 
 
-def full_disk(path: Path) -> str | None:
-    """That the disk of this path is full, in words; None where it has room.
+def full_disk(path: Path, num_bytes: int = LEAST_FREE_BYTES) -> str | None:
+    """That the disk of this path lacks room for so much, in words; None where it has it.
 
     For errors of other programs, whose logs end before they could say so.
     """
-    if shutil.disk_usage(path).free >= LEAST_FREE_BYTES:
+    free = shutil.disk_usage(path).free
+    if free >= num_bytes:
         return None
-    return f"no space is left on the disk of {path}"
+    left = "no space is" if free < LEAST_FREE_BYTES else f"only {free:,} bytes are"
+    return f"{left} left on the disk of {path}"
 
 
 @contextmanager

@@ -3,15 +3,27 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from aigc_ops.data.fingerprint import absolute, covering_pin
 from aigc_ops.errors import DataError
+from aigc_ops.home import LEAST_FREE_BYTES, full_disk
+from aigc_ops.plain import printable
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+DIGEST = re.compile(r"[\w-]+(\.dir)?", re.ASCII)
+"""Of an object. DVC makes paths of it, so that `../` in one would lead it outside its cache."""
+LEFTOVER = re.compile(r"\.[\w-]{22}\.tmp", re.ASCII)
+"""The name under which DVC writes a file until it is whole (dvc_objects' tmp_fname)."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,13 @@ class Pin:
     output: Path
     digest: str
     """MD5 of the file; with `.dir`, of the folder's manifest as DVC writes it."""
+    num_bytes: int = 0
+    """Of all files; 0 where the .dvc file does not say."""
+
+    @property
+    def shown(self) -> str:
+        """The output as it is typed in a command here."""
+        return shlex.quote(os.path.relpath(self.output))
 
 
 def find_pin(path: str | Path) -> Pin | None:
@@ -32,8 +51,11 @@ def find_pin(path: str | Path) -> Pin | None:
         return None
     try:
         outputs = yaml.safe_load(file.read_text())["outs"]
-        pins = [Pin(file, file.parent / out["path"], str(out["md5"])) for out in outputs]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        pins = [
+            Pin(file, file.parent / out["path"], str(out["md5"]), int(out.get("size", 0)))
+            for out in outputs
+        ]
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"{file}: not a DVC file ({error}); run: dvc add again") from error
     return next((pin for pin in pins if target.is_relative_to(pin.output)), None)
 
@@ -49,40 +71,74 @@ def check_pin(path: str | Path) -> str | None:
     if pin is None:
         return None
     target = absolute(path)
-    shown = shlex.quote(os.path.relpath(pin.output))
     if not pin.output.exists():
-        raise DataError(f"{shown}: pinned by {pin.file.name} but not here; run: dvc pull {shown}")
-    if not _matches(pin, target) and not _unchanged_for_dvc(pin):
-        pinned = shlex.quote(os.path.relpath(pin.file))
         raise DataError(
-            f"{os.path.relpath(target)}: changed since dvc add (it is not what {pinned} pins); "
-            f"to pin the change run: dvc add {shown} && git add {pinned}; "
-            f"to undo it run: dvc checkout --force {shown}"
+            f"{pin.shown}: pinned by {pin.file.name} but not here; run: aigc-ops data pull "
+            f"{pin.shown}"
         )
+    if not _matches(pin, target) and not _unchanged_for_dvc(pin):
+        raise _changed(pin, target)
     return pin.digest
 
 
+def _changed(pin: Pin, target: Path) -> DataError:
+    """The refusal of data that is not what was pinned, with the commands that put it right."""
+    pinned = shlex.quote(os.path.relpath(pin.file))
+    missing = [name for name in _pinned_files(pin) or () if not (pin.output / name).exists()]
+    if missing:  # as a pull that was stopped leaves it
+        found = f"{missing[0]} is missing, which {pinned} pins"
+        undo = f"aigc-ops data pull {pin.shown}"
+    else:
+        found = f"it is not what {pinned} pins"
+        undo = f"dvc checkout --force {pin.shown}"
+    return DataError(
+        f"{os.path.relpath(target)}: changed since dvc add ({found}); to undo it run: {undo}; "
+        f"to pin the change run: dvc add {pin.shown} && git add {pinned}"
+    )
+
+
 def pull(path: str | Path) -> None:
-    """Bring pinned data here from the default remote, every object checked by its digest."""
+    """Bring pinned data here from the default remote, every object checked by its digest.
+
+    Raises DataError, with nothing written outside the data, when the remote is damaged or the
+    pinned names lead elsewhere.
+    """
     pin = find_pin(path)
     if pin is None:
         raise DataError(f"{path}: not pinned by DVC, so there is nothing to pull")
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
+    from dvc.repo import Repo, lock_repo
+    from dvc_data.index.index import DataIndexDirError
+    from dvc_objects.errors import ObjectFormatError
 
-    shown = shlex.quote(os.path.relpath(pin.output))
+    disks = [pin.file.parent]
     try:
-        with Repo(str(pin.file.parent)) as repo:
+        with Repo(str(pin.file.parent)) as repo, lock_repo(repo):
+            disks.append(Path(repo.cache.local.path))
+            _refuse_escapes(repo, pin)
             repo.fetch(targets=[str(pin.file)])
-            _refuse_escapes(pin)
+            _refuse_escapes(repo, pin)
+            _remove_leftovers(pin)
             repo.checkout(targets=[str(pin.file)])
-    except DvcException as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{shown}: dvc pull failed ({reason}); an object of the remote is missing or damaged, "
-            f"or local changes stand in the way; nothing half-written is used. "
-            f"Mend the remote (dvc push from where the data is whole), then run: dvc pull {shown}"
-        ) from error
+    except (DvcException, DataIndexDirError, ObjectFormatError, OSError) as error:
+        raise _pull_failed(pin, disks, error) from error
+
+
+def _pull_failed(pin: Pin, disks: list[Path], error: Exception) -> DataError:
+    reason = _words(error.__cause__ or error)
+    needed = max(LEAST_FREE_BYTES, pin.num_bytes)
+    full = (full_disk(disk, needed) for disk in disks if disk.exists())
+    if told := next(filter(None, full), None):
+        problem = f"{told}, and the data takes {pin.num_bytes:,}; free room there"
+    else:
+        problem = (
+            "an object of the remote is missing or damaged, or local changes stand in the way; "
+            "nothing half-written is used. Mend the remote (dvc push from where the data is whole)"
+        )
+    return DataError(
+        f"{pin.shown}: the pull failed ({reason}); {problem}, then run: aigc-ops data pull "
+        f"{pin.shown}"
+    )
 
 
 def pins_here() -> list[Pin]:
@@ -105,17 +161,54 @@ def is_in_remote(pin: Pin) -> bool:
             return bool(repo.cloud.get_remote_odb().exists(pin.digest))
     except (DvcException, OSError) as error:
         raise DataError(
-            f"DVC's remote does not answer ({' '.join(str(error).split())}); `dvc remote list` "
+            f"DVC's remote does not answer ({_words(error)}); `dvc remote list` "
             "shows it, `dvc remote modify` corrects its address or credentials"
         ) from error
 
 
-def _refuse_escapes(pin: Pin) -> None:
-    """Raise DataError when a fetched manifest would write outside the pinned folder."""
-    for name in _pinned_files(pin) or ():
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+def _words(error: BaseException) -> str:
+    """What DVC says, in one line and without the colours that it has for terminals."""
+    return printable(" ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split()))
+
+
+def _refuse_escapes(repo: "Repo", pin: Pin) -> None:
+    """Raise DataError when DVC would write outside the pinned output, or its objects elsewhere.
+
+    DVC's own index tells what it will write, whatever cache, remote and layout that comes from.
+    """
+    from dvc.repo.index import index_from_targets
+
+    root = Path(repo.root_dir)
+    within = (pin.file.parent.resolve() / os.path.relpath(pin.output, pin.file.parent)).parts
+    index = index_from_targets(repo, targets=[str(pin.file)])
+    for key, entry in index.data["repo"].iteritems():
+        parts = (*root.parts, *key)
+        if parts[: len(within)] != within or not all(map(_is_plain, key)):
+            name = "/".join(key)
             raise DataError(f"{pin.file}: its manifest names {name!r}, outside {pin.output.name}")
+        digest = entry.hash_info.value if entry.hash_info else None
+        if digest and not DIGEST.fullmatch(digest):
+            raise DataError(f"{pin.file}: its manifest holds {digest!r}, which is no digest")
+        _refuse_links(root, key)
+
+
+def _is_plain(part: str) -> bool:
+    """Whether a part of a pinned name is a name, and none that git or DVC act upon."""
+    return part.lower() not in ("", ".", "..", ".git", ".dvc") and not {*part} & {*"/\\\0"}
+
+
+def _refuse_links(root: Path, key: tuple[str, ...]) -> None:
+    for depth in range(1, len(key) + 1):
+        path = root.joinpath(*key[:depth])
+        if path.is_symlink() and path.is_dir():
+            raise DataError(f"{path} is a link to a folder, which a pull would write to; remove it")
+
+
+def _remove_leftovers(pin: Pin) -> None:
+    """Remove what DVC had not written whole when it was killed, and would refuse to remove."""
+    for path in _files_below(pin.output):
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink()
 
 
 def _matches(pin: Pin, target: Path) -> bool:

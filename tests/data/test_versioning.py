@@ -1,11 +1,14 @@
 """Datasets under DVC: pulled, checked against their pin, changed, pinned again."""
 
+import errno
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from making_data import write_images
@@ -41,7 +44,7 @@ def test_a_fresh_clone_pulls_its_data_without_a_network(clone: Path, run: Run) -
 
 def test_data_not_yet_pulled_says_what_to_run(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clone)
-    with pytest.raises(DataError, match="not here; run: dvc pull data"):
+    with pytest.raises(DataError, match="not here; run: aigc-ops data pull data"):
         open_dataset(DataConfig(path="data/mnist"))
     pull("data/mnist")
     assert open_dataset(DataConfig(path="data/mnist")).num_train == 4500
@@ -52,9 +55,9 @@ def test_a_damaged_object_of_the_remote_is_refused_and_nothing_of_it_is_used(
 ) -> None:
     monkeypatch.chdir(clone)
     flip_a_bit(largest_object(clone))
-    with pytest.raises(DataError, match=r"dvc pull failed .* nothing half-written is used"):
+    with pytest.raises(DataError, match=r"the pull failed .* nothing half-written is used"):
         pull("data")
-    with pytest.raises(DataError, match="run: dvc pull data"):
+    with pytest.raises(DataError, match="run: aigc-ops data pull data"):
         open_dataset(DataConfig(path="data/mnist"))
     run(clone, "git", "checkout", "--quiet", ".")
     run(clone, "dvc", "pull")
@@ -87,17 +90,18 @@ def test_the_commands_that_the_refusal_gives_pin_the_change(
 ) -> None:
     monkeypatch.chdir(pulled)
     before = open_dataset(DataConfig(path="data/dialogue"))
-    (pulled / "data/dialogue/heldout.parquet").unlink()
+    flip_a_bit(pulled / "data/dialogue/heldout.parquet")
     with pytest.raises(DataError) as refusal:
         open_dataset(DataConfig(path="data/dialogue"))
-    pinning, undoing = str(refusal.value).split("to pin the change run: ")[1].split("; to undo it ")
+    undoing, pinning = str(refusal.value).split("to undo it run: ")[1].split("; to pin the change ")
+    pinning = pinning.removeprefix("run: ")
     for command in pinning.split(" && "):
         run(pulled, *shlex.split(command))
     after = open_dataset(DataConfig(path="data/dialogue"))
     assert after.dvc_digest not in (None, before.dvc_digest)
 
-    (pulled / "data/dialogue/train.parquet").unlink()
-    run(pulled, *shlex.split(undoing.removeprefix("run: ")))
+    flip_a_bit(pulled / "data/dialogue/train.parquet")
+    run(pulled, *shlex.split(undoing))
     assert open_dataset(DataConfig(path="data/dialogue")) == after
 
 
@@ -181,25 +185,121 @@ def test_a_broken_dvc_file_is_named(tmp_path: Path) -> None:
         find_pin(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("name", ["../escaped.txt", "ROOT/escaped.txt", "a/../../escaped.txt"])
-def test_a_manifest_that_points_outside_is_refused_and_writes_nothing(
-    clone: Path, name: str
-) -> None:
-    def store(content: bytes, suffix: str = "") -> str:
-        digest = hashlib.md5(content).hexdigest()
-        path = clone / "dvc-remote/files/md5" / digest[:2] / (digest[2:] + suffix)
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-        return digest
+def store(remote: Path, content: bytes, suffix: str = "", *, digest: str | None = None) -> str:
+    """The digest of an object put into a remote, or into the layout of DVC before 3."""
+    digest = digest or hashlib.md5(content).hexdigest()
+    path = remote / digest[:2] / (digest[2:].lstrip("/") + suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return digest
 
-    entries = [{"md5": store(b"owned"), "relpath": name.replace("ROOT", str(clone.parent))}]
-    manifest = store(json.dumps(entries).encode(), ".dir")
-    (clone / "evil.dvc").write_text(
-        f"outs:\n- md5: {manifest}.dir\n  nfiles: 1\n  hash: md5\n  path: evil\n"
-    )
+
+def pin_folder(path: Path, remote: Path, name: str, **entry: str) -> None:
+    """A .dvc file of a folder that holds one file, whose manifest lies in the remote."""
+    entries = [{"md5": store(remote, b"owned"), "relpath": name} | entry]
+    manifest = store(remote, json.dumps(entries).encode(), ".dir")
+    new = "  hash: md5\n" * (remote.name == "md5")
+    path.write_text(f"outs:\n- md5: {manifest}.dir\n  nfiles: 1\n{new}  path: {path.stem}\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["../escaped.txt", "ROOT/escaped.txt", "a/../../escaped.txt", ".git/hooks/escaped.txt"]
+)
+@pytest.mark.parametrize("case", ["usual", "old layout", "other cache"])
+def test_a_manifest_that_points_outside_is_refused_and_writes_nothing(
+    clone: Path, run: Run, name: str, case: str
+) -> None:
+    remote = clone / ("dvc-remote" if case == "old layout" else "dvc-remote/files/md5")
+    if case == "other cache":
+        run(clone, "dvc", "cache", "dir", "../cache")
+    pin_folder(clone / "evil.dvc", remote, name.replace("ROOT", str(clone.parent)))
     with pytest.raises(DataError, match=r"its manifest names .* outside evil"):
         pull(clone / "evil")
     assert not list(clone.parent.rglob("escaped.txt"))
+    assert not (clone / "evil").exists()
+
+
+def test_only_what_was_asked_for_is_written(clone: Path) -> None:
+    remote = clone / "dvc-remote/files/md5"
+    pin_folder(clone / "more.dvc", remote, "escaped.txt")
+    fine = f"- md5: {store(remote, b'fine')}\n  hash: md5\n  path: evil\n"
+    (clone / "evil.dvc").write_text((clone / "more.dvc").read_text() + fine)
+    with pytest.raises(DataError, match="its manifest names 'more', outside evil"):
+        pull(clone / "evil")
+    assert not list(clone.rglob("escaped.txt"))
+
+
+def test_a_link_in_place_of_a_pinned_folder_is_not_followed(clone: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (clone / "evil").symlink_to(tmp_path / "outside")
+    pin_folder(clone / "evil.dvc", clone / "dvc-remote/files/md5", "escaped.txt")
+    with pytest.raises(DataError, match="evil is a link to a folder"):
+        pull(clone / "evil")
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_digests_that_are_paths_put_no_object_outside_the_cache(clone: Path) -> None:
+    remote = clone / "dvc-remote/files/md5"
+    digest = "aa/../../../../../escaped.txt"  # three folders down in the remote, two in the cache
+    store(remote, b"owned", digest=digest)
+    source = (remote / "aa/../../../../../escaped.txt").resolve()
+    pin_folder(clone / "evil.dvc", remote, "1.txt", md5=digest)
+    with pytest.raises(DataError, match="is no digest"):
+        pull(clone / "evil")
+    assert list(clone.parent.rglob("escaped.txt")) == [source]
+
+
+@pytest.mark.parametrize("content", [b"", b'[{"md5": "12', b"[3]", b"{}"])
+def test_a_damaged_manifest_of_the_remote_is_told_as_any_damaged_object(
+    clone: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    [manifest] = (clone / "dvc-remote").rglob("*.dir")
+    manifest.chmod(0o644)
+    manifest.write_bytes(content)
+    with pytest.raises(DataError, match=r"the pull failed .* Mend the remote"):
+        pull("data")
+    assert not (clone / "data").exists()
+
+
+def test_a_pull_after_one_that_was_killed_goes_through(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    pull("data")
+    (clone / "data/mnist/train.parquet").rename(clone / "data/mnist/.rgSf0-123456789012345_.tmp")
+    (clone / "data/mnist/.rgSf0-123456789012345_.tmp").chmod(0o644)
+    (clone / "data/mnist/.rgSf0-123456789012345_.tmp").write_bytes(b"half")
+    with pytest.raises(DataError, match=r"train.parquet is missing.* run: aigc-ops data pull data"):
+        open_dataset(DataConfig(path="data/mnist"))
+    pull("data")
+    assert open_dataset(DataConfig(path="data/mnist")).num_train == 4500
+
+
+def test_a_file_of_the_users_own_stands_in_the_way_of_a_pull_and_stays(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    pull("data")
+    mine = clone / "data/mnist/.mine.tmp"
+    mine.write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"mine\.tmp"):
+        pull("data")
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_full_disk_is_told_as_that(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clone)
+    few = 1_500_000  # more than the least, fewer than the data takes
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=few))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("dvc_objects.fs.utils.shutil.copyfile", fail)
+    monkeypatch.setattr("dvc_objects.fs.system.reflink", fail)
+    with pytest.raises(DataError, match=r"only 1,500,000 bytes .* free room there, then run"):
+        pull("data")
 
 
 def test_the_doctor_asks_the_remote_for_what_is_pinned(
