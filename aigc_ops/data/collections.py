@@ -9,17 +9,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from aigc_ops.data.batches import open_parquet, read_batches
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.fingerprint import visible_files
 from aigc_ops.data.images import decode_as_stored, fit
-from aigc_ops.data.layout import IMAGE_SUFFIXES, unreadable_parquet
+from aigc_ops.data.layout import IMAGE_SUFFIXES
 from aigc_ops.errors import DataError
 
 MAX_ENTRY_BYTES = 256 * 2**20
@@ -63,7 +62,7 @@ class Collection:
             with _array(self.path) as (_, shape):
                 return shape[0]
         if self._kind == "table":
-            with _table(self.path) as table:
+            with open_parquet(self.path) as table:
                 return int(table.metadata.num_rows)
         return len(self._names)
 
@@ -119,7 +118,7 @@ class Collection:
 
     def _in_table(self, places: Sequence[int]) -> Iterator[tuple[str, bytes]]:
         column, first, wanted = DataConfig.model_fields["image_column"].default, 0, set(places)
-        with _table(self.path) as table:
+        with open_parquet(self.path) as table:
             if column not in table.schema_arrow.names:
                 found = ", ".join(table.schema_arrow.names)
                 raise DataError(f"{self.path}: expected a column {column!r}; found {found}")
@@ -127,7 +126,7 @@ class Collection:
                 index, first = first, first + table.metadata.row_group(group).num_rows
                 if wanted.isdisjoint(range(index, first)):
                     continue
-                for batch in table.iter_batches(256, row_groups=[group], columns=[column]):
+                for batch in read_batches(self.path, [column], [group]):
                     for value in batch.column(0).to_pylist():
                         content = value.get("bytes") if isinstance(value, dict) else value
                         if index in wanted:
@@ -149,15 +148,6 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
         raise DataError(f"{path}: not a whole zip ({error})") from error
-
-
-@contextmanager
-def _table(path: Path) -> Iterator[Any]:
-    try:
-        with pq.ParquetFile(path) as table:
-            yield table
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable_parquet(path, error) from error
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from aigc_ops import caches
 from aigc_ops.artifacts import file_digest, json_digest
+from aigc_ops.data.batches import open_parquet
 from aigc_ops.data.config import DataConfig
-from aigc_ops.data.rows import open_parquet
 from aigc_ops.errors import CheckpointError
 from aigc_ops.folders import verify_folder, write_folder
 from aigc_ops.home import home

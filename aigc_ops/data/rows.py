@@ -3,17 +3,17 @@
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from aigc_ops.data.batches import read_batches
 from aigc_ops.data.config import DataConfig, Split
 from aigc_ops.data.conversations import answers, json_rows, text_column
-from aigc_ops.data.layout import Layout, read_schema, unreadable_parquet
+from aigc_ops.data.layout import Layout, read_schema
 from aigc_ops.data.rowtypes import Group, Label, Row
 from aigc_ops.errors import DataError
 
@@ -151,17 +151,16 @@ def _parquet_rows(path: Path, layout: Layout, config: DataConfig, group: Group) 
         wanted |= {"prompt": config.prompt_column} if config.prompt_column else {}
     index = group.first
     chosen = None if group.index is None else [group.index]
-    with open_parquet(path) as file:
-        present = _present_columns(path, file.schema_arrow.names, wanted)
-        for batch in file.iter_batches(1024, chosen, sorted(set(present.values()))):
-            columns = {
-                key: _values(key, batch.column(column), f"{path}: column {column!r}")
-                for key, column in present.items()
-            }
-            for offset in range(batch.num_rows):
-                values = {key: column[offset] for key, column in columns.items()}
-                yield Row(f"{path.name} row {index + offset}", **values)
-            index += batch.num_rows
+    present = _present_columns(path, names, wanted)
+    for batch in read_batches(path, sorted(set(present.values())), chosen):
+        columns = {
+            key: _values(key, batch.column(column), f"{path}: column {column!r}")
+            for key, column in present.items()
+        }
+        for offset in range(batch.num_rows):
+            values = {key: column[offset] for key, column in columns.items()}
+            yield Row(f"{path.name} row {index + offset}", **values)
+        index += batch.num_rows
 
 
 def _conversations(path: Path, names: list[str], config: DataConfig, group: Group) -> Iterator[Row]:
@@ -170,29 +169,15 @@ def _conversations(path: Path, names: list[str], config: DataConfig, group: Grou
     kept = {key: column for key, column in kept.items() if column in names}
     chosen = None if group.index is None else [group.index]
     index = group.first
-    with open_parquet(path) as file:
-        for batch in file.iter_batches(1024, chosen, [config.messages_column, *kept.values()]):
-            columns = {
-                key: _values(key, batch.column(column), f"{path}: column {column!r}")
-                for key, column in kept.items()
-            }
-            for offset, messages in enumerate(batch.column(config.messages_column).to_pylist()):
-                facts = {key: column[offset] for key, column in columns.items()}
-                yield from answers(f"{path.name} row {index + offset}", messages, **facts)
-            index += batch.num_rows
-
-
-@contextmanager
-def open_parquet(path: Path, *, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
-    """The file, open; raises DataError when it is cut short, or a read of it fails.
-
-    Columns of a row group are read whole, or `buffer_size` bytes at a time.
-    """
-    try:
-        with pq.ParquetFile(path, buffer_size=buffer_size) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable_parquet(path, error) from error
+    for batch in read_batches(path, [config.messages_column, *kept.values()], chosen):
+        columns = {
+            key: _values(key, batch.column(column), f"{path}: column {column!r}")
+            for key, column in kept.items()
+        }
+        for offset, messages in enumerate(batch.column(config.messages_column).to_pylist()):
+            facts = {key: column[offset] for key, column in columns.items()}
+            yield from answers(f"{path.name} row {index + offset}", messages, **facts)
+        index += batch.num_rows
 
 
 def _present_columns(path: Path, found: list[str], wanted: dict[str, str]) -> dict[str, str]:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from aigc_ops import caches
 from aigc_ops.artifacts import ImageShape
+from aigc_ops.data.batches import open_parquet
 from aigc_ops.data.config import DataConfig, Split
 from aigc_ops.data.decoding import image_data
 from aigc_ops.data.layout import Layout
 from aigc_ops.data.regrouping import regrouped
-from aigc_ops.data.rows import open_parquet, read_group
+from aigc_ops.data.rows import read_group
 from aigc_ops.data.rowtypes import Group, Row
 from aigc_ops.errors import DataError
 from aigc_ops.generative import Groups, ImageData, Images
