@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 
 from aigc_ops.data.batches import open_parquet, read_batches
 from aigc_ops.data.config import DataConfig
-from aigc_ops.data.fingerprint import visible_files
-from aigc_ops.data.images import decode_as_stored, fit
+from aigc_ops.data.fingerprint import require_regular, visible_files
+from aigc_ops.data.images import MAX_BYTES, decode_as_stored, fit
 from aigc_ops.data.layout import IMAGE_SUFFIXES
 from aigc_ops.errors import DataError
 
-MAX_ENTRY_BYTES = 256 * 2**20
-"""Of one image in an archive, packed or not."""
 ARRAYS = ("arr_0", "images", "samples")
 KINDS = {".zip": "archive", ".parquet": "table", ".npy": "array", ".npz": "array"}
 
@@ -45,6 +43,8 @@ class Collection:
         self._kind = "folder" if self.path.is_dir() else KINDS.get(self.path.suffix.lower())
         if self._kind is None:
             raise DataError(f"{self.path}: expected a folder, zip, Parquet, npy or npz")
+        if self._kind != "folder":
+            require_regular(self.path)
 
     def digest(self) -> str:
         """SHA-256 (hex) over the names and content of all files that can be read."""
@@ -52,8 +52,10 @@ class Collection:
         names = sorted(visible_files(self.path)) if self.path.is_dir() else [Path()]
         for name in names:
             digest.update(f"{name.as_posix()}\0".encode())
-            with suppress(OSError), (self.path / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            with suppress(OSError, DataError):
+                require_regular(self.path / name)
+                with (self.path / name).open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
     def __len__(self) -> int:
@@ -109,12 +111,12 @@ class Collection:
             with _archive(self.path) as archive:
                 for entry in (archive.getinfo(self._names[place]) for place in places):
                     name = f"{self.path}: {entry.filename}"
-                    if entry.file_size > MAX_ENTRY_BYTES:
+                    if entry.file_size > MAX_BYTES:
                         raise DataError(f"{name} unpacks to {entry.file_size:,} bytes; too many")
                     yield name, _bytes_of(partial(archive.read, entry))
         else:
             for file in (self.path / self._names[place] for place in places):
-                yield str(file), _bytes_of(file.read_bytes)
+                yield str(file), _bytes_of(partial(_file_bytes, file))
 
     def _in_table(self, places: Sequence[int]) -> Iterator[tuple[str, bytes]]:
         column, first, wanted = DataConfig.model_fields["image_column"].default, 0, set(places)
@@ -137,8 +139,13 @@ class Collection:
 def _bytes_of(read: Callable[[], bytes]) -> bytes | Exception:
     try:
         return read()
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, DataError) as error:
         return error
+
+
+def _file_bytes(file: Path) -> bytes:
+    require_regular(file, MAX_BYTES)
+    return file.read_bytes()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ clock tick at its old size; the content digest of `DatasetRef` is what names the
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,24 @@ def visible_files(root: Path) -> Iterator[Path]:
                 if not os.fsencode(path).isascii():
                     _require_utf8(path)
                 yield path
+
+
+def require_regular(path: Path, most_bytes: int | None = None) -> None:
+    """Raise DataError for a pipe, a device or a dead link, and for a file larger than said.
+
+    Reading the first waits for ever, and the second may have no end.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: unreadable ({error.strerror}); mend or remove it") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: not a regular file, but a pipe, a socket or a device; remove it")
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise DataError(
+            f"{path}: {status.st_size:,} bytes, more than the {most_bytes:,} that an image may "
+            "have; shrink or remove it"
+        )
 
 
 def _unreadable(error: OSError) -> None:

@@ -16,6 +16,8 @@ GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "P")
 MAX_PIXELS = 24 * 2**20
 """Pixels of the largest image that is decoded: 96 MiB in Pillow's 4 bytes a pixel."""
+MAX_BYTES = 256 * 2**20
+"""Of an encoded image."""
 
 # What Pillow's decoders raise on damaged or hostile bytes.
 _DECODER_FAULTS = (

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from aigc_ops.artifacts import Modality
 from aigc_ops.data.config import DataConfig, Split
 from aigc_ops.data.conversations import text_column
-from aigc_ops.data.fingerprint import visible_files
+from aigc_ops.data.fingerprint import require_regular, visible_files
+from aigc_ops.data.images import MAX_BYTES
 from aigc_ops.errors import DataError
 
 Kind = Literal["parquet", "images", "texts"]
@@ -56,7 +57,8 @@ class Layout:
 
 def find_layout(root: Path, config: DataConfig) -> Layout:
     """The files of the dataset at `root`, which exists; raises DataError on none."""
-    if root.is_file():
+    if not root.is_dir():
+        require_regular(root)
         return _file_layout(root, config)
     names = list(visible_files(root))
     by_kind: dict[Kind, list[Path]] = {
@@ -106,6 +108,8 @@ def _layout(root: Path, kind: Kind, names: list[Path], config: DataConfig) -> La
     if files is None:
         _check_no_splits(root, names)
     every = tuple(names) if files is None else files["train"] + files["heldout"]
+    for name in every:
+        require_regular(root / name, MAX_BYTES if kind == "images" else None)
     modality = _modality(root / every[0], kind, config)
     return Layout(root, kind, modality, files, unsplit=() if files else every)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from aigc_ops.data.fingerprint import absolute, covering_pin
+from aigc_ops.data.fingerprint import absolute, covering_pin, require_regular
 from aigc_ops.errors import DataError
 from aigc_ops.home import LEAST_FREE_BYTES, full_disk
 from aigc_ops.plain import printable
@@ -255,6 +255,7 @@ def _is_below(path: Path, target: Path) -> bool:
 
 
 def _file_md5(path: Path) -> str:
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

@@ -1,5 +1,6 @@
 """What lies where in other people's data: splits, linked folders, columns and labels."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ from making_data import image_rows, write_images, write_splits
 
 from aigc_ops.artifacts import DatasetRef
 from aigc_ops.data import DataConfig, open_dataset
+from aigc_ops.data.collections import Collection
 from aigc_ops.data.opening import class_names
 from aigc_ops.errors import DataError
 
@@ -111,3 +113,42 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pq.write_table(rows.append_column("label", pa.array([0] * 4)), tmp_path / "x.parquet")
     with pytest.raises(DataError, match="2 columns are called 'label'"):
         opened(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.txt", "x.jsonl", "x.parquet"])
+def test_what_has_no_end_is_refused_unread(tmp_path: Path, name: str) -> None:
+    # Of all devices the one that does end, so that without the refusal this test fails and not
+    # the machine; a pipe in its place would wait for ever.
+    (tmp_path / name).symlink_to(os.devnull)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError, match=f"{name}: not a regular file"):
+            opened(path)
+
+
+def test_an_image_file_of_hundreds_of_megabytes_is_refused_unread(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png", "2.png"])
+    with (tmp_path / "3.png").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(DataError, match=r"3\.png: 1,099,511,627,776 bytes, more than"):
+        opened(tmp_path)
+
+
+def test_pinned_data_with_a_device_in_it_is_refused_unread(tmp_path: Path) -> None:
+    write_images(tmp_path / "data", ["1.png"])
+    (tmp_path / "data/notes").symlink_to(os.devnull)
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0.dir\n  path: data\n")
+    with pytest.raises(DataError, match="notes: not a regular file"):
+        opened(tmp_path / "data")
+
+
+def test_a_set_to_compare_passes_over_what_has_no_end(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png"])
+    before = Collection(tmp_path).digest()
+    (tmp_path / "2.png").symlink_to(os.devnull)
+    images = Collection(tmp_path, skip_damaged=True)
+    assert len(list(images.images())) == 1
+    assert "not a regular file" in images.skipped[0]
+    assert images.digest() != before
+    (tmp_path / "3.npy").symlink_to(os.devnull)
+    with pytest.raises(DataError, match="not a regular file"):
+        Collection(tmp_path / "3.npy")
