@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -16,6 +17,11 @@ GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "P")
 MAX_PIXELS = 24 * 2**20
 """Pixels of the largest image that is decoded: 96 MiB in Pillow's 4 bytes a pixel."""
+MAX_WEBP_PIXELS = 10 * 2**20
+"""Of WebP, which its decoder holds four times over."""
+MAX_SIDE = 2**16 - 1
+"""Pixels of the longest row, as JPEG has it, so that a strip of rows stays small."""
+STRIP_PIXELS = 2**17
 MAX_BYTES = 256 * 2**20
 """Of an encoded image."""
 
@@ -69,7 +75,7 @@ def decode_as_stored(content: bytes) -> Image.Image:
     """
     image = _open(content)
     check_header(_header(image, content))
-    return _load(image, upright=False).convert("RGB")
+    return _converted(_load(image, upright=False), "RGB")
 
 
 def measure(content: bytes) -> tuple[ImageHeader, Image.Image]:
@@ -91,10 +97,21 @@ def check_header(header: ImageHeader) -> None:
 def flatten(image: Image.Image) -> Image.Image:
     """The image in mode L or RGB, its transparent parts white."""
     mode = "L" if image.mode in GREY_MODES else "RGB"
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == mode else image.convert(mode)
+    if not image.has_transparency_data:
+        return _converted(image, mode)
+    flat = Image.new(mode, image.size)
+    for top, strip in strips(image):
+        colour = strip.convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        flat.paste(Image.alpha_composite(white, colour).convert(mode), (0, top))
+    return flat
+
+
+def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """First row and image of each strip of rows, for what would copy a large image whole."""
+    num_rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, num_rows):
+        yield top, image.crop((0, top, image.width, min(top + num_rows, image.height)))
 
 
 def fit(image: Image.Image, size: int | None, channels: int) -> NDArray[np.uint8]:
@@ -106,11 +123,14 @@ def fit(image: Image.Image, size: int | None, channels: int) -> NDArray[np.uint8
         # Cropped first: resize(box=...) would blend in pixels from beyond the crop.
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        image = square.resize((size, size), Image.Resampling.BICUBIC)
-    image = image.convert("L" if channels == 1 else "RGB")
-    pixels = np.asarray(image, dtype=np.uint8)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+        if image.size != (side, side):
+            image = image.crop((left, top, left + side, top + side))
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    image = _converted(image, "L" if channels == 1 else "RGB")
+    pixels = np.empty((image.height, image.width, channels), dtype=np.uint8)
+    for top, strip in strips(image):
+        pixels[top : top + strip.height] = np.asarray(strip).reshape(-1, image.width, channels)
+    return pixels.transpose(2, 0, 1)
 
 
 def _open(content: bytes) -> Image.Image:
@@ -120,10 +140,14 @@ def _open(content: bytes) -> Image.Image:
         raise DataError("not a PNG, JPEG, WebP, BMP or GIF image") from error
     except _DECODER_FAULTS as error:
         raise DataError(f"undecodable ({_words(error)})") from error
-    if image.width * image.height > MAX_PIXELS:
+    most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
+    if image.width * image.height > most:
+        webp = " for WebP (save it as PNG or JPEG)" if most < MAX_PIXELS else ""
         raise DataError(
-            f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels; shrink it"
+            f"{image.width}x{image.height} is more than {most:,} pixels{webp}; shrink it"
         )
+    if max(image.size) > MAX_SIDE:
+        raise DataError(f"{image.width}x{image.height} has a side over {MAX_SIDE:,}; shrink it")
     return image
 
 
@@ -147,6 +171,11 @@ def _load(image: Image.Image, *, upright: bool = True) -> Image.Image:
     except _DECODER_FAULTS as error:
         raise DataError(f"undecodable ({_words(error)})") from error
     return image
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """The image in a mode; itself where it is in it, of which convert would make a copy."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _words(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from aigc_ops.artifacts import DatasetRef, ImageShape
 from aigc_ops.data.config import SPLITS, DataConfig
-from aigc_ops.data.images import COLOUR_MODES, GREY_MODES, flatten, measure
+from aigc_ops.data.images import COLOUR_MODES, GREY_MODES, flatten, measure, strips
 from aigc_ops.data.layout import find_layout
 from aigc_ops.data.opening import label_index
 from aigc_ops.data.rows import read_rows
@@ -84,8 +84,10 @@ def _measure_image(row: Row) -> dict[str, Any]:
     }
     if header.mode in GREY_MODES + COLOUR_MODES:
         flat = flatten(image)
-        frame = f"{flat.mode} {facts['size']} ".encode()
-        facts["digest"] = hashlib.sha256(frame + flat.tobytes()).hexdigest()
+        digest = hashlib.sha256(f"{flat.mode} {facts['size']} ".encode())
+        for _, strip in strips(flat):
+            digest.update(strip.tobytes())
+        facts["digest"] = digest.hexdigest()
     return facts
 
 

@@ -2,7 +2,10 @@
 
 import contextlib
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +130,60 @@ def test_shrinking_is_antialiased() -> None:
     board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
     shrunk = fit(board, 8, 1)
     assert abs(shrunk.astype(int) - 127).max() <= 12
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGB", "L", "P"])
+def test_large_images_are_worked_on_in_strips_and_come_out_the_same(mode: str) -> None:
+    image = noise(0, 700, 500, "RGB").convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(noise(1, 700, 500, "L"))
+    white = Image.new("RGBA", image.size, "white")
+    whole = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    pixels = fit(decode(encode(image)), None, 3)
+    assert np.array_equal(pixels, np.asarray(whole).transpose(2, 0, 1))
+
+
+BOMB = """
+import resource, sys
+from pathlib import Path
+from aigc_ops.data.images import decode, fit
+from aigc_ops.data.manifest import _measure_image
+from aigc_ops.data.rowtypes import Row
+content = Path(sys.argv[1]).read_bytes()
+fit(decode(Path(sys.argv[2]).read_bytes()), None, 3)  # imports Pillow's plugins
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert "error" not in _measure_image(Row("bomb", content))
+fit(decode(content), None, 3)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("case", ["RGBA", "palette", "turned", "webp"])
+def test_the_largest_image_grows_memory_by_less_than_200_mb(tmp_path: Path, case: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    size, small = (5000, 5000), noise(0, 8, 8, "RGB")
+    kind, options = "PNG", {}
+    match case:
+        case "RGBA":
+            image = Image.new("RGBA", size, (1, 2, 3, 4))
+        case "palette":
+            image, options = Image.new("P", size), {"transparency": b"\x80" * 256}
+        case "turned":
+            image, kind, options = Image.new("RGB", size), "JPEG", {"exif": exif}
+        case "webp":
+            image, kind, options = Image.new("RGBA", (3238, 3238)), "WEBP", {"lossless": True}
+    (tmp_path / "bomb").write_bytes(encode(image, kind, **options))
+    (tmp_path / "small").write_bytes(encode(small, kind))
+    words = [sys.executable, "-c", BOMB, str(tmp_path / "bomb"), str(tmp_path / "small")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200 * 1024
+
+
+def test_a_photo_of_24_megapixels_is_decoded_and_webp_of_as_many_is_told_what_to_do() -> None:
+    photo = Image.new("RGB", (6000, 4000), "blue")
+    assert decode(encode(photo, "JPEG")).size == (6000, 4000)
+    with pytest.raises(DataError, match=r"pixels for WebP \(save it as PNG or JPEG"):
+        decode(encode(photo, "WEBP"))
+    with pytest.raises(DataError, match="a side over 65,535"):
+        decode(png(70_000, 1, 8, 0, b"\0" * 70_001))
