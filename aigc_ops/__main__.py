@@ -14,6 +14,7 @@ from typing import NoReturn, TextIO
 from aigc_ops.errors import AigcOpsError, ConfigError
 from aigc_ops.home import export_environment, full_disk, home
 from aigc_ops.parsers import CONFIG_COMMANDS, MODEL_COMMANDS, SWITCHES, parser
+from aigc_ops.plain import printable
 
 
 def entry() -> NoReturn:
@@ -72,7 +73,8 @@ def _tell(arguments: argparse.Namespace, error: BaseException, told: str, answer
     """What went wrong, to a person and as JSON where asked."""
     if arguments.json:
         print(json.dumps({"error": told, "kind": type(error).__name__}), file=answer)
-    print(f"aigc-ops {arguments.command}: {told}", file=sys.stderr)
+    shown = "\n".join(map(printable, told.split("\n")))
+    print(f"aigc-ops {arguments.command}: {shown}", file=sys.stderr)
 
 
 def _check_words(words: Iterable[object]) -> None:

@@ -232,6 +232,8 @@ def data(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[
     """A dataset's rows, digest and pin; or the pinned data, fetched."""
     from aigc_ops.data import DataConfig, open_dataset, pin_hint, versioning
 
+    if not arguments.path:
+        raise ConfigError("data: an empty path; give the folder or file of a dataset")
     if arguments.action == "pull":
         versioning.pull(arguments.path)
         return {"pulled": arguments.path}, [f"{arguments.path} is what DVC pins"]

@@ -1,6 +1,7 @@
 """The command line's last word: one JSON object and one line, whatever went wrong."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,23 @@ def test_a_service_whose_settings_do_not_fit_is_not_begun(variable, value, capfd
 
 def test_a_version_is_given_once(capfd):
     assert "a name and a version" in told(capfd, "review", "models:/digits/1", "4", code=2)
+
+
+def test_names_in_errors_show_no_invisible_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "show", "a\x1b[31m\u202eb"]) == 1
+    told = capsys.readouterr().err
+    assert "a\\x1b[31m\\u202eb does not exist" in told
+
+
+def test_an_empty_dataset_path_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "show", ""]) == 2
+    assert "an empty path" in capsys.readouterr().err
+
+
+def test_an_integer_that_python_refuses_is_no_readable_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "long.yaml"
+    path.write_text("seed: " + "9" * 5000)
+    assert main(["validate", str(path)]) == 2
+    assert "not readable as YAML" in capsys.readouterr().err
