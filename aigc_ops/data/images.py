@@ -110,6 +110,9 @@ def flatten(image: Image.Image) -> Image.Image:
 def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     """First row and image of each strip of rows, for what would copy a large image whole."""
     num_rows = max(1, STRIP_PIXELS // image.width)
+    if num_rows >= image.height:
+        yield 0, image  # as most are, of which a crop would be a copy
+        return
     for top in range(0, image.height, num_rows):
         yield top, image.crop((0, top, image.width, min(top + num_rows, image.height)))
 
