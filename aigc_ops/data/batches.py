@@ -36,25 +36,35 @@ def read_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Batches of some columns, of all row groups or of some."""
     with open_parquet(path) as file:
-        strings = [
-            column.path
-            for column in map(file.schema.column, range(len(file.schema.names)))
-            if column.physical_type == "BYTE_ARRAY" and column.path.split(".")[0] in columns
-        ]
-        chosen = range(file.num_row_groups) if groups is None else groups
-        with open_parquet(path, buffer_size=2**16, dictionaries=strings) as folded:
-            for group in chosen:
-                num_rows = _num_rows(folded, group, columns)
-                yield from file.iter_batches(num_rows, [group], columns)
+        for group in range(file.num_row_groups) if groups is None else groups:
+            strings, most_bytes = _unfolded(file, group, columns)
+            fits = most_bytes <= MOST_BYTES
+            num_rows = MOST_ROWS if fits else _num_rows(path, group, columns, strings)
+            yield from file.iter_batches(num_rows, [group], columns)
 
 
-def _num_rows(folded: pq.ParquetFile, group: int, columns: list[str]) -> int:
+def _unfolded(file: pq.ParquetFile, group: int, columns: list[str]) -> tuple[list[str], int]:
+    """The string columns of a row group, and the most bytes that they can take in memory.
+
+    A long value that all rows share takes a few hundred bytes on disk, and is unfolded for each.
+    """
+    about = file.metadata.row_group(group)
+    strings = [
+        column
+        for column in map(about.column, range(about.num_columns))
+        if column.physical_type == "BYTE_ARRAY" and column.path_in_schema.split(".")[0] in columns
+    ]
+    num_bytes = sum(column.total_uncompressed_size for column in strings)
+    return [column.path_in_schema for column in strings], num_bytes * about.num_rows
+
+
+def _num_rows(path: Path, group: int, columns: list[str], strings: list[str]) -> int:
     """Rows that fit into a batch when each is as large as the dictionary of a row group.
 
-    A long value that all rows share takes a few hundred bytes on disk and is unfolded for
-    each. A dictionary that is not cut short by its writer stands before all rows, so
+    A dictionary that is not cut short by its writer stands before all rows, so
     the first row shows it; pyarrow itself has no limit in bytes.
     """
-    first = next(folded.iter_batches(1, [group], columns), None)
+    with open_parquet(path, buffer_size=2**16, dictionaries=strings) as folded:
+        first = next(folded.iter_batches(1, [group], columns), None)
     num_bytes = 0 if first is None else first.nbytes
     return min(MOST_ROWS, max(1, MOST_BYTES // max(1, num_bytes)))
