@@ -47,7 +47,7 @@ def execute(arguments: argparse.Namespace, flags: Sequence[str], output: TextIO)
         )
     arguments.output = output
     answer, lines = COMMANDS[command](arguments, flags)
-    if not is_first_process():
+    if command == "train" and not is_first_process():
         return 0  # of several processes that train together, the first answers
     if arguments.json:
         print(json.dumps(answer, ensure_ascii=False), file=output)

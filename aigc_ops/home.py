@@ -49,7 +49,7 @@ def export_environment() -> None:
 
 def num_processes() -> int:
     """How many processes torchrun has started to train together, this one included."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def is_first_process() -> bool:

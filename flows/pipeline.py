@@ -9,12 +9,11 @@ from aigc_ops.artifacts import RunResult
 from aigc_ops.config import RunConfig
 from aigc_ops.data import pin_hint
 from aigc_ops.data.fingerprint import quick_digest
-from aigc_ops.home import exclusive, export_environment
+from aigc_ops.home import exclusive
 from aigc_ops.references import references
 from flows import showing, stages
-from flows.logs import show_messages_alone
+from flows.process import prepare
 from flows.promotion import ask_for_review
-from flows.results import accept_nouns_alone
 
 Config = RunConfig[Any]
 
@@ -48,9 +47,7 @@ def run_if_changed(config: Config, *, force: bool = False) -> RunResult:
 
     Runs on one home queue. `force` runs every stage anew, training from its first step.
     """
-    export_environment()
-    show_messages_alone()
-    accept_nouns_alone()
+    prepare()
     log = get_run_logger()
     with exclusive(lambda holder: log.warning("waiting for %s, which holds this home", holder)):
         digest = chain.config_digest(config)

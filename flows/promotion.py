@@ -14,7 +14,6 @@ from pydantic import Field
 from aigc_ops import chain
 from aigc_ops.artifacts import ModelVersion, Verdict
 from aigc_ops.errors import DecisionError, RegistryError, StaleDecision
-from aigc_ops.home import export_environment
 from aigc_ops.plain import markdown
 from aigc_ops.promotion import review as people
 from aigc_ops.promotion.config import PromotionConfig
@@ -26,8 +25,7 @@ from aigc_ops.registry.promotion import Decision, last_decision, reconcile
 from aigc_ops.registry.versions import models
 from flows import stages
 from flows.events import tell, tell_entry, tell_verdict
-from flows.logs import show_messages_alone
-from flows.results import accept_nouns_alone
+from flows.process import prepare
 
 REVIEW = "aigc-ops-review/review"
 MAX_ATTEMPTS = 100
@@ -73,9 +71,7 @@ def review(model: str, version: int) -> Verdict:
         model: Registered model's name.
         version: Number of the version that waits for a decision.
     """
-    export_environment()
-    show_messages_alone()
-    accept_nouns_alone()
+    prepare()
     candidate = chain.version_of(f"models:/{model}/{version}")
     complaint, done = "", _done_here(candidate)
     for attempt in range(MAX_ATTEMPTS):
@@ -246,9 +242,7 @@ def rollback(model: str, reviewer: str, reason: str, to: int | None = None) -> E
         reason: Why, for whoever asks later.
         to: Number of a version that was champion before; empty: the one before this.
     """
-    export_environment()
-    show_messages_alone()
-    accept_nouns_alone()
+    prepare()
     entry = people.rollback(model, to, who=reviewer, reason=reason, flow_run=flow_run.id)
     tell_entry(entry)
     get_run_logger().info("models:/%s/%s is champion again", entry.model, entry.version)
@@ -264,9 +258,7 @@ def guard(mode: Literal["flag", "revert"] = "flag") -> dict[str, list[str]]:
     Args:
         mode: flag: tell of them; revert: put them back as well.
     """
-    export_environment()
-    show_messages_alone()
-    accept_nouns_alone()
+    prepare()
     found, faults = {}, []
     for name in sorted({row.name for row in models()}):
         try:

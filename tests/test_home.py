@@ -28,6 +28,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ({}, True),
         ({"WORLD_SIZE": "2", "RANK": "0"}, True),
         ({"WORLD_SIZE": "2", "RANK": "1"}, False),
+        ({"WORLD_SIZE": ""}, True),
         ({"RANK": "3"}, True),  # of something else than torchrun
     ],
 )

@@ -22,8 +22,16 @@ from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sampling import GOLDEN, draw, requests, write_samples
 from aigc_ops.serving.config import PackagingConfig
 from aigc_ops.serving.packaging import package
+from aigc_ops.serving.process import HOST, ServerProcess
 
 CANARY = "canary-3f9c1b"
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[httpx.Client]:
+    """Of the server that a test's own file starts."""
+    with httpx.Client(base_url=f"http://{HOST}:{server.port}", timeout=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -46,12 +46,6 @@ def server(
         yield process
 
 
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://{HOST}:{server.port}", timeout=60) as client:
-        yield client
-
-
 def pixels(png: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
         return np.array(picture)

@@ -37,12 +37,6 @@ def server(gpt_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield process
 
 
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://{HOST}:{server.port}", timeout=60) as client:
-        yield client
-
-
 def connection(server: ServerProcess, sent: bytes) -> socket.socket:
     stranger = socket.create_connection((HOST, server.port), timeout=60)
     stranger.sendall(sent)

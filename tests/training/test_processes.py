@@ -142,6 +142,14 @@ def test_of_a_runs_stages_several_processes_share_the_training_alone(monkeypatch
     assert "several processes share the training alone: torchrun" in capsys.readouterr().err
 
 
+def test_a_command_without_training_answers_in_any_process(monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("AIGC_OPS_HOME", str(tmp_path))
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"models": []}
+
+
 def test_several_processes_do_not_wait_for_a_home_that_is_held():
     with exclusive(pytest.fail):
         done = subprocess.run(
