@@ -26,7 +26,7 @@ $(STAMP):
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/dvc pull --quiet
+	$(BIN)/aigc-ops data pull data
 	$(BIN)/aigc-ops run $(DEMO)
 
 check: $(STAMP)
@@ -36,7 +36,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 test: check
-	$(BIN)/dvc pull --quiet
+	$(BIN)/aigc-ops data pull data
 	$(BIN)/python -m pytest
 
 smollm2: $(STAMP)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from aigc_ops import records, reviewing, using
+from aigc_ops import dataset_commands, records, reviewing, using
 from aigc_ops.artifacts import (
     Checkpoint,
     DatasetRef,
@@ -228,24 +228,6 @@ def _not_comparable(row: "ModelRow", champion: "ModelRow | None") -> str:
     return f"  not comparable with the champion's: other {', '.join(terms)}" if terms else ""
 
 
-def data(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
-    """A dataset's rows, digest and pin; or the pinned data, fetched."""
-    from aigc_ops.data import DataConfig, open_dataset, pin_hint, versioning
-
-    if not arguments.path:
-        raise ConfigError("data: an empty path; give the folder or file of a dataset")
-    if arguments.action == "pull":
-        versioning.pull(arguments.path)
-        return {"pulled": arguments.path}, [f"{arguments.path} is what DVC pins"]
-    dataset = open_dataset(DataConfig(path=arguments.path))
-    lines = [
-        f"{dataset.modality}s: {dataset.num_train} to train on, {dataset.num_heldout} held out",
-        f"digest: {dataset.content_digest}",
-        pin_hint(dataset) or f"pinned by DVC as {dataset.dvc_digest}",
-    ]
-    return dataset.model_dump(mode="json"), lines
-
-
 COMMANDS = {
     "run": run,
     "validate": validate,
@@ -257,7 +239,7 @@ COMMANDS = {
     "score": score,
     "cache": cache,
     "models": models,
-    "data": data,
+    **dataset_commands.COMMANDS,
     **using.COMMANDS,
     **reviewing.COMMANDS,
 }

@@ -21,8 +21,9 @@ from aigc_ops import prefect_api
 from aigc_ops.artifacts import Noun
 from aigc_ops.data.versioning import is_in_remote, pins_here
 from aigc_ops.errors import AigcOpsError
-from aigc_ops.home import TELEMETRY_OFF, home
+from aigc_ops.home import PRIVATE_FOLDERS, TELEMETRY_OFF, home
 from aigc_ops.installation import LOCK, OWN, compare
+from aigc_ops.private_folders import fault, private_folder, remedy
 from aigc_ops.registry import health
 from aigc_ops.registry.audit import PAST, audit
 from aigc_ops.registry.client import address
@@ -149,6 +150,20 @@ def _leftovers() -> Iterator[Found]:
         yield "ok", f"none below {home()}", None
 
 
+def _private_folders() -> Iterator[Found]:
+    folders = {variable: private_folder(variable) for variable in PRIVATE_FOLDERS}
+    here = {variable: folder for variable, folder in folders.items() if os.path.lexists(folder)}
+    sound = []
+    for variable, folder in here.items():
+        if problem := fault(folder):
+            yield "FAIL", f"{folder} {problem}", remedy(variable)
+        else:
+            sound.append(os.path.relpath(folder))
+    if len(sound) == len(here):
+        told = f"{_listed(sound)}: yours alone" if sound else "none is made yet"
+        yield "ok", told, None
+
+
 def _data() -> Iterator[Found]:
     pins = pins_here()
     if not pins:
@@ -157,7 +172,7 @@ def _data() -> Iterator[Found]:
         shown = os.path.relpath(pin.output)
         is_here = pin.output.exists()
         if not is_in_remote(pin):
-            advice = f"dvc push {shown}" if is_here else f"dvc push {shown} from where it lies"
+            advice = f"aigc-ops dvc push {shown}" + ("" if is_here else " from where it lies")
             yield "FAIL", f"DVC's remote lacks {shown}, which {pin.file.name} pins", advice
         elif not is_here:
             yield (
@@ -284,6 +299,7 @@ LOCAL: dict[str, Check] = {
     "GPU": _gpu,
     "telemetry": _telemetry,
     "leftovers": _leftovers,
+    "private caches": _private_folders,
     "data": _data,
     "Prefect": _prefect,
 }

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LEAST_FREE_BYTES = 2**20
@@ -16,6 +16,11 @@ TELEMETRY_OFF = {
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+PRIVATE_FOLDERS = {
+    "DVC_SITE_CACHE_DIR": "dvc-site-cache",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+}
+"""Folders of the home that `aigc_ops.private_folders` makes and checks, by their variable."""
 
 
 def home() -> Path:
@@ -24,7 +29,7 @@ def home() -> Path:
 
 
 def export_environment() -> None:
-    """Make the home, point Prefect, MLflow and BentoML at it, and switch telemetry off.
+    """Make the home, point every library that keeps files at it, and switch telemetry off.
 
     Variables that are already set, and not empty, win, so a server takes over a part by its own
     well-known variable. Call it before those libraries are imported: they read their
@@ -37,12 +42,16 @@ def export_environment() -> None:
         "PREFECT_LOCAL_STORAGE_PATH": str(root / "prefect" / "storage"),
         "PREFECT_MEMO_STORE_PATH": str(root / "prefect" / "memo_store.toml"),
         "BENTOML_HOME": str(root / "bentoml"),
+        **{variable: str(root / name) for variable, name in PRIVATE_FOLDERS.items()},
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
         # Its import would close all log handlers, and wait for ever on Prefect's at work.
         "MLFLOW_CONFIGURE_LOGGING": "false",
         **TELEMETRY_OFF,
     }
     root.mkdir(parents=True, exist_ok=True)
+    for name in PRIVATE_FOLDERS.values():  # before a library makes them, open to others
+        with suppress(OSError):  # whoever uses one checks it
+            (root / name).mkdir(mode=0o700)
     for variable, value in defaults.items():
         os.environ[variable] = os.environ.get(variable) or value
 

@@ -92,6 +92,10 @@ def parser() -> argparse.ArgumentParser:
     data = command("data", "look at a dataset, or fetch what DVC pins")
     data.add_argument("action", choices=("show", "pull"), help="show: rows, digest and DVC pin")
     data.add_argument("path", nargs="?", default="data", metavar="PATH")
+    dvc = command("dvc", "run a command of DVC, its site cache in a folder of your own")
+    dvc.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="such as: add FOLDER; push"
+    )
     return top
 
 

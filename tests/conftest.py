@@ -19,7 +19,7 @@ import torch
 
 from aigc_ops.artifacts import DatasetRef, ImageShape
 from aigc_ops.generative import ImageData, Images
-from aigc_ops.home import TELEMETRY_OFF
+from aigc_ops.home import PRIVATE_FOLDERS, TELEMETRY_OFF
 from aigc_ops.noise import Noise
 
 os.environ.update(TELEMETRY_OFF)
@@ -51,7 +51,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home for this test alone; nothing of the machine's own state is read."""
     folder = tmp_path / "home"
     monkeypatch.setenv("AIGC_OPS_HOME", str(folder))
-    for variable in ("PREFECT_HOME", "BENTOML_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+    servers = ("PREFECT_HOME", "BENTOML_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
+    for variable in (*servers, *PRIVATE_FOLDERS):
         monkeypatch.delenv(variable, raising=False)
     return folder
 

@@ -54,7 +54,7 @@ def pin_hint(ref: DatasetRef) -> str | None:
         do, place = "copy it into this repository, then", Path(path).name
     else:
         do, place = "to pin it", path
-    command = f"dvc add {shlex.quote(place)} && git add {shlex.quote(place + '.dvc')}"
+    command = f"aigc-ops dvc add {shlex.quote(place)} && git add {shlex.quote(place + '.dvc')}"
     return f"{path} is not pinned by DVC; {do} run: {command}"
 
 

@@ -5,10 +5,12 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import yaml
 
@@ -16,6 +18,7 @@ from aigc_ops.data.fingerprint import absolute, covering_pin, require_regular
 from aigc_ops.errors import DataError
 from aigc_ops.home import LEAST_FREE_BYTES, full_disk
 from aigc_ops.plain import printable
+from aigc_ops.private_folders import claim
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -56,7 +59,7 @@ def find_pin(path: str | Path) -> Pin | None:
             for out in outputs
         ]
     except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{file}: not a DVC file ({error}); run: dvc add again") from error
+        raise DataError(f"{file}: not a DVC file ({error}); run: aigc-ops dvc add again") from error
     return next((pin for pin in pins if target.is_relative_to(pin.output)), None)
 
 
@@ -90,10 +93,10 @@ def _changed(pin: Pin, target: Path) -> DataError:
         undo = f"aigc-ops data pull {pin.shown}"
     else:
         found = f"it is not what {pinned} pins"
-        undo = f"dvc checkout --force {pin.shown}"
+        undo = f"aigc-ops dvc checkout --force {pin.shown}"
     return DataError(
         f"{os.path.relpath(target)}: changed since dvc add ({found}); to undo it run: {undo}; "
-        f"to pin the change run: dvc add {pin.shown} && git add {pinned}"
+        f"to pin the change run: aigc-ops dvc add {pin.shown} && git add {pinned}"
     )
 
 
@@ -107,13 +110,13 @@ def pull(path: str | Path) -> None:
     if pin is None:
         raise DataError(f"{path}: not pinned by DVC, so there is nothing to pull")
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo, lock_repo
+    from dvc.repo import lock_repo
     from dvc_data.index.index import DataIndexDirError
     from dvc_objects.errors import ObjectFormatError
 
     disks = [pin.file.parent]
     try:
-        with Repo(str(pin.file.parent)) as repo, lock_repo(repo):
+        with _repository(pin) as repo, lock_repo(repo):
             disks.append(Path(repo.cache.local.path))
             _refuse_escapes(repo, pin)
             repo.fetch(targets=[str(pin.file)])
@@ -133,7 +136,8 @@ def _pull_failed(pin: Pin, disks: list[Path], error: Exception) -> DataError:
     else:
         problem = (
             "an object of the remote is missing or damaged, or local changes stand in the way; "
-            "nothing half-written is used. Mend the remote (dvc push from where the data is whole)"
+            "nothing half-written is used. Mend the remote (aigc-ops dvc push from where the data "
+            "is whole)"
         )
     return DataError(
         f"{pin.shown}: the pull failed ({reason}); {problem}, then run: aigc-ops data pull "
@@ -154,16 +158,31 @@ def is_in_remote(pin: Pin) -> bool:
     Raises DataError when there is no default remote, or it cannot be reached.
     """
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     try:
-        with Repo(str(pin.file.parent)) as repo:
+        with _repository(pin) as repo:
             return bool(repo.cloud.get_remote_odb().exists(pin.digest))
     except (DvcException, OSError) as error:
         raise DataError(
-            f"DVC's remote does not answer ({_words(error)}); `dvc remote list` "
-            "shows it, `dvc remote modify` corrects its address or credentials"
+            f"DVC's remote does not answer ({_words(error)}); `aigc-ops dvc remote list` "
+            "shows it, `aigc-ops dvc remote modify` corrects its address or credentials"
         ) from error
+
+
+def run_dvc(words: Sequence[str], output: TextIO) -> int:
+    """Run DVC's own command line with its site cache in a private folder; return its exit code."""
+    claim("DVC_SITE_CACHE_DIR")
+    command = [sys.executable, "-P", "-m", "dvc", *words]
+    return subprocess.run(command, stdout=output, check=False).returncode
+
+
+def _repository(pin: Pin) -> "Repo":
+    """Open the repository around a pin, with its site cache in a private folder."""
+    from dvc.repo import Repo
+
+    # The variable takes precedence over every config, also in repositories that this one imports.
+    claim("DVC_SITE_CACHE_DIR")
+    return Repo(str(pin.file.parent))
 
 
 def _words(error: BaseException) -> str:
@@ -267,10 +286,9 @@ def _md5(content: bytes) -> str:
 def _unchanged_for_dvc(pin: Pin) -> bool:
     """DVC's own word, which knows its ignore files and older hashes."""
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     try:
-        with Repo(str(pin.file.parent)) as repo:
+        with _repository(pin) as repo:
             return not repo.status(targets=[str(pin.file)])
     except DvcException:
         return False

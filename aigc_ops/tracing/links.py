@@ -322,8 +322,8 @@ def _bring_back(facts: Facts, shown: str, dvc: str | None) -> str:
     commit = (facts.provenance.get("revision") or {}).get("commit")
     if dvc and commit:
         return (
-            f"to bring it back: git checkout {commit[:SHORT]} -- '*.dvc' && dvc checkout, or trace "
-            "in a clone of that commit"
+            f"to bring it back: git checkout {commit[:SHORT]} -- '*.dvc' && aigc-ops dvc checkout, "
+            "or trace in a clone of that commit"
         )
     return f"it was not pinned by DVC, so nothing else tells what {shown} was"
 

@@ -15,18 +15,23 @@ from making_data import PROJECT
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Runs a program in a folder, without a network, and returns what it prints."""
     state = tmp_path_factory.mktemp("state")
+    (state / "site").mkdir(mode=0o700)
     environment = {
         **os.environ,
+        "AIGC_OPS_HOME": str(state / "home"),
         "DVC_NO_ANALYTICS": "1",
-        "DVC_SITE_CACHE_DIR": str(state),
+        "DVC_SITE_CACHE_DIR": str(state / "site"),  # of plain `dvc`, else shared by all users
         "GIT_CONFIG_GLOBAL": os.devnull,
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "HTTP_PROXY": "http://127.0.0.1:9",
+        "PYTHONPATH": str(PROJECT),
     }
 
     def call(folder: Path, *words: str, check: bool = True) -> str:
         if words[0] == "dvc":
             words = (sys.executable, "-m", *words)
+        if words[0] == "aigc-ops":
+            words = (sys.executable, "-m", "aigc_ops", *words[1:])
         if words[0] == "git":
             words = ("git", "-c", "user.name=Test", "-c", "user.email=test@localhost", *words[1:])
         done = subprocess.run(

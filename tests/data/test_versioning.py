@@ -81,7 +81,7 @@ def test_data_changed_without_dvc_add_is_refused(
             train.unlink()
     with pytest.raises(DataError, match="changed since dvc add") as refusal:
         open_dataset(DataConfig(path="data/mnist"))
-    assert "dvc add data && git add data.dvc" in str(refusal.value)
+    assert "aigc-ops dvc add data && git add data.dvc" in str(refusal.value)
     assert open_dataset(DataConfig(path="data/dialogue")).num_train > 0  # untouched
 
 
@@ -171,7 +171,7 @@ def test_a_hint_for_data_outside_says_to_bring_it_in(
     monkeypatch.chdir(tmp_path / "repository")
     hint = pin_hint(open_dataset(DataConfig(path="../outside")))
     assert hint is not None
-    assert "copy it into this repository, then run: dvc add outside" in hint
+    assert "copy it into this repository, then run: aigc-ops dvc add outside" in hint
 
 
 def test_what_dvc_does_not_know_cannot_be_pulled(tmp_path: Path) -> None:
@@ -315,7 +315,9 @@ def test_the_doctor_asks_the_remote_for_what_is_pinned(
     assert [state for state, *_ in LOCAL["data"]()] == ["ok"]
     run(clone, "dvc", "remote", "modify", "embedded", "url", str(tmp_path / "empty"))
     assert not is_in_remote(pin)
-    assert [(state, advice) for state, _, advice in LOCAL["data"]()] == [("FAIL", "dvc push data")]
+    assert [(state, advice) for state, _, advice in LOCAL["data"]()] == [
+        ("FAIL", "aigc-ops dvc push data")
+    ]
     run(clone, "dvc", "remote", "remove", "embedded")
     with pytest.raises(DataError, match="DVC's remote does not answer"):
         is_in_remote(pin)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from aigc_ops.devices import tuned
-from aigc_ops.errors import TrainingError
+from aigc_ops.errors import ConfigError, TrainingError
+from aigc_ops.home import home
 from aigc_ops.models.vae import Vae
 from aigc_ops.training.state import Progress
 from aigc_ops.training.watchdog import _note_best
@@ -55,6 +56,16 @@ def test_compiled_networks_have_the_losses_of_plain_ones_and_resume(tmp_path, mo
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     run(DENSE, tmp_path / "compiled", steps=4, compile=True, tracker=compiled, **settings)
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
+
+
+def test_compiled_code_is_kept_in_a_private_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("aigc_ops.training.loop._compile", lambda _: None)
+    run(DENSE, tmp_path, steps=1, compile=True, device="cpu")
+    folder = home() / "torchinductor"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    folder.chmod(0o755)
+    with pytest.raises(ConfigError, match="has mode 755"):
+        run(DENSE, tmp_path, steps=2, compile=True, device="cpu")
 
 
 @traced

@@ -1,0 +1,103 @@
+"""Caches whose content a library executes lie in folders of this user alone."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from aigc_ops.doctor import LOCAL
+from aigc_ops.errors import ConfigError
+from aigc_ops.home import PRIVATE_FOLDERS, export_environment, home
+from aigc_ops.private_folders import claim
+
+VARIABLES = pytest.mark.parametrize("variable", PRIVATE_FOLDERS)
+
+
+@VARIABLES
+def test_the_folder_is_made_private_whatever_the_umask(variable: str) -> None:
+    before = os.umask(0)
+    try:
+        folder = claim(variable)
+    finally:
+        os.umask(before)
+    assert folder == home() / PRIVATE_FOLDERS[variable]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert os.environ[variable] == str(folder)
+    assert claim(variable) == folder
+
+
+def test_a_home_that_others_may_read_is_no_hindrance() -> None:
+    home().mkdir(mode=0o755)
+    home().chmod(0o755)
+    assert claim("DVC_SITE_CACHE_DIR").is_dir()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o710, 0o777, 0o1777, 0o500])
+def test_another_mode_is_refused_until_the_folder_is_removed(mode: int) -> None:
+    folder = claim("DVC_SITE_CACHE_DIR")
+    folder.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"has mode {mode:o} instead of 700; .*rm -r {folder}"):
+        claim("DVC_SITE_CACHE_DIR")
+    folder.rmdir()
+    assert claim("DVC_SITE_CACHE_DIR") == folder
+
+
+def test_another_owner_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim("DVC_SITE_CACHE_DIR")
+    monkeypatch.setattr("os.geteuid", lambda: 4_000_000)
+    with pytest.raises(ConfigError, match=r"belongs to \w+, not to user 4000000; .*AIGC_OPS_HOME"):
+        claim("DVC_SITE_CACHE_DIR")
+
+
+@pytest.mark.parametrize("make", ["link", "file"])
+def test_what_is_no_folder_is_refused(make: str, tmp_path: Path) -> None:
+    home().mkdir()
+    folder = home() / "dvc-site-cache"
+    if make == "link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "theirs")
+    else:
+        folder.touch(mode=0o700)
+    with pytest.raises(ConfigError, match="is a link or a file, not a folder"):
+        claim("DVC_SITE_CACHE_DIR")
+
+
+def test_a_folder_that_the_user_names_passes_the_same_check_and_is_not_to_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir(mode=0o700)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(mine))
+    export_environment()
+    assert claim("DVC_SITE_CACHE_DIR") == mine
+    mine.chmod(0o755)
+    with pytest.raises(ConfigError, match="unset DVC_SITE_CACHE_DIR, or name") as refusal:
+        claim("DVC_SITE_CACHE_DIR")
+    assert "rm " not in str(refusal.value)
+
+
+def test_a_home_holds_them_before_a_library_would_make_them() -> None:
+    before = os.umask(0)
+    try:
+        export_environment()
+    finally:
+        os.umask(before)
+    for variable, name in PRIVATE_FOLDERS.items():
+        assert os.environ[variable] == str(home() / name)
+        assert stat.S_IMODE((home() / name).stat().st_mode) == 0o700
+
+
+def test_the_doctor_checks_them_and_makes_none() -> None:
+    assert [*LOCAL["private caches"]()] == [("ok", "none is made yet", None)]
+    assert not home().exists()
+    site, compiled = (claim(variable) for variable in PRIVATE_FOLDERS)
+    [(state, found, _)] = LOCAL["private caches"]()
+    assert (state, found.rpartition(": ")[2]) == ("ok", "yours alone")
+    site.chmod(0o777)
+    compiled.rmdir()
+    compiled.symlink_to("nowhere")
+    [first, second] = LOCAL["private caches"]()
+    assert first[:2] == ("FAIL", f"{site} has mode 777 instead of 700")
+    assert f"rm -r {site}" in str(first[2])
+    assert second[:2] == ("FAIL", f"{compiled} is a link or a file, not a folder")
