@@ -1,5 +1,10 @@
 """The command line: `aigc-ops COMMAND --help` tells what each stage takes."""
 
+if __name__ == "__main__":
+    from aigc_ops.import_path import drop_working_folder
+
+    drop_working_folder()
+
 import argparse
 import atexit
 import errno
@@ -13,6 +18,7 @@ from typing import NoReturn, TextIO
 
 from aigc_ops.errors import AigcOpsError, ConfigError
 from aigc_ops.home import export_environment, full_disk, home
+from aigc_ops.import_path import isolate
 from aigc_ops.parsers import CONFIG_COMMANDS, MODEL_COMMANDS, SWITCHES, parser
 from aigc_ops.plain import printable
 
@@ -47,6 +53,7 @@ def _executed(arguments: argparse.Namespace, flags: Sequence[str], answer: TextI
     try:
         _check_words([*vars(arguments).values(), *flags])
         _make_home()
+        isolate()
         from aigc_ops import commands
 
         return commands.execute(arguments, flags, answer)

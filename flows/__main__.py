@@ -1,9 +1,13 @@
 """`python -m flows`: offer every family's deployment to a Prefect server."""
 
-from aigc_ops.home import export_environment
-
 if __name__ == "__main__":
+    from aigc_ops.import_path import drop_working_folder, isolate
+
+    drop_working_folder()
+    from aigc_ops.home import export_environment
+
     export_environment()  # before Prefect is imported, which reads its settings then
+    isolate()
     from flows.deployments import main
 
     main()

@@ -56,7 +56,14 @@ class TemporaryServer:
                     *("prefect.server.api.server:create_app", "--host", "127.0.0.1"),
                     *("--port", str(self._port), "--log-level", "error", "--lifespan", "on"),
                 ],
-                env={**os.environ, **EPHEMERAL},
+                # uvicorn and Prefect's migrations each put the working folder first on the
+                # import path: let it be one without modules.
+                cwd=self.log.parent,
+                env={
+                    **os.environ,
+                    **EPHEMERAL,
+                    "PREFECT_HOME": str(_prefect_home().absolute()),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -129,11 +136,15 @@ def temporary_server() -> TemporaryServer | None:
     return _own
 
 
+def _prefect_home() -> Path:
+    return Path(os.environ.get("PREFECT_HOME") or home() / "prefect")
+
+
 def _set_aside() -> Path | None:
     """Where the database that the server would make has been moved; None if it is elsewhere."""
     if any(os.environ.get(variable) for variable in DATABASES):
         return None
-    database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+    database = _prefect_home() / "prefect.db"
     aside = database.with_name(f"prefect-half-made-{time.strftime('%Y%m%d-%H%M%S')}.db")
     for end in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):

@@ -52,7 +52,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("AIGC_OPS_HOME", str(folder))
     servers = ("PREFECT_HOME", "BENTOML_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
-    for variable in (*servers, *PRIVATE_FOLDERS):
+    for variable in (*servers, *PRIVATE_FOLDERS, "PYTHONSAFEPATH"):
         monkeypatch.delenv(variable, raising=False)
     return folder
 

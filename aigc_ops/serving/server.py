@@ -11,6 +11,8 @@ from typing import NoReturn
 from aigc_ops.artifacts import ModelVersion
 from aigc_ops.errors import PackagingError
 from aigc_ops.home import export_environment
+from aigc_ops.import_path import isolate
+from aigc_ops.serving.bentos import bento_store
 from aigc_ops.serving.names import MODEL_VARIABLE, NAME_VARIABLE, VERSION_VARIABLE
 
 SERVICE = "aigc_ops.serving.service:Generation"
@@ -31,11 +33,15 @@ def serve(
     the folder cannot be served.
     """
     export_environment()
+    isolate()
     host = require_address(host, port)
     target = _target(folder, version)
+    # BentoML changes to this folder, and puts it first on the import path.
+    place = str(folder.absolute())
+    os.environ["BENTOML_HOME"] = str(bento_store())
     sys.stdout.flush()
     sys.stderr.flush()
-    arguments = ["serve", target, "--host", host, "--port", str(port)]
+    arguments = ["serve", target, "--working-dir", place, "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", *arguments])  # noqa: S606 - no shell is wanted
 
 
