@@ -73,9 +73,12 @@ def run(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, li
 
 def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str | None) -> RunResult:
     from aigc_ops.data import warm
+    from aigc_ops.input_paths import require_inputs
+    from flows.logs import leave_errors_to_caller
     from flows.server import temporary_server
 
     config = _load_config(arguments, flags)
+    require_inputs(config)
     with _alone():
         # Two processes begin at once; this one imports what it needs beside them.
         server = temporary_server()
@@ -88,6 +91,7 @@ def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str |
         threading.Thread(target=preload, name="preload", daemon=True).start()
         if server:
             server.wait()
+        leave_errors_to_caller()
         result: RunResult = pipeline(config, force=arguments.force)
         if digest:
             records.keep_as(config_digest(config), digest)
@@ -97,8 +101,10 @@ def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str |
 def validate(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
     """The report on the config's dataset."""
     from aigc_ops import chain
+    from aigc_ops.input_paths import require_inputs
 
     config = _load_config(arguments, flags)
+    require_inputs(config, ["data"])
     with _alone():
         report = chain.validate(config, _open_data(config))
     lines = [
@@ -111,8 +117,10 @@ def validate(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answe
 def train(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
     """The trained checkpoint."""
     from aigc_ops import chain
+    from aigc_ops.input_paths import require_inputs
 
     config = _load_config(arguments, flags)
+    require_inputs(config, ["data", "model", "training"])
     with _alone():
         checkpoint = chain.train(config, _open_data(config))
     lines = [f"checkpoint: {checkpoint.uri}", f"samples: {checkpoint.grid_uri}"]

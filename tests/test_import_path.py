@@ -23,7 +23,13 @@ with open({log!r}, "a") as log:
     log.write(f"{{__name__}} in {{os.getpid()}}\\n")
 raise ImportError(__name__ + " of the working folder")
 """
-SCRIPT = "import sys\nfrom aigc_ops.__main__ import entry\nsys.exit(entry())\n"
+SCRIPT = """
+import sys
+from aigc_ops.__main__ import entry
+if __name__ == "__main__":
+    sys.exit(entry())
+"""
+"""As pip writes a program."""
 MODULE = ("-m", "aigc_ops")
 
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from aigc_ops.errors import DataError
@@ -47,9 +48,12 @@ def visible_files(root: Path) -> Iterator[Path]:
     if not root.is_dir():
         return
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, onerror=_unreadable, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=partial(_refuse, root), followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
-            raise DataError(f"{folder}: a link to a folder that is read already; remove it")
+            raise DataError(
+                f"{root} is not a dataset: {folder} leads back to a folder that is read already; "
+                "give a folder without such links"
+            )
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -68,19 +72,26 @@ def require_regular(path: Path, most_bytes: int | None = None) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: unreadable ({error.strerror}); mend or remove it") from error
+        raise DataError(
+            f"{path}: unreadable ({error.strerror}); every file of a dataset must be readable"
+        ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path}: not a regular file, but a pipe, a socket or a device; remove it")
+        raise DataError(
+            f"{path}: not a regular file, but a pipe, a socket or a device, which no dataset holds"
+        )
     if most_bytes is not None and status.st_size > most_bytes:
         raise DataError(
             f"{path}: {status.st_size:,} bytes, more than the {most_bytes:,} that an image may "
-            "have; shrink or remove it"
+            "have; shrink it, or leave it out of the dataset"
         )
 
 
-def _unreadable(error: OSError) -> None:
-    """An unreadable class would else be missing without a word."""
-    raise DataError(f"{error.filename}: {error.strerror}; let it be read, or remove it") from error
+def _refuse(root: Path, error: OSError) -> None:
+    """Raise DataError for a folder that cannot be read: its class would be missing in silence."""
+    raise DataError(
+        f"{root} is not a dataset: {error.filename}: {error.strerror}; give a folder that you may "
+        "read with all in it"
+    ) from error
 
 
 def _require_utf8(path: Path) -> None:
@@ -88,7 +99,7 @@ def _require_utf8(path: Path) -> None:
         os.fspath(path).encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{os.fsencode(path)!r}: the name is not UTF-8; rename the file, or its folder"
+            f"{os.fsencode(path)!r}: the name is not UTF-8, as names in a dataset must be"
         ) from error
 
 

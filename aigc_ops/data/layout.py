@@ -75,7 +75,9 @@ def find_layout(root: Path, config: DataConfig) -> Layout:
     for kind in order:
         if by_kind[kind]:
             return _layout(root, kind, by_kind[kind], config)
-    raise DataError(f"{root}: no Parquet, no images and no text files; found {_listing(root)}")
+    raise DataError(
+        f"{root} is not a dataset: no Parquet, no images and no text files; found {_listing(root)}"
+    )
 
 
 def _of_one_dataset(root: Path, names: list[Path]) -> list[Path]:

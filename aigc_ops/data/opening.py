@@ -29,7 +29,8 @@ def open_dataset(config: DataConfig) -> DatasetRef:
     root = absolute(config.path)
     dvc_digest = check_pin(root)
     if not root.exists():
-        raise DataError(f"data.path: {config.path} does not exist; looked in {Path.cwd()}")
+        looked = "" if root == Path(config.path) else f"; looked in {Path.cwd()}"
+        raise DataError(f"data.path: {config.path} does not exist{looked}")
     layout = find_layout(root, config)
     survey = _survey(layout, config)
     return DatasetRef(

@@ -220,7 +220,10 @@ def _refuse_links(root: Path, key: tuple[str, ...]) -> None:
     for depth in range(1, len(key) + 1):
         path = root.joinpath(*key[:depth])
         if path.is_symlink() and path.is_dir():
-            raise DataError(f"{path} is a link to a folder, which a pull would write to; remove it")
+            raise DataError(
+                f"{path} is a link to a folder, which a pull would write to; put a folder in its "
+                "place, or pull in another clone"
+            )
 
 
 def _remove_leftovers(pin: Pin) -> None:

@@ -142,8 +142,8 @@ def unknown(client: "MlflowClient", name: str) -> RegistryError:
         names = sorted(model.name for model in client.search_registered_models(max_results=1000))
     if not names:
         return RegistryError(
-            f"no model is registered, so not {name!r} either; `aigc-ops run configs/{name}.yaml` "
-            "trains and registers one"
+            f"no model is registered, so not {name!r} either; `aigc-ops run CONFIG` trains and "
+            "registers one"
         )
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"registered are {', '.join(names[:10])}"

@@ -78,7 +78,7 @@ def test_linked_folders_are_read_and_circles_refused(tmp_path) -> None:
     (tmp_path / "mine" / "dog").symlink_to(tmp_path / "elsewhere")
     assert opened(tmp_path / "mine").image_shape.class_names == ("cat", "dog")
     (tmp_path / "mine" / "loop").symlink_to(tmp_path / "mine")
-    with pytest.raises(DataError, match="a link to a folder that is read already"):
+    with pytest.raises(DataError, match="leads back to a folder that is read already"):
         opened(tmp_path / "mine")
 
 

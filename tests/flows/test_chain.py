@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import logging
 import lzma
 import os
 import pickle
@@ -290,6 +291,19 @@ def test_bad_data_ends_the_run_and_names_the_row(served, console, first, tmp_pat
     answer, said = console.run("run", served.config, "--data.path", images, code=1)
     assert "cat/broken.png" in answer["error"]
     assert "Traceback" not in said
+    assert said.count("cat/broken.png") == 1
+    in_the_ui = "cat/broken.png"
+    eventually(lambda: any(in_the_ui in line for line in logged(served.server)), seconds=30)
+
+
+def logged(server: str) -> list[str]:
+    """The lines in the server's log that tell of errors."""
+    body = {"logs": {"level": {"ge_": logging.ERROR}}}
+    request = Request(
+        f"{server}/logs/filter", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urlopen(request, timeout=10) as answer:
+        return [line["message"] for line in json.load(answer)]
 
 
 def test_a_stage_alone_waits_for_the_home_and_a_mistake_in_a_config_does_not(

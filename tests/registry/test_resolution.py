@@ -89,7 +89,7 @@ def test_a_checkpoint_folder_and_its_run_folder_resolve_to_the_newest_whole_step
 def test_an_unknown_model_is_answered_with_the_nearest_name(
     make_checkpoint: MakeCheckpoint,
 ) -> None:
-    with pytest.raises(RegistryError, match=r"no model is registered, so not 'digits' either"):
+    with pytest.raises(RegistryError, match=r"so not 'digits' either; `aigc-ops run CONFIG`"):
         resolve("models:/digits@champion")
     register(make_checkpoint(), None, name="digits")
     with pytest.raises(RegistryError, match=r"'digit'; did you mean digits\?"):
