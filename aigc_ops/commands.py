@@ -72,13 +72,15 @@ def run(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, li
 
 
 def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str | None) -> RunResult:
+    from aigc_ops.config import read_yaml
     from aigc_ops.data import warm
-    from aigc_ops.input_paths import require_inputs
+    from aigc_ops.input_paths import absent_here, require_inputs
     from flows.logs import leave_errors_to_caller
     from flows.server import temporary_server
 
-    config = _load_config(arguments, flags)
-    require_inputs(config)
+    config, overrides = _load_config(arguments, flags)
+    file = Path(arguments.config)
+    require_inputs(config, file, overrides)
     with _alone():
         # Two processes begin at once; this one imports what it needs beside them.
         server = temporary_server()
@@ -94,7 +96,8 @@ def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str |
         leave_errors_to_caller()
         result: RunResult = pipeline(config, force=arguments.force)
         if digest:
-            records.keep_as(config_digest(config), digest)
+            absent = absent_here(config, read_yaml(file), overrides)
+            records.keep_as(config_digest(config), digest, absent=absent)
         return result
 
 
@@ -103,8 +106,8 @@ def validate(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answe
     from aigc_ops import chain
     from aigc_ops.input_paths import require_inputs
 
-    config = _load_config(arguments, flags)
-    require_inputs(config, ["data"])
+    config, overrides = _load_config(arguments, flags)
+    require_inputs(config, Path(arguments.config), overrides, sections=["data"])
     with _alone():
         report = chain.validate(config, _open_data(config))
     lines = [
@@ -119,8 +122,9 @@ def train(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, 
     from aigc_ops import chain
     from aigc_ops.input_paths import require_inputs
 
-    config = _load_config(arguments, flags)
-    require_inputs(config, ["data", "model", "training"])
+    config, overrides = _load_config(arguments, flags)
+    sections = ["data", "model", "training"]
+    require_inputs(config, Path(arguments.config), overrides, sections=sections)
     with _alone():
         checkpoint = chain.train(config, _open_data(config))
     lines = [f"checkpoint: {checkpoint.uri}", f"samples: {checkpoint.grid_uri}"]
@@ -176,9 +180,13 @@ def score(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list
     """Scores of two sets of images, by name."""
     from aigc_ops import chain
     from aigc_ops.config import read_yaml
+    from aigc_ops.input_paths import find_project, locate, require
 
     weights = "dinov2_weights" if arguments.extractor.startswith("dinov2") else "inception_weights"
     backbone = read_yaml(Path(arguments.backbone)) if arguments.backbone else {}
+    if isinstance(path := backbone.get("weights"), str):
+        backbone["weights"] = locate("backbone.weights", path, file := Path(arguments.backbone))
+        require("backbone.weights", backbone["weights"], find_project(file))
     values = chain.score(
         arguments.real,
         arguments.fake,
@@ -278,14 +286,15 @@ def _open_data(config: Any) -> DatasetRef:
     return dataset
 
 
-def _load_config(arguments: argparse.Namespace, flags: Sequence[str]) -> Any:
+def _load_config(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Any, Answer]:
+    """Return the config that a command names, and what its flags set in it."""
     from aigc_ops.config import family_of, load_config, merged, read_yaml, run_config_type
     from aigc_ops.flags import family_flag, parse_flags
 
     path = Path(arguments.config)
     values = merged(read_yaml(path), family_flag(flags))
     overrides = parse_flags(run_config_type(family_of(values, source=str(path))), flags)
-    return load_config(path, overrides)
+    return load_config(path, overrides), overrides
 
 
 def _stored_config(checkpoint: Checkpoint, flags: Sequence[str]) -> Any:

@@ -13,6 +13,7 @@ from aigc_ops.data.validation import ValidationConfig
 from aigc_ops.errors import ConfigError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.generative import FamilyConfig
+from aigc_ops.input_paths import locate_inputs
 from aigc_ops.models import family_names, family_type
 from aigc_ops.noise import MAX_SEED
 from aigc_ops.promotion.config import PromotionConfig
@@ -108,9 +109,13 @@ def family_of(values: Mapping[str, Any], *, source: str) -> str:
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig[Any]:
-    """The run that a YAML file describes, with `overrides` (nested, as in YAML) on top."""
+    """The run that a YAML file describes, with `overrides` (nested, as in YAML) on top.
+
+    Relative paths in the file are looked up from the working folder, then from its project.
+    """
     values = merged({"name": path.stem, **read_yaml(path)}, overrides or {})
-    return parse_config(values, source=str(path))
+    config = parse_config(values, source=str(path))
+    return locate_inputs(config, path, overrides or {})
 
 
 def parse_config(values: Mapping[str, Any], *, source: str) -> RunConfig[Any]:

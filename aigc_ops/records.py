@@ -3,6 +3,7 @@
 Imports neither torch, prefect nor bentoml: the decision comes before they are loaded.
 """
 
+import os
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ class RunRecord(Noun):
     data_digest: str
     inputs: dict[str, str] = Field(description="State of each input that a setting names.")
     packaged: bool
+    absent: list[str] = Field(
+        default=[], description="Paths that would be read in place of other inputs if they were."
+    )
     result: RunResult
 
     def is_current(self) -> bool:
@@ -33,6 +37,7 @@ class RunRecord(Noun):
             self.code_digest == code_digest()
             and self.data_digest == quick_digest(self.data_path)
             and self.inputs == states(self.inputs)
+            and not any(map(os.path.lexists, self.absent))
         )
 
     def is_held(self) -> bool:
@@ -105,10 +110,11 @@ def keep(digest: str, record: RunRecord) -> None:
     partial.replace(path)
 
 
-def keep_as(digest: str, other: str) -> None:
-    """Keep the record under `digest` under another digest too."""
+def keep_as(digest: str, other: str, *, absent: list[str]) -> None:
+    """Keep the record under `digest` under another digest too, for as long as paths are absent."""
     if _path(digest).is_file():
-        keep(other, RunRecord.model_validate_json(_path(digest).read_text(encoding="utf-8")))
+        record = RunRecord.model_validate_json(_path(digest).read_text(encoding="utf-8"))
+        keep(other, record.model_copy(update={"absent": absent}))
 
 
 def _read(path: Path) -> RunRecord | None:

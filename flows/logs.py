@@ -20,7 +20,8 @@ class WithoutTraceback(logging.Filter):
         self._has_failed = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        is_shown = bool(record.exc_info) and isinstance(record.exc_info[1], AigcOpsError)
+        error = record.exc_info[1] if record.exc_info else None
+        is_shown = isinstance(error, AigcOpsError)
         if is_shown:
             record.exc_info = record.exc_text = None
             self._has_failed = True

@@ -8,8 +8,20 @@ import pytest
 
 from aigc_ops import input_paths
 from aigc_ops.__main__ import main
+from aigc_ops.chain import config_digest
+from aigc_ops.config import RunConfig, load_config, read_yaml
 from aigc_ops.data import DataConfig
-from aigc_ops.input_paths import _require_data
+from aigc_ops.data.fingerprint import quick_digest
+from aigc_ops.errors import DataError
+from aigc_ops.input_paths import (
+    PROJECT_MARKS,
+    _require_data,
+    absent_here,
+    find_project,
+    require_inputs,
+)
+from aigc_ops.records import RunRecord
+from aigc_ops.revision import code_digest
 from tests.flows.conftest import CONFIG, write_images
 
 
@@ -89,7 +101,7 @@ def test_of_large_data_the_content_is_left_to_the_run(
     monkeypatch.setattr(input_paths, "find_layout", lambda root, _: listed.append(root.name))
     monkeypatch.setattr(input_paths, "FEW", 10)
     for num in (4, 40):
-        _require_data(DataConfig(path=str(write_images(tmp_path / str(num), num=num))))
+        _require_data(DataConfig(path=str(write_images(tmp_path / str(num), num=num))), None)
     assert listed == ["4"]
 
 
@@ -113,3 +125,142 @@ def test_no_error_about_a_folder_that_is_no_dataset_advises_to_change_it(
     error = error_of(capfd, "data", "show", folder)
     assert error.startswith(f"{folder} is not a dataset: {folder}/xdg")
     assert not {"remove", "delete", "mend", "rename"} & set(error.split())
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project that holds a dataset and a config; the working folder is another."""
+    folder = tmp_path / "project"
+    write_images(folder / "images", num=4)
+    (folder / ".git").mkdir()
+    (folder / "configs").mkdir()
+    (folder / "configs/pets.yaml").write_text("data: {path: images}\nmodel: {family: gan}\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return folder
+
+
+def load(project: Path, **given: object) -> RunConfig:
+    return load_config(project / "configs/pets.yaml", given)
+
+
+@pytest.mark.parametrize("mark", PROJECT_MARKS)
+def test_the_nearest_folder_with_a_mark_is_the_project(tmp_path: Path, mark: str) -> None:
+    file = tmp_path / "outer/inner/configs/run.yaml"
+    file.parent.mkdir(parents=True)
+    assert find_project(file) == file.parent
+    (tmp_path / "outer" / mark).touch()
+    assert find_project(file) == tmp_path / "outer"
+    (tmp_path / "outer/inner" / mark).mkdir()
+    assert find_project(file) == tmp_path / "outer/inner"
+
+
+def test_a_path_in_a_file_works_from_any_folder(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(project)
+    assert config.data.path == str(project / "images")
+    require_inputs(config, project / "configs/pets.yaml", {})
+    monkeypatch.chdir(project)
+    assert load_config(Path("configs/pets.yaml")).data.path == "images"  # the same run as ever
+    monkeypatch.chdir(project / "configs")
+    assert config_digest(load_config(Path("pets.yaml"))) == config_digest(config)
+
+
+def test_what_both_folders_hold_is_read_from_the_working_folder_with_a_warning(
+    project: Path,
+) -> None:
+    Path("images").symlink_to(project / "images")
+    assert load(project).data.path == "images"  # the very same: no warning
+    Path("images").unlink()
+    write_images(Path("images"), num=2)
+    places = rf"working folder \({Path.cwd()}/images\), .* project \({project}/images\)"
+    with pytest.warns(UserWarning, match=f"data.path: images is in the {places}"):
+        assert load(project).data.path == "images"
+
+
+def test_a_flag_names_a_path_of_the_working_folder_alone(project: Path) -> None:
+    given = {"data": {"path": "images"}}
+    config = load(project, **given)
+    assert config.data.path == "images"
+    with pytest.raises(DataError) as refusal:
+        require_inputs(config, project / "configs/pets.yaml", given)
+    assert str(refusal.value) == f"data.path: images does not exist; looked in {Path.cwd()}"
+
+
+def test_an_error_names_both_places(project: Path) -> None:
+    (project / "images").rename(project / "moved")
+    with pytest.raises(DataError) as refusal:
+        require_inputs(load(project), project / "configs/pets.yaml", {})
+    places = f"{Path.cwd()} and in {project}"
+    assert str(refusal.value) == f"data.path: images does not exist; looked in {places}"
+
+
+def test_data_that_a_project_pins_is_to_be_fetched_there(project: Path) -> None:
+    (project / "images").rename(project / "moved")
+    pin = "outs:\n- md5: 0123456789abcdef0123456789abcdef.dir\n  path: images\n"
+    (project / "images.dvc").write_text(pin)
+    with pytest.raises(DataError, match=r"aigc-ops data pull \.\./project/images"):
+        require_inputs(load(project), project / "configs/pets.yaml", {})
+
+
+def test_every_setting_that_names_an_input_is_looked_up(project: Path) -> None:
+    (project / "weights.safetensors").touch()
+    (project / "gpt").mkdir()
+    text = """
+    data: {path: images}
+    model: {family: gpt, pretrained: gpt}
+    training: {init_from: "models:/digits@champion"}
+    evaluation:
+      general_path: nowhere
+      inception_weights: /weights.safetensors
+      backbone: {weights: weights.safetensors}
+    """
+    file = project / "configs/gpt.yaml"
+    file.write_text(text)
+    config = load_config(file)
+    assert config.model.pretrained == str(project / "gpt")
+    assert config.training.init_from == "models:/digits@champion"
+    assert config.evaluation.general_path == "nowhere"
+    assert config.evaluation.inception_weights == "/weights.safetensors"
+    assert config.evaluation.backbone.weights == str(project / "weights.safetensors")
+    assert absent_here(config, read_yaml(file), {"model": {"pretrained": "other"}}) == [
+        str(Path.cwd() / name) for name in ("images", "weights.safetensors")
+    ]
+
+
+def test_a_run_is_not_reused_once_the_working_folder_holds_what_the_project_held(
+    project: Path,
+) -> None:
+    config = load(project)
+    record = RunRecord.model_construct(
+        code_digest=code_digest(),
+        data_path=config.data.path,
+        data_digest=quick_digest(config.data.path),
+        inputs={},
+        absent=absent_here(config, read_yaml(project / "configs/pets.yaml"), {}),
+    )
+    assert record.is_current()
+    Path("images").mkdir()
+    assert not record.is_current()
+
+
+def test_a_backbones_file_names_its_weights_likewise(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = project / "configs/net.yaml"
+    file.write_text("{weights: net.pt2, architecture: null}")
+    score = ("score", project / "images", project / "images", "--extractor", "backbone")
+    error = error_of(capfd, *score, "--backbone", file, code=2)
+    places = f"{Path.cwd()} and in {project}"
+    assert error == f"backbone.weights: net.pt2 does not exist; looked in {places}"
+
+
+def test_a_backbones_weights_are_those_of_the_project(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project / "net.pt2").write_bytes(b"no program")
+    file = project / "configs/net.yaml"
+    file.write_text("{weights: net.pt2}")
+    score = ("score", project / "images", project / "images", "--extractor", "backbone")
+    assert str(project / "net.pt2") in error_of(capfd, *score, "--backbone", file)
