@@ -74,6 +74,7 @@ def facts_of(run: Run) -> dict[str, Any]:
             if link["name"] == "version"
         ),
         "bento": found["package"]["tag"],
+        "finished": found["train"],
         "half": {name: half_of(newest(name)) for name in HALF},
         "names": names_of_model(HOME, "stripes"),
         "checkpoint": {name: names_of_folder(newest(name)) for name in ("stripes", *HALF)},

@@ -109,10 +109,10 @@ def results_of(home: Path, *, since: float = 0) -> set[str]:
 
 
 def entrypoints_of(home: Path) -> dict[str, str]:
-    """The entrypoint of each deployment in Prefect's database, by its flow's name."""
-    query = "SELECT f.name, d.entrypoint FROM deployment d JOIN flow f ON f.id = d.flow_id"
+    """The entrypoint of each deployment in Prefect's database, by `FLOW/DEPLOYMENT`."""
+    query = "SELECT f.name, d.name, d.entrypoint FROM deployment d JOIN flow f ON f.id = d.flow_id"
     with closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database:
-        return dict(database.execute(query))
+        return {f"{flow}/{name}": entrypoint for flow, name, entrypoint in database.execute(query)}
 
 
 def _numbered(key: str) -> str:

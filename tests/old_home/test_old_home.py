@@ -146,6 +146,11 @@ def test_it_comes_to_what_it_would_have_come_to_unstopped(
         torch.testing.assert_close(weights[key], tensor, rtol=tolerance, atol=tolerance)
 
 
+def test_a_run_that_was_finished_is_not_trained_again(console: Console, facts: Any) -> None:
+    answer, _ = console.run("train", CONFIGS / "stripes.yaml")
+    assert answer == facts["finished"]
+
+
 def test_what_is_written_today_bears_the_names_that_it_bore(console: Console, facts: Any) -> None:
     trained, _ = console.run("train", CONFIGS / "stripes.yaml", "--name", "fresh")
     console.run("register", trained["uri"])
