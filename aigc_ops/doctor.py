@@ -151,12 +151,12 @@ def _leftovers() -> Iterator[Found]:
 
 
 def _private_folders() -> Iterator[Found]:
-    folders = {variable: private_folder(variable) for variable in PRIVATE_FOLDERS}
-    here = {variable: folder for variable, folder in folders.items() if os.path.lexists(folder)}
+    folders = [private_folder(variable) for variable in PRIVATE_FOLDERS]
+    here = [folder for folder in folders if os.path.lexists(folder)]
     sound = []
-    for variable, folder in here.items():
+    for folder in here:
         if problem := fault(folder):
-            yield "FAIL", f"{folder} {problem}", remedy(variable)
+            yield "FAIL", f"{folder} {problem}", remedy(folder)
         else:
             sound.append(os.path.relpath(folder))
     if len(sound) == len(here):

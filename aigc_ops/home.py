@@ -32,8 +32,8 @@ def export_environment() -> None:
     """Make the home, point every library that keeps files at it, and switch telemetry off.
 
     Variables that are already set, and not empty, win, so a server takes over a part by its own
-    well-known variable. Call it before those libraries are imported: they read their
-    settings at import.
+    well-known variable; those of the private folders do not. Call it before those libraries are
+    imported: they read their settings at import.
     """
     root = home()
     defaults = {
@@ -42,16 +42,16 @@ def export_environment() -> None:
         "PREFECT_LOCAL_STORAGE_PATH": str(root / "prefect" / "storage"),
         "PREFECT_MEMO_STORE_PATH": str(root / "prefect" / "memo_store.toml"),
         "BENTOML_HOME": str(root / "bentoml"),
-        **{variable: str(root / name) for variable, name in PRIVATE_FOLDERS.items()},
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
         # Its import would close all log handlers, and wait for ever on Prefect's at work.
         "MLFLOW_CONFIGURE_LOGGING": "false",
         **TELEMETRY_OFF,
     }
     root.mkdir(parents=True, exist_ok=True)
-    for name in PRIVATE_FOLDERS.values():  # before a library makes them, open to others
-        with suppress(OSError):  # whoever uses one checks it
-            (root / name).mkdir(mode=0o700)
+    for variable, name in PRIVATE_FOLDERS.items():
+        os.environ[variable] = str(root / name)
+        with suppress(OSError):  # whoever uses the folder checks it
+            (root / name).mkdir(mode=0o700)  # before a library makes it, open to others
     for variable, value in defaults.items():
         os.environ[variable] = os.environ.get(variable) or value
 

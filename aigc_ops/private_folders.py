@@ -19,10 +19,11 @@ MODE = 0o700
 
 
 def claim(variable: str) -> Path:
-    """Return the private folder that a library reads from `variable`, made on first use.
+    """Point a library's variable at its private folder, made on first use; return the folder.
 
-    The variable is set to it, for this process and those that it starts. Raises ConfigError
-    unless the folder belongs to this user and nobody else may enter it.
+    The variable is set for this process and those that it starts, whatever it was: no other
+    folder is trusted. Raises ConfigError unless this one belongs to this user and nobody else may
+    enter it.
     """
     folder = private_folder(variable)
     is_new = False
@@ -31,14 +32,14 @@ def claim(variable: str) -> Path:
         folder.mkdir(mode=MODE)
         is_new = True
     if problem := fault(folder):
-        raise ConfigError(f"{folder}: {problem}; {remedy(variable, is_new=is_new)}")
+        raise ConfigError(f"{folder}: {problem}; {remedy(folder, is_new=is_new)}")
     os.environ[variable] = str(folder)
     return folder
 
 
 def private_folder(variable: str) -> Path:
-    """Return the folder that `variable` names, or the one in the home where it is unset."""
-    return Path(os.environ.get(variable) or home() / PRIVATE_FOLDERS[variable]).absolute()
+    """Return the folder of the home for which a library reads `variable`."""
+    return home() / PRIVATE_FOLDERS[variable]
 
 
 def fault(folder: Path) -> str | None:
@@ -53,17 +54,14 @@ def fault(folder: Path) -> str | None:
     return None
 
 
-def remedy(variable: str, *, is_new: bool = False) -> str:
-    """Return what to do about a folder that is at fault."""
-    folder = private_folder(variable)
+def remedy(folder: Path, *, is_new: bool = False) -> str:
+    """Return what to do about a private folder that is at fault."""
     why = "what others put there would run as code of yours"
     if is_new:
         return (
-            f"{why}, and this file system keeps no permissions; point {variable} at a folder on "
+            f"{why}, and this file system keeps no permissions; set AIGC_OPS_HOME to a folder on "
             "one that does"
         )
-    if folder != (home() / PRIVATE_FOLDERS[variable]).absolute():
-        return f"{why}; unset {variable}, or name a folder of your own with mode {MODE:o}"
     return (
         f"{why}; remove it (rm -r {shlex.quote(str(folder))}), or have its owner do so, and it is "
         "made anew; or set AIGC_OPS_HOME to a folder of your own"

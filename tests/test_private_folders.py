@@ -63,18 +63,14 @@ def test_what_is_no_folder_is_refused(make: str, tmp_path: Path) -> None:
         claim("DVC_SITE_CACHE_DIR")
 
 
-def test_a_folder_that_the_user_names_passes_the_same_check_and_is_not_to_be_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@VARIABLES
+def test_no_other_folder_is_used_whatever_the_variable_was(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = tmp_path / "mine"
-    mine.mkdir(mode=0o700)
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(mine))
-    export_environment()
-    assert claim("DVC_SITE_CACHE_DIR") == mine
-    mine.chmod(0o755)
-    with pytest.raises(ConfigError, match="unset DVC_SITE_CACHE_DIR, or name") as refusal:
-        claim("DVC_SITE_CACHE_DIR")
-    assert "rm " not in str(refusal.value)
+    for point in (export_environment, lambda: claim(variable)):
+        monkeypatch.setenv(variable, str(tmp_path / "shared"))
+        point()
+        assert os.environ[variable] == str(home() / PRIVATE_FOLDERS[variable])
 
 
 def test_a_home_holds_them_before_a_library_would_make_them() -> None:

@@ -1,6 +1,5 @@
 """The only training loop: every family, every device, one reading from top to bottom."""
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -217,7 +216,7 @@ def _begun(
         model.to(memory_format=torch.channels_last)
     team.prepare(model)
     if config.compile:
-        _keep_compiled_code_private()
+        claim("TORCHINDUCTOR_CACHE_DIR")
         _compile(model)
     state = new_state(model, ema_decay=config.ema_decay, device=team.device, precision=precision)
     if resumed:
@@ -249,16 +248,6 @@ def _resume(state: TrainingState, checkpoint: Path) -> None:
         )
     state.restore(checkpoint)
     tqdm.write(f"train: resumed after step {state.step} from {checkpoint}", file=sys.stderr)
-
-
-def _keep_compiled_code_private() -> None:
-    """Have torch read and write compiled code in a folder of this user alone."""
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # four seconds
-
-    variable = "TORCHINDUCTOR_CACHE_DIR"
-    if os.environ.get(variable) == default_cache_dir():  # below /tmp; torch itself has set it
-        del os.environ[variable]
-    claim(variable)
 
 
 def _compile(model: Generative) -> None:

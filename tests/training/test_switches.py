@@ -72,7 +72,6 @@ def test_compiled_code_is_kept_in_a_private_folder(tmp_path, monkeypatch):
 def test_a_missing_compiler_is_told_in_plain_words(tmp_path, monkeypatch):
     torch.compiler.reset()
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "empty"))
     try:
         with pytest.raises(TrainingError, match=r"no-such-compiler.*training\.compile false"):
             run(DENSE, tmp_path, steps=1, compile=True, device="cpu")
