@@ -1,7 +1,7 @@
 """Makes the old home: `python -m tests.old_home.make COMMIT`, see README.md beside this file.
 
 Everything is done by the command line and the flows of that commit, in a clone of this
-repository, with real servers. Only the data is written from here.
+repository, with real servers. Only data and configs come from here.
 """
 
 import argparse
@@ -56,8 +56,8 @@ class Maker:
             "OMP_NUM_THREADS": "1",
         }
         self.api = Api(server)
-        self.keys: dict[str, set[str]] = {}
-        """Names in the JSON answers of each command."""
+        self.keys: dict[str, set[str]] = {"run": set(), "rollback": set()}
+        """Names in the JSON answers of commands that decide on `stripes`."""
         self._console: subprocess.Popen[str] | None = None
 
     def start(
@@ -87,9 +87,7 @@ class Maker:
         self._console.stdin.write("\n")
         self._console.stdin.flush()
         assert self._console.stdout.readline() == "0\n", ERR.read_text()
-        answer = json.loads(OUT.read_text())
-        self.keys.setdefault(str(arguments[0]), set()).update(paths(answer))
-        return answer
+        return json.loads(OUT.read_text())
 
     @contextmanager
     def serving(self, *arguments: object) -> Iterator[None]:
@@ -103,6 +101,7 @@ class Maker:
     def version(self, config: str, *flags: object) -> int:
         """Run the whole chain; the number of the version that it made."""
         answer = self.run("run", PLACE / "configs" / f"{config}.yaml", *flags)
+        self.keys["run"] |= paths(answer) if config == "stripes" else set()
         return int(answer["version"]["version"])
 
     def close(self) -> None:
@@ -151,7 +150,9 @@ def decide(maker: Maker) -> None:
     maker.answer(run, "approve", "Bob", "I agree")
     maker.api.ended(run, "COMPLETED")
     who = ("--reviewer", "Bob", "--reason", "blurred in the field")
-    assert maker.run("rollback", "stripes", *who)["after"]["champion"] == 1
+    entry = maker.run("rollback", "stripes", *who)
+    assert entry["after"]["champion"] == 1
+    maker.keys["rollback"] = paths(entry)
 
     three = maker.version("stripes", "--seed", 2, *off)
     run = maker.api.suspended(f"review-stripes-{three}")
@@ -246,7 +247,7 @@ def main() -> None:
                 maker.finish(config)
             sample(maker)
             facts = facts_of(maker.run)
-            facts["keys"] |= {what: sorted(maker.keys[what]) for what in ("run", "rollback")}
+            facts["keys"] |= {what: sorted(keys) for what, keys in maker.keys.items()}
             maker.close()
         facts["commit"] = subprocess.check_output(
             ["git", "-C", str(CODE), "rev-parse", "HEAD"], text=True

@@ -1,9 +1,11 @@
 """A home that an earlier version of aigc-ops made is read, and gone on with, by this one."""
 
+import functools
 import importlib
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,42 +37,36 @@ from tests.old_home.names import names_of_folder, names_of_model, packets_of
 from tests.old_home.place import HOME, PLACE
 
 
+Look = Callable[[str], Any]
+
+
 @pytest.fixture(scope="module")
-def looked(console: Console) -> dict[str, Any]:
-    """What the commands that only look answer in the home as it was made."""
-    return {what: console.run(*words)[0] for what, words in LOOKING_BACK.items()}
+def look(console: Console) -> Look:
+    """What a command that only looks answers, asked once."""
+    return functools.cache(lambda what: console.run(*LOOKING_BACK[what])[0])
 
 
-def test_the_commands_answer_with_every_key_that_they_had(
-    looked: dict[str, Any], facts: Any
-) -> None:
-    keys = keys_of(looked)
-    assert missing({word: facts["keys"][word] for word in keys}, keys) == {}
-
-
-def test_every_entry_of_the_audit_log_verifies_and_is_as_it_was(
-    looked: dict[str, Any], facts: Any
-) -> None:
+def test_every_entry_of_the_audit_log_verifies_and_is_as_it_was(look: Look, facts: Any) -> None:
     recorded = facts["answers"]["audit"]
     actions = {entry["action"] for entry in recorded["stripes"]["entries"]}
     assert actions == {"promote", "challenge", "approve", "reject", "rollback", "revert"}
-    assert essence("audit", looked["audit"]) == recorded
-    assert not looked["audit"]["failed"]
+    assert essence("audit", look("audit")) == recorded
+    assert not look("audit")["failed"]
 
 
-def test_versions_and_their_aliases_are_as_they_were(looked: dict[str, Any], facts: Any) -> None:
+def test_versions_and_their_aliases_are_as_they_were(look: Look, facts: Any) -> None:
     recorded = facts["answers"]["models"]
     aliases = {(row["name"], alias) for row in recorded for alias in row["aliases"]}
     assert aliases == {
         *(("stripes", alias) for alias in ("champion", "previous", "challenger")),
         ("sums", "challenger"),
     }
-    assert essence("models", looked["models"]) == recorded
+    assert essence("models", look("models")) == recorded
 
 
 @pytest.mark.parametrize("what", TRACED)
-def test_a_trace_holds_link_by_link(looked: dict[str, Any], facts: Any, what: str) -> None:
-    answer, recorded = looked[what], facts["answers"][what]
+def test_a_trace_holds_link_by_link(look: Look, facts: Any, what: str) -> None:
+    answer, recorded = look(what), facts["answers"][what]
     assert answer["broken"] == recorded["broken"] == []
     for link, before in zip(answer["links"], recorded["links"], strict=True):
         assert (link["name"], link["state"]) == (before["name"], before["state"])
@@ -78,20 +74,25 @@ def test_a_trace_holds_link_by_link(looked: dict[str, Any], facts: Any, what: st
         assert link["details"].items() >= known.items()
 
 
-def test_the_review_shows_the_packet_that_it_showed(looked: dict[str, Any], facts: Any) -> None:
-    assert essence("review", looked["review"]) == facts["answers"]["review"]
-    assert Path(looked["review"]["page"]).is_file()
+def test_the_review_shows_the_packet_that_it_showed(look: Look, facts: Any) -> None:
+    assert essence("review", look("review")) == facts["answers"]["review"]
+    assert Path(look("review")["page"]).is_file()
 
 
-def test_the_doctor_finds_nothing_that_it_did_not_find(looked: dict[str, Any], facts: Any) -> None:
+def test_the_doctor_finds_nothing_that_it_did_not_find(look: Look, facts: Any) -> None:
     now, before = (
         Counter(map(tuple, found))
-        for found in (essence("doctor", looked["doctor"]), facts["answers"]["doctor"])
+        for found in (essence("doctor", look("doctor")), facts["answers"]["doctor"])
     )
     assert {check for check, _ in now} == {*OF_THE_HOME}
     worse = {finding for finding in now - before if finding[1] != "ok"}
     assert worse == set()
     assert {finding for finding in before if finding[1] != "ok"} == {("runs", "warn")}
+
+
+def test_the_commands_answer_with_every_key_that_they_had(look: Look, facts: Any) -> None:
+    keys = keys_of({what: look(what) for what in LOOKING_BACK})
+    assert missing({word: facts["keys"][word] for word in keys}, keys) == {}
 
 
 def test_a_sample_is_drawn_again_as_it_was(console: Console, tmp_path: Path) -> None:
@@ -121,7 +122,6 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(
     began = time.time() * 1000
     answer, _ = console.run("train", CONFIGS / f"{name}.yaml")
     assert answer["uri"] == f"{recorded['folder']}/step-00000060"
-    assert missing(facts["checkpoint"][name], names_of_folder(Path(answer["uri"]))) == {}
 
     times = metrics_of(Path(recorded["folder"]).name)
     kept = {what: times[what] for what in times if int(what.split()[1]) <= recorded["step"]}
@@ -129,6 +129,14 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(
     assert all(time < began for each in kept.values() for time in each), "those steps were retaken"
     assert {int(what.split()[1]) for what in times} == {*range(5, 61, 5)}
     assert all(len(each) == 1 for each in times.values())
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_its_weights_and_records_bear_the_names_that_they_bore(
+    console: Console, facts: Any, name: str
+) -> None:
+    answer, _ = console.run("train", CONFIGS / f"{name}.yaml")
+    assert missing(facts["checkpoint"][name], names_of_folder(Path(answer["uri"]))) == {}
 
 
 @pytest.mark.parametrize("name", HALF)
