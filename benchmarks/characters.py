@@ -18,11 +18,11 @@ from gpt import alone, ours
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aigc_ops.devices import choose_device
-from aigc_ops.generative import TextData
-from aigc_ops.models._likelihood import score
-from aigc_ops.models._packing import IGNORED
+from aigc_ops.compute.devices import choose_device
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import GptConfig
+from aigc_ops.models.language.likelihood import score
+from aigc_ops.models.language.packing import IGNORED
 
 HELDOUT_SHARE, BATCH_SIZE = 0.1, 12
 CHARACTERS = GptConfig(

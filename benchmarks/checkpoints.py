@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from aigc_ops.artifacts import DatasetRef, ImageShape
-from aigc_ops.generative import ImageData
+from aigc_ops.core.artifacts import DatasetRef, ImageShape
+from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.modalities.image.model import ImageData
 from aigc_ops.models.gan import GanConfig
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, loop, train
-from aigc_ops.training.folder import CheckpointWriter
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, loop, train
+from aigc_ops.training.run_dir import CheckpointWriter
 from aigc_ops.training.state import Snapshot
 
 CASES = {
@@ -67,13 +67,15 @@ def run(model: GanConfig, data: ImageData, *, steps: int, every: int) -> tuple[f
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         train(
-            model,
-            config,
-            reference,
-            lambda _: data,
-            seed=0,
-            folder=RunFolder(Path(folder)),
-            tracker=SilentTracker(),
+            TrainingJob(
+                model=model,
+                config=config,
+                dataset=reference,
+                read_data=lambda _: data,
+                seed=0,
+                folder=RunFolder(Path(folder)),
+                tracker=SilentTracker(),
+            )
         )
         return time.perf_counter() - start, TimedWriter.seconds
 

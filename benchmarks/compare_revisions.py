@@ -11,13 +11,15 @@ differ between processors and numbers of threads. Prints one row per config:
     scores    scores with intervals and conditions, training curves and state, the verdict
     names     keys of the JSON answers and of stored files, PNG metadata, MLflow entries
 
-Times, rates, paths, commits and digests of code are not compared. aigc_ops is not imported, so
+Times, rates, paths, commits and digests of code are not compared; settings that were renamed count
+by their first names (`RENAMED`). aigc_ops is not imported, so
 layouts may differ. The exit code is 1 if anything differs or fails, 2 if a config is not compared.
 """
 
 import argparse
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -56,6 +58,21 @@ FLAGS = {
         --training.watch.every 2 --training.batch-size 2 --training.warmup-steps 1
         --model.context-length 64 --model.max-new-tokens 8 --evaluation.num-texts 2
         --evaluation.num-beginnings 2 --evaluation.general-path {general}""",
+}
+# Settings and terms that have other names than in the first version, as that version names them.
+RENAMED = {
+    r"\.contract\.version$": ".contract.code",
+    r"\bdata\.(image|text)\.column\b": r"data.\1_column",
+    r"\bdata\.image\.size\b": "data.image_size",
+    r"\bvalidation\.image\.(min|max)_side\b": r"validation.\1_image_side",
+    r"\bevaluation\.text\.extractor\b": "evaluation.text_extractor",
+    r"\b(data|validation|evaluation)\.(image|text)\.": r"\1.",
+    r"\bguards\.coverage\b": "max_coverage_loss",
+    r"\bguards\.label_agreement\b": "max_agreement_loss",
+    r"\bguards\.class_spread\b": "max_spread_loss",
+    r"\bguards\.near_duplicates\b": "max_duplicates_gain",
+    r"\bguards\.repetition_4\b": "max_repetition_gain",
+    r"\bguards\.general_bits_per_byte\b": "max_forgetting",
 }
 CHALLENGED = ("smoke", "dialogue-gpt")  # they run again, so that the gate has two to compare
 NAMES_SQL = """SELECT 'param ' || key FROM params WHERE run_uuid = :run_id
@@ -167,7 +184,9 @@ def read_run(home: Path, answer: Any, drawn: Path) -> dict[str, Facts]:
         if path.suffix != ".json" or name == "training.json":
             facts[column] |= content
     values = leaves(answer["scores"]["values"], "score")
-    facts["scores"] |= {k: v for k, v in values.items() if k[-14:] != ".contract.code"}
+    # The digest of all code was replaced by the version of the evaluation.
+    unlike = (".contract.code", ".contract.version")
+    facts["scores"] |= {k: v for k, v in values.items() if not k.endswith(unlike)}
     for key in ("promoted", "alias", "gate"):
         facts["scores"] |= leaves(answer["verdict"][key], f"verdict {key}")
     with closing(sqlite3.connect(home / "mlflow" / "mlflow.db")) as store:
@@ -175,7 +194,15 @@ def read_run(home: Path, answer: Any, drawn: Path) -> dict[str, Facts]:
         for key, step, is_nan, value in store.execute(CURVES_SQL, answer["version"]):
             facts["scores"] |= leaves("nan" if is_nan else value, f"curve {key} at {step}")
     # A tag of uncommitted changes says nothing about the code.
-    return facts | {"names": {name: ("", b"") for name in names if "git_diff" not in name}}
+    first = {first_name(name): ("", b"") for name in names if "git_diff" not in name}
+    return facts | {"names": first}
+
+
+def first_name(name: str) -> str:
+    """Return a name as the first version had it."""
+    for pattern, former in RENAMED.items():
+        name = re.sub(pattern, former, name)
+    return name
 
 
 def compare(before: Facts, after: Facts, unit: str) -> str:

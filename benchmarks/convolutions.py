@@ -2,7 +2,7 @@
 
     python benchmarks/convolutions.py [--threads 1]
 
-The figures of aigc_ops/models/_convolutions.py; CPU time, which neighbours disturb least.
+The figures of aigc_ops/models/nn/convolutions.py; CPU time, which neighbours disturb least.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from aigc_ops.models._convolutions import _patches
+from aigc_ops.models.nn.convolutions import _patches
 
 # Images in a batch, channels in and out, places a side before, side of the weights.
 CASES = [

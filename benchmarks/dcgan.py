@@ -22,14 +22,14 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from aigc_ops.artifacts import DatasetRef, ImageShape
-from aigc_ops.devices import autocast, choose_device, choose_precision, keep_freed_memory
-from aigc_ops.generative import ImageData, to_unit_range
-from aigc_ops.models._convolutions import Conv2d, ConvTranspose2d
+from aigc_ops.compute.devices import autocast, choose_device, choose_precision, keep_freed_memory
+from aigc_ops.compute.random import Noise
+from aigc_ops.core.artifacts import DatasetRef, ImageShape
+from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.modalities.image.model import ImageData, to_unit_range
 from aigc_ops.models.gan import Gan, GanConfig
-from aigc_ops.noise import Noise
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.models.nn.convolutions import Conv2d, ConvTranspose2d
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
 
 SHAPE = ImageShape(channels=3, height=64, width=64)
 CONFIG = GanConfig(latent_dim=100, generator_width=64, critic_width=64)
@@ -128,13 +128,15 @@ def our_loop(steps: int, *, compiled: bool = False) -> float:
     )
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = train(
-            CONFIG,
-            config,
-            reference,
-            lambda _: data,
-            seed=0,
-            folder=RunFolder(Path(folder)),
-            tracker=SilentTracker(),
+            TrainingJob(
+                model=CONFIG,
+                config=config,
+                dataset=reference,
+                read_data=lambda _: data,
+                seed=0,
+                folder=RunFolder(Path(folder)),
+                tracker=SilentTracker(),
+            )
         )
     assert checkpoint.rate is not None
     return checkpoint.rate

@@ -20,19 +20,18 @@ import torch
 from sklearn.svm import SVC
 from torch import Tensor
 
-from aigc_ops import sampling
-from aigc_ops.checkpoints import load_model
+from aigc_ops.core.state_dir import export_environment
 from aigc_ops.data.config import DataConfig
-from aigc_ops.data.opening import open_dataset
-from aigc_ops.data.reading import read_split
+from aigc_ops.data.dataset import open_dataset, read_split
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.distances import Gaussian, frechet_distance
-from aigc_ops.evaluation.extractors import load_extractor
-from aigc_ops.evaluation.neighbours import neighbour_estimates
-from aigc_ops.evaluation.reference import reference_rows
-from aigc_ops.generative import ImageModel
-from aigc_ops.home import export_environment
+from aigc_ops.modalities.image.extractors.loading import load_extractor
+from aigc_ops.modalities.image.model import ImageModel
 from aigc_ops.registry.resolution import resolve
+from aigc_ops.sampling import sampler
+from aigc_ops.statistics.frechet import Gaussian, frechet_distance
+from aigc_ops.statistics.neighbours import neighbour_estimates
+from aigc_ops.statistics.reference import reference_rows
+from aigc_ops.storage.checkpoints import load_model
 
 
 class Judge:
@@ -46,15 +45,16 @@ class Judge:
         heldout = read_split(dataset, config, "heldout")
         self._classifier = SVC(C=5).fit(_flat(self.train.images), self.train.labels.numpy())
         self._bound = self._classifier.score(_flat(heldout.images), heldout.labels.numpy())
-        self._extractor = load_extractor(EvaluationConfig())
+        evaluation = EvaluationConfig()
+        self._extractor = load_extractor(evaluation.section("image"), evaluation)
         features = self._extractor.features(self.train.images, what="the data")
         self._gaussian = Gaussian.of_features(features)
         self._real = features[reference_rows(len(features), num)]
 
     def figures(self, model: ImageModel, *, seed: int = 1) -> dict[str, Any]:
         """Label agreement, deviation within classes, neighbours, and Fréchet distance."""
-        asked = sampling.requests(model, self.num, seed=seed)
-        images = sampling.draw(model, asked, progress=True)
+        asked = sampler.requests(model, self.num, seed=seed)
+        images = sampler.draw(model, asked, progress=True)
         labels = np.array([request.label for request in asked])
         features = self._extractor.features(images, what="the samples")
         distance = frechet_distance(Gaussian.of_features(features), self._gaussian)

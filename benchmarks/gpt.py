@@ -27,16 +27,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_ops.artifacts import DatasetRef
-from aigc_ops.checkpoints import load_model
+from aigc_ops.core.artifacts import DatasetRef
+from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data.config import DataConfig
-from aigc_ops.data.opening import open_dataset
-from aigc_ops.data.reading import read_split
-from aigc_ops.generative import TextData
+from aigc_ops.data.dataset import open_dataset, read_split
+from aigc_ops.interfaces.request import SampleRequest
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.sample_request import SampleRequest
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.storage.checkpoints import load_model
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
 from aigc_ops.training.order import DataOrder
 
 DIALOGUE = DataConfig(path="data/dialogue")
@@ -81,9 +80,16 @@ def ours(
     )
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = train(
-            config, training, reference, lambda _: data, seed=seed, folder=RunFolder(Path(folder)),
-            tracker=tracker or SilentTracker(),
-        )  # fmt: skip
+            TrainingJob(
+                model=config,
+                config=training,
+                dataset=reference,
+                read_data=lambda _: data,
+                seed=seed,
+                folder=RunFolder(Path(folder)),
+                tracker=tracker or SilentTracker(),
+            )
+        )
         assert checkpoint.rate is not None
         model = load_model(Path(checkpoint.uri))
     assert isinstance(model, Gpt)
@@ -268,8 +274,8 @@ def five_gram_bits(train: TextData, heldout: TextData, order: int = 5) -> float:
 
 
 def dialogue(name: str) -> None:
-    from aigc_ops import chain
-    from aigc_ops.home import export_environment
+    from aigc_ops.core.state_dir import export_environment
+    from aigc_ops.pipeline import chain
 
     export_environment()
     ref = open_dataset(DIALOGUE)

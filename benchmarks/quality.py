@@ -17,15 +17,14 @@ from typing import Any
 
 from digits import Judge
 
-from aigc_ops.artifacts import Checkpoint
-from aigc_ops.checkpoints import load_model
-from aigc_ops.config import load_config, read_yaml, run_config_type
-from aigc_ops.data.opening import open_dataset
-from aigc_ops.data.reading import read_split
-from aigc_ops.flags import parse_flags
-from aigc_ops.home import export_environment
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, train
+from aigc_ops.cli.config_flags import parse_flags
+from aigc_ops.core.artifacts import Checkpoint
+from aigc_ops.core.state_dir import export_environment
+from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.data.dataset import open_dataset, read_split
+from aigc_ops.pipeline.run_config import load_config, read_yaml, run_config_type
+from aigc_ops.storage.checkpoints import load_model
+from aigc_ops.training import RunFolder, TrainingJob, train
 
 SIDES = ["benchmarks/first-mnist-gan.yaml", "configs/mnist-gan.yaml"]
 SHOWN = {
@@ -53,13 +52,15 @@ def trained(config: Any, folder: Path, *, steps: int, seed: int) -> Checkpoint:
     watch = config.training.watch.model_copy(update={"action": "off", "every": steps})
     dataset = open_dataset(config.data)
     return train(
-        config.model,
-        config.training.model_copy(update={"steps": steps, "watch": watch, **quiet}),
-        dataset,
-        partial(read_split, dataset, config.data),
-        seed=seed,
-        folder=RunFolder(folder),
-        tracker=SilentTracker(),
+        TrainingJob(
+            model=config.model,
+            config=config.training.model_copy(update={"steps": steps, "watch": watch, **quiet}),
+            dataset=dataset,
+            read_data=partial(read_split, dataset, config.data),
+            seed=seed,
+            folder=RunFolder(folder),
+            tracker=SilentTracker(),
+        )
     )
 
 

@@ -53,26 +53,28 @@ def train_alone(folder: str, memory_gb: float, num: int) -> None:
     import resource
     from functools import partial
 
-    from aigc_ops.config import load_config
+    from aigc_ops.core.tracking import SilentTracker
     from aigc_ops.data import DataConfig, open_dataset, read_split
-    from aigc_ops.tracking import SilentTracker
-    from aigc_ops.training import RunFolder, train
+    from aigc_ops.pipeline.run_config import load_config
+    from aigc_ops.training import RunFolder, TrainingJob, train
 
     config = load_config(Path("configs/mnist-gan.yaml"))
-    data = DataConfig(path=folder, memory_gb=memory_gb)
+    data = DataConfig(path=folder, image={"memory_gb": memory_gb})
     ref = open_dataset(data)
     steps = num // config.training.batch_size
     watch = config.training.watch.model_copy(update={"action": "off"})
     changes = {"steps": steps, "sample_every": steps, "checkpoint_every": steps, "watch": watch}
     with tempfile.TemporaryDirectory() as runs:
         checkpoint = train(
-            config.model,
-            config.training.model_copy(update=changes),
-            ref,
-            partial(read_split, ref, data),
-            seed=0,
-            folder=RunFolder(Path(runs)),
-            tracker=SilentTracker(),
+            TrainingJob(
+                model=config.model,
+                config=config.training.model_copy(update=changes),
+                dataset=ref,
+                read_data=partial(read_split, ref, data),
+                seed=0,
+                folder=RunFolder(Path(runs)),
+                tracker=SilentTracker(),
+            )
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     kind = type(read_split(ref, data, "train")).__name__

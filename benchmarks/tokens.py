@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from datasets import Dataset, disable_progress_bars
 
 from aigc_ops.data.config import DataConfig
-from aigc_ops.data.opening import open_dataset
-from aigc_ops.data.reading import read_split
-from aigc_ops.generative import TextData
+from aigc_ops.data.dataset import open_dataset, read_split
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
 
 DIALOGUE = DataConfig(path="data/dialogue")

@@ -22,16 +22,17 @@ from typing import Any
 import torch
 
 from aigc_ops import models
-from aigc_ops.artifacts import DatasetRef, ImageShape
-from aigc_ops.checkpoints import load_model
+from aigc_ops.core.artifacts import DatasetRef, ImageShape
+from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data.config import DataConfig
-from aigc_ops.data.opening import open_dataset
-from aigc_ops.data.reading import read_split
+from aigc_ops.data.dataset import open_dataset, read_split
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.heldout import score_heldout
-from aigc_ops.generative import AdamConfig, ImageData
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.evaluation.context import make_context
+from aigc_ops.interfaces.optimizer import AdamConfig
+from aigc_ops.modalities.image.metrics.likelihood import score_heldout
+from aigc_ops.modalities.image.model import ImageData
+from aigc_ops.storage.checkpoints import load_model
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
 
 PEER = Path(__file__).parent / "peer"
 models.__path__.append(str(PEER))  # where a family of benchmarks alone lies
@@ -95,13 +96,15 @@ def ours(ref: DatasetRef, data: ImageData, *, epochs: int, seed: int) -> tuple[f
     adam = AdamConfig(learning_rate=LEARNING_RATE)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = train(
-            PythaeVaeConfig(latent_dim=LATENT_DIM, autoencoder=adam),
-            config,
-            ref.model_copy(update={"num_heldout": 0}),
-            lambda _: data,
-            seed=seed,
-            folder=RunFolder(Path(folder)),
-            tracker=SilentTracker(),
+            TrainingJob(
+                model=PythaeVaeConfig(latent_dim=LATENT_DIM, autoencoder=adam),
+                config=config,
+                dataset=ref.model_copy(update={"num_heldout": 0}),
+                read_data=lambda _: data,
+                seed=seed,
+                folder=RunFolder(Path(folder)),
+                tracker=SilentTracker(),
+            )
         )
         assert checkpoint.rate is not None
         return checkpoint.rate, load_model(Path(checkpoint.uri))
@@ -118,7 +121,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     python = peer_python(arguments.peer_env)
     ref = open_dataset(DATA)
-    data, heldout = (read_split(ref, DATA, split) for split in ("train", "heldout"))
+    data = read_split(ref, DATA, "train")
+    config = EvaluationConfig(image={"num_draws": 8})
+    context = make_context(ref, DATA, config, seed=0, cache=Path())
     ratios = []
     bounds: dict[str, list[float]] = {"pythae": [], "ours": []}
     for seed in range(arguments.rounds):
@@ -129,9 +134,7 @@ def main() -> None:
             "ours": ours(ref, data, epochs=arguments.epochs, seed=seed),
         }
         for name, (rate, model) in found.items():
-            scores, _ = score_heldout(
-                model.eval(), ref, heldout, DATA, EvaluationConfig(num_draws=8)
-            )
+            scores, _ = score_heldout(model.eval(), context)
             print(f"{name:7} {rate:7.1f} images/s   held-out elbo {scores['elbo'].value:.2f}")
             bounds[name].append(scores["elbo"].value)
         ratios.append(found["ours"][0] / found["pythae"][0])

@@ -16,11 +16,11 @@ from prefect import Flow, serve
 from prefect.runtime import flow_run
 from prefect.schedules import Cron, Schedule
 
-from aigc_ops.artifacts import RunResult
-from aigc_ops.config import RunConfig, load_config, read_yaml, run_config_type
-from aigc_ops.errors import AigcOpsError, ConfigError
+from aigc_ops.core.artifacts import RunResult
+from aigc_ops.core.errors import AigcOpsError, ConfigError
 from aigc_ops.models import family_names
-from flows.events import send_to
+from aigc_ops.pipeline.run_config import RunConfig, load_config, read_yaml, run_config_type
+from flows.notifications import send_to
 from flows.pipeline import run_if_changed
 from flows.promotion import guard, review, rollback
 
@@ -54,8 +54,7 @@ def pipeline_of(family: str) -> Flow[Any, RunResult]:
         fn=pipeline,
         name=f"aigc-ops-{family}",
         flow_run_name=_flow_run_name,
-        persist_result=True,
-        result_serializer="json",
+        persist_result=False,
         validate_parameters=True,
     )
 
@@ -73,7 +72,7 @@ def _ready_made(family: str) -> RunConfig[Any] | None:
 
 def _flow_run_name() -> str:
     """Model, family and data version, so that runs can be told apart at a glance."""
-    from aigc_ops.chain import open_data, run_name
+    from aigc_ops.pipeline.chain import open_data, run_name
 
     config = flow_run.parameters["config"]
     try:

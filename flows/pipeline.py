@@ -4,16 +4,16 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from aigc_ops import chain, records
-from aigc_ops.artifacts import RunResult
-from aigc_ops.config import RunConfig
+from aigc_ops.core.artifacts import RunResult
+from aigc_ops.core.input_paths import references
+from aigc_ops.core.state_dir import exclusive
 from aigc_ops.data import pin_hint
-from aigc_ops.data.fingerprint import quick_digest
-from aigc_ops.home import exclusive
-from aigc_ops.references import references
-from flows import showing, stages
-from flows.process import prepare
+from aigc_ops.formats.stat_digest import quick_digest
+from aigc_ops.pipeline import chain, run_cache
+from aigc_ops.pipeline.run_config import RunConfig
+from flows import stages, ui_artifacts
 from flows.promotion import ask_for_review
+from flows.runtime.process import prepare
 
 Config = RunConfig[Any]
 
@@ -23,13 +23,13 @@ def run_chain(config: Config, *, force: bool = False) -> RunResult:
     dataset = chain.open_data(config)
     if hint := pin_hint(dataset):
         get_run_logger().warning(hint)
-    report = stages.validate(config, dataset, force=force)
-    checkpoint = stages.train(config, dataset, force=force)
-    scores = stages.evaluate(config, dataset, checkpoint, force=force)
-    version = stages.register(config, dataset, checkpoint, scores)
-    verdict = stages.promote(config, dataset, version)
+    report = stages.validate_task(config, dataset, force)
+    checkpoint = stages.train_task(config, dataset, force)
+    scores = stages.evaluate_task(config, dataset, checkpoint, force)
+    version = stages.register_task(config, dataset, checkpoint, scores)
+    verdict = stages.promote_task(config, dataset, version)
     ask_for_review(verdict)
-    bento = stages.package(config, verdict)
+    bento = stages.package_if_champion(config, verdict)
     return RunResult(
         name=config.name,
         dataset=dataset,
@@ -51,12 +51,12 @@ def run_if_changed(config: Config, *, force: bool = False) -> RunResult:
     log = get_run_logger()
     with exclusive(lambda holder: log.warning("waiting for %s, which holds this home", holder)):
         digest = chain.config_digest(config)
-        if not force and (earlier := records.recall(digest)):
+        if not force and (earlier := run_cache.recall(digest)):
             log.info("nothing has changed since %s was made", earlier.version.uri)
-            showing.show(earlier)
+            ui_artifacts.show(earlier)
             return earlier
         data_digest = quick_digest(config.data.path)
-        inputs = records.states(references(config).values())
+        inputs = run_cache.states(references(config).values())
         result = run_chain(config, force=force)
-        records.keep(digest, chain.record_of(config, result, data_digest, inputs))
+        run_cache.keep(digest, chain.record_of(config, result, data_digest, inputs))
     return result

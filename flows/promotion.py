@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from prefect import Task, flow, get_run_logger
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import suspend_flow_run
@@ -11,24 +12,30 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from aigc_ops import chain
-from aigc_ops.artifacts import ModelVersion, Verdict
-from aigc_ops.errors import DecisionError, RegistryError, StaleDecision
-from aigc_ops.plain import markdown
+from aigc_ops.core.artifacts import ModelVersion, Noun, Verdict, json_digest
+from aigc_ops.core.errors import DecisionError, RegistryError, StaleDecision
+from aigc_ops.core.escaping import markdown
+from aigc_ops.pipeline import chain, stage_records
 from aigc_ops.promotion import review as people
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.packet import pictures_of
-from aigc_ops.registry import pages
-from aigc_ops.registry.audit import Entry, audit
+from aigc_ops.registry import ui_links
+from aigc_ops.registry.aliases import Decision, last_decision, reconcile
+from aigc_ops.registry.audit_log import Entry, audit
 from aigc_ops.registry.evidence import StoredPacket, read_packet
-from aigc_ops.registry.promotion import Decision, last_decision, reconcile
 from aigc_ops.registry.versions import models
 from flows import stages
-from flows.events import tell, tell_entry, tell_verdict
-from flows.process import prepare
+from flows.notifications import tell, tell_entry, tell_verdict
+from flows.runtime.process import prepare
 
 REVIEW = "aigc-ops-review/review"
 MAX_ATTEMPTS = 100
+
+
+class PacketShown(Noun):
+    """A packet whose evidence a flow run has shown."""
+
+    packet_digest: str
 
 
 class ReviewForm(RunInput):
@@ -76,7 +83,7 @@ def review(model: str, version: int) -> Verdict:
     complaint, done = "", _done_here(candidate)
     for attempt in range(MAX_ATTEMPTS):
         packet = read_packet(candidate)
-        _EVIDENCE(packet)
+        _show_evidence(packet)
         form = suspend_flow_run(
             wait_for_input=ReviewForm.about(packet, _question(packet, complaint)),
             key=f"decision-{attempt}",
@@ -99,7 +106,7 @@ def review(model: str, version: int) -> Verdict:
             complaint = complaint or "; ".join(verdict.reasons)
         else:
             _show(verdict)
-            stages.package(chain.config_of(chain.resolve(candidate.uri)), verdict)
+            stages.package_if_champion(chain.config_of(chain.resolve(candidate.uri)), verdict)
             return verdict
     raise StaleDecision(f"{candidate.uri} was asked about {MAX_ATTEMPTS} times without a decision")
 
@@ -145,30 +152,33 @@ def _weigh(candidate: ModelVersion, times: int) -> Verdict:
     num = min(policy.max_samples * times, 1_000_000)
     promotion = policy.model_copy(update={"approval": "review", "max_samples": num})
     config = config.model_copy(update={"promotion": promotion})
-    verdict = chain.promote(config, chain.open_data(config), candidate, flow_run=flow_run.id)
+    verdict = chain.promote_stage(config, chain.open_data(config), candidate, flow_run=flow_run.id)
     return verdict.model_copy(update={"waiting": not verdict.promoted})
+
+
+def _weigh_anew(candidate: ModelVersion, attempt: int, *, times: int) -> Verdict:
+    """Weigh once for each answer, for a suspended flow runs again from its top."""
+    return stage_records.recall_or_compute(
+        json_digest(["weigh", str(flow_run.id), attempt, times]),
+        Verdict,
+        lambda: _WEIGH(candidate, times),
+    )
 
 
 _WEIGH = Task(
     fn=_weigh,
     name="weigh",
     task_run_name="weigh-{candidate.name}-{candidate.version}",
-    persist_result=True,
-    result_serializer="json",
+    cache_policy=NO_CACHE,
+    persist_result=False,
 )
-
-
-def _weigh_anew(candidate: ModelVersion, attempt: int, *, times: int) -> Verdict:
-    """Once for each answer, for a suspended flow runs again from its top."""
-    key = f"{flow_run.id}-{attempt}-{times}"
-    return _WEIGH.with_options(cache_key_fn=lambda *_: key)(candidate, times)
 
 
 def _question(packet: StoredPacket, complaint: str) -> str:
     """What the form shows above its fields, Markdown."""
     ruling, name = packet.content["ruling"], packet.version.name
     against = f"champion {packet.champion}" if packet.champion else "no champion yet"
-    link = pages.packet_link(packet.version, packet.packet_digest)
+    link = ui_links.packet_link(packet.version, packet.packet_digest)
     lines = [f"**{markdown(complaint)}**", ""] if complaint else []
     lines += [
         f"## {markdown(name)}: version {packet.version.version} against {against}",
@@ -186,21 +196,32 @@ def _question(packet: StoredPacket, complaint: str) -> str:
 
 
 def _show_evidence(packet: StoredPacket) -> None:
-    """The gate's reasons and the packet's pictures among the run's artifacts."""
+    """Show the gate's reasons and the packet's pictures among the run's artifacts, once a packet.
+
+    A suspended flow runs again from its top.
+    """
+
+    def show() -> PacketShown:
+        _EVIDENCE(packet)
+        return PacketShown(packet_digest=packet.packet_digest)
+
+    key = json_digest(["evidence", str(flow_run.id), packet.packet_digest])
+    stage_records.recall_or_compute(key, PacketShown, show)
+
+
+def _create_artifacts(packet: StoredPacket) -> None:
     create_markdown_artifact(_question(packet, ""), key="review-packet")
     for caption, url in pictures_of(packet):
         create_image_artifact(url, key="review-samples", description=markdown(caption))
 
 
 _EVIDENCE = Task(
-    fn=_show_evidence,
+    fn=_create_artifacts,
     name="evidence",
     task_run_name="evidence-{packet.version.name}-{packet.version.version}",
-    cache_key_fn=lambda _, given: f"{flow_run.id}-{given['packet'].packet_digest}",
-    persist_result=True,
-    result_serializer="json",
+    cache_policy=NO_CACHE,
+    persist_result=False,
 )
-"""Once for each packet, for a suspended flow runs again from its top."""
 
 
 def _show(verdict: Verdict) -> None:

@@ -1,5 +1,6 @@
 """What every test shares: a home of its own, and small data."""
 
+import functools
 import gc
 import os
 import signal
@@ -9,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -17,10 +20,10 @@ from urllib.request import urlopen
 import pytest
 import torch
 
-from aigc_ops.artifacts import DatasetRef, ImageShape
-from aigc_ops.generative import ImageData, Images
-from aigc_ops.home import PRIVATE_FOLDERS, TELEMETRY_OFF
-from aigc_ops.noise import Noise
+from aigc_ops.compute.random import Noise
+from aigc_ops.core.artifacts import DatasetRef, ImageShape
+from aigc_ops.core.state_dir import PRIVATE_FOLDERS, TELEMETRY_OFF
+from aigc_ops.modalities.image.model import ImageData, Images
 
 os.environ.update(TELEMETRY_OFF)
 # Two workers of two threads each wait for one another on two cores, many times over.
@@ -31,6 +34,19 @@ gc.disable()  # while modules are imported and tests collected; see pytest_colle
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent.parent
 
+# Real processes, forked from one that has imported all of this and has not yet trained: a fork of
+# one that has cannot differentiate.
+CHILDREN = get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    [
+        "aigc_ops.pipeline.chain",
+        "mlflow.store.model_registry.sqlalchemy_store",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "tests.registry.conftest",
+        "tests.training.runs",
+        "transformers.models.llama.modeling_llama",
+    ]
+)
 
 LONGEST = ("test_chain.py", "test_readme.py", "test_pages.py")
 
@@ -46,6 +62,21 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def start_child(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A real process that calls a function in this one's environment, without its imports' time."""
+    child = CHILDREN.Process(target=_in_environment, args=(dict(os.environ), target, arguments))
+    child.start()
+    return child
+
+
+def _in_environment(
+    environment: dict[str, str], target: Callable[..., None], arguments: tuple[object, ...]
+) -> None:
+    os.environ.clear()  # it was that of the first child's time
+    os.environ.update(environment)
+    target(*arguments)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home for this test alone; nothing of the machine's own state is read."""
@@ -55,6 +86,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in (*servers, *PRIVATE_FOLDERS, "PYTHONSAFEPATH"):
         monkeypatch.delenv(variable, raising=False)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folded_once() -> Iterator[None]:
+    """EfficientNet-Lite0 is read and folded once for a file's tests, which only look with it."""
+    from aigc_ops.modalities.image.extractors import efficientnet
+
+    with pytest.MonkeyPatch.context() as patch:
+        folded = functools.cache(efficientnet._folded_efficientnet)
+        patch.setattr(efficientnet, "_folded_efficientnet", folded)
+        yield
 
 
 def answers(url: str) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from aigc_ops import caches
-from aigc_ops.errors import ConfigError
+from aigc_ops.core import caches
+from aigc_ops.core.errors import ConfigError
 
 
 def entry(home: Path, name: str, *, num_bytes: int, used: float, kind: str = "reference") -> Path:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.chat import chat
-from aigc_ops.checkpoints import write_model
-from aigc_ops.errors import ModelError
-from aigc_ops.folders import PROVENANCE, write_folder
+from aigc_ops.cli.chat import chat
+from aigc_ops.core.atomic_dirs import PROVENANCE, write_folder
+from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.request import Message, SampleRequest
 from aigc_ops.models.gpt import Gpt
-from aigc_ops.sample_request import Message, SampleRequest
+from aigc_ops.storage.checkpoints import write_model
 from tests.conftest import ROOT
 from tests.models.dialogue import small_model
 from tests.test_sampling import small_gan

@@ -4,11 +4,18 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from aigc_ops.artifacts import dotted
-from aigc_ops.config import RunConfig, field_paths, load_config, merged, read_yaml, run_config_type
-from aigc_ops.errors import ConfigError
-from aigc_ops.flags import control_values, help_text, parse_flags, with_values
+from aigc_ops.cli.config_flags import control_values, help_text, parse_flags, with_values
+from aigc_ops.core.artifacts import dotted
+from aigc_ops.core.errors import ConfigError
 from aigc_ops.models import family_names
+from aigc_ops.pipeline.run_config import (
+    RunConfig,
+    field_paths,
+    load_config,
+    merged,
+    read_yaml,
+    run_config_type,
+)
 from tests.conftest import ROOT
 
 SOUND = "data: {path: d}\nmodel: {family: gan}\n"
@@ -26,10 +33,11 @@ def test_every_ready_made_config_is_valid_and_registers_under_its_own_name(path)
     assert load_config(path).name == path.stem
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_a_config_that_rolls_back_leaves_its_watchdog_the_steps_to_do_so(path):
-    training = load_config(path).training
-    if training.watch.action == "roll_back":
+def test_a_config_that_rolls_back_leaves_its_watchdog_the_steps_to_do_so():
+    trainings = [load_config(path).training for path in CONFIGS]
+    rolling = [training for training in trainings if training.watch.action == "roll_back"]
+    assert rolling
+    for training in rolling:
         unhealthy = training.watch.every * training.watch.patience
         assert training.checkpoint_every + unhealthy < training.steps
 
@@ -163,7 +171,7 @@ def test_an_unknown_flag_is_answered_with_the_nearest_one(flag, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["training.max_gradient_norm", "data.label_column", "data.image_size", "model.critic"]
+    "name", ["training.max_gradient_norm", "data.label_column", "data.image.size", "model.critic"]
 )
 def test_an_empty_value_is_none_where_the_field_may_be_empty(name):
     nested = parse_flags(run_config_type("gan"), [f"--{name}="])

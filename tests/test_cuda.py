@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_ops import sampling
-from aigc_ops.checkpoints import load_model
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.distances import Gaussian, frechet_distance
-from aigc_ops.evaluation.extractors import load_extractor
-from aigc_ops.generative import ImageData
+from aigc_ops.modalities.image.extractors.loading import load_extractor
+from aigc_ops.modalities.image.model import ImageData
 from aigc_ops.models.gan import GanConfig
 from aigc_ops.models.vae import Vae
+from aigc_ops.sampling import sampler
+from aigc_ops.statistics.frechet import Gaussian, frechet_distance
+from aigc_ops.storage.checkpoints import load_model
 from aigc_ops.training import RunFolder, examples
+from aigc_ops.training.cuda_graphs import _Recording
 from aigc_ops.training.examples import Examples
-from aigc_ops.training.replay import _Recording
 from aigc_ops.training.state import RECORD, TrainingState, recorded_versions
 from tests.conftest import striped_digits
 from tests.model.cases import each_family, trained
@@ -167,9 +167,9 @@ def test_a_profile_holds_the_gpus_kernels(tmp_path):
 def test_samples_are_those_of_the_cpu(case, tmp_path):
     settings = {"steps": 20, "batch_size": 16, "device": "cuda"}
     model = load_model(Path(trained(case, tmp_path, **settings).uri)).eval()
-    asked = sampling.requests(model, 8, seed=5)
-    on_cpu = sampling.draw(model, asked)
-    on_gpu = sampling.draw(model.to(CUDA), asked)
+    asked = sampler.requests(model, 8, seed=5)
+    on_cpu = sampler.draw(model, asked)
+    on_gpu = sampler.draw(model.to(CUDA), asked)
     if isinstance(case.data, ImageData):
         assert (on_cpu.int() - on_gpu.cpu().int()).abs().max() <= 2
     else:
@@ -181,7 +181,8 @@ def test_features_and_distances_are_those_of_the_cpu():
     found = {}
     for device in ("cpu", "cuda"):
         for precision in ("fp32", "bf16"):
-            judge = load_extractor(EvaluationConfig(precision=precision, device=device))
+            config = EvaluationConfig(precision=precision, device=device)
+            judge = load_extractor(config.section("image"), config)
             features = judge.features(digits, what="digits")
             again = judge.features(digits, what="digits")
             np.testing.assert_array_equal(features, again)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops import doctor
-from aigc_ops.artifacts import ModelVersion
-from aigc_ops.doctor import Finding, examine
-from aigc_ops.errors import DataError
-from aigc_ops.home import export_environment, home
-from aigc_ops.registry import promotion
-from aigc_ops.registry.audit import DONE_TAG, ENTRY_TAG, audit
+from aigc_ops.core.artifacts import ModelVersion
+from aigc_ops.core.errors import DataError
+from aigc_ops.core.state_dir import export_environment, home
+from aigc_ops.operations import doctor
+from aigc_ops.operations.doctor import Finding, examine
+from aigc_ops.registry import aliases
+from aigc_ops.registry.aliases import Decision
+from aigc_ops.registry.audit_log import DONE_TAG, ENTRY_TAG, audit
 from aigc_ops.registry.client import connect, experiment_id
-from aigc_ops.registry.promotion import Decision
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER
 from aigc_ops.registry.runs import PROCESS_TAG, RUN_KEY_TAG, open_run
@@ -89,7 +89,7 @@ def test_a_promotion_that_was_cut_short_is_completed(
     two: tuple[ModelVersion, ModelVersion], nowhere: Path
 ) -> None:
     _, second = two
-    promotion.promote(second, ANN, champion=1)
+    aliases.promote(second, ANN, champion=1)
     client = connect()  # as a kill right after writing the entry leaves it
     client.set_registered_model_alias("digits", "champion", "1")
     client.set_registered_model_tag("digits", DONE_TAG, "1")
@@ -105,7 +105,7 @@ def test_a_move_by_hand_that_a_later_decision_took_for_given_is_a_warning(
     two: tuple[ModelVersion, ModelVersion], nowhere: Path, make_checkpoint: MakeCheckpoint
 ) -> None:
     connect().set_registered_model_alias("digits", "champion", "2")
-    promotion.promote(register(make_checkpoint(2), None, name="digits"), ANN, champion=2)
+    aliases.promote(register(make_checkpoint(2), None, name="digits"), ANN, champion=2)
     [finding] = found("aliases and audit log")
     assert finding.state == "warn"
     assert "between entries 1 and 2 aliases were moved" in finding.found

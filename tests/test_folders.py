@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.errors import CheckpointError
-from aigc_ops.folders import verify_folder, write_folder
+from aigc_ops.core.atomic_dirs import verify_folder, write_folder
+from aigc_ops.core.errors import CheckpointError
 from aigc_ops.training import RunFolder
 from tests.conftest import ROOT
 
 KILLED = """
 import os, signal, shutil, sys
 from pathlib import Path
-from aigc_ops.folders import write_folder
+from aigc_ops.core.atomic_dirs import write_folder
 target, moment = Path(sys.argv[1]), sys.argv[2]
 rename, rmtree = Path.rename, shutil.rmtree
 def killed(*_, **__):

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from aigc_ops.home import export_environment, full_disk, home, is_first_process
-from aigc_ops.serving.process import with_log_end
+from aigc_ops.core.state_dir import export_environment, full_disk, home, is_first_process
+from aigc_ops.serving.runtime.process import with_log_end
 from tests.conftest import ROOT
 
 

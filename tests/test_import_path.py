@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aigc_ops.import_path import isolate, package_root
+from aigc_ops.core.import_path import isolate, package_root
 from tests.conftest import ROOT, answers, eventually, free_port
 from tests.flows.conftest import CONFIG, write_images
 
@@ -152,7 +152,7 @@ def test_where_all_packages_are_is_not_put_before_the_standard_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.setattr("aigc_ops.import_path.package_root", lambda: "/venv/site-packages")
+    monkeypatch.setattr("aigc_ops.core.import_path.package_root", lambda: "/venv/site-packages")
     isolate()
     assert "PYTHONPATH" not in os.environ
 
@@ -162,14 +162,14 @@ def test_flows_are_those_beside_this_package_even_where_others_are_named_first(
 ) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(folder.path / 'mine')!r})\n"
-        "from aigc_ops.import_path import isolate\n"
+        "from aigc_ops.core.import_path import isolate\n"
         "isolate()\n"
-        "import flows.server\n"
-        "print(flows.server.__file__)"
+        "import flows.pipeline\n"
+        "print(flows.pipeline.__file__)"
     )
     (folder.path / "mine").mkdir()
     (folder.path / "flows").rename(folder.path / "mine/flows")
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], env=folder.environment, capture_output=True, text=True
     )
-    assert done.stdout.strip() == str(ROOT / "flows" / "server.py"), done.stderr
+    assert done.stdout.strip() == str(ROOT / "flows" / "pipeline.py"), done.stderr

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops import input_paths
 from aigc_ops.__main__ import main
-from aigc_ops.chain import config_digest
-from aigc_ops.config import RunConfig, load_config, read_yaml
+from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig
-from aigc_ops.data.fingerprint import quick_digest
-from aigc_ops.errors import DataError
-from aigc_ops.input_paths import (
+from aigc_ops.formats.stat_digest import quick_digest
+from aigc_ops.pipeline import inputs
+from aigc_ops.pipeline.chain import config_digest
+from aigc_ops.pipeline.inputs import (
     PROJECT_MARKS,
     _require_data,
     absent_here,
     find_project,
     require_inputs,
 )
-from aigc_ops.records import RunRecord
-from aigc_ops.revision import code_digest
+from aigc_ops.pipeline.run_cache import RunRecord
+from aigc_ops.pipeline.run_config import RunConfig, load_config, read_yaml
+from aigc_ops.provenance.code_version import code_digest
 from tests.flows.conftest import CONFIG, write_images
 
 
@@ -32,7 +32,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def start() -> None:
         pytest.fail("a server was started")
 
-    monkeypatch.setattr("flows.server.temporary_server", start)
+    monkeypatch.setattr("flows.runtime.server.temporary_server", start)
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "pets.yaml"
     path.write_text(CONFIG % write_images(tmp_path / "images"))
@@ -60,8 +60,18 @@ def error_of(capfd: pytest.CaptureFixture[str], *argv: object, code: int = 1) ->
         ("training.init_from", "absent", 2, "training.init_from: absent does not exist; looked"),
         ("training.init_from", "models:/absent@champion", 1, "no model is registered"),
         ("training.init_from", "models:/absent", 1, "names no version"),
-        ("evaluation.general_path", "absent", 2, "evaluation.general_path: absent does not"),
-        ("evaluation.inception_weights", "absent", 2, "inception_weights: absent does not exist"),
+        (
+            "evaluation.text.general_path",
+            "absent",
+            2,
+            "general_path: absent does not",
+        ),
+        (
+            "evaluation.image.inception_weights",
+            "absent",
+            2,
+            "inception_weights: absent does not",
+        ),
     ],
 )
 def test_a_run_that_cannot_work_starts_no_server(
@@ -90,7 +100,7 @@ def test_a_pretrained_network_is_a_path_or_a_pinned_one_of_the_hub(
 
 
 def test_a_validation_asks_for_nothing_but_the_data(config: Path) -> None:
-    flags = ("--training.init_from=absent", "--evaluation.general_path=absent")
+    flags = ("--training.init_from=absent", "--evaluation.text.general_path=absent")
     assert main(["validate", str(config), *flags]) == 0
 
 
@@ -98,8 +108,8 @@ def test_of_large_data_the_content_is_left_to_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = []
-    monkeypatch.setattr(input_paths, "find_layout", lambda root, _: listed.append(root.name))
-    monkeypatch.setattr(input_paths, "FEW", 10)
+    monkeypatch.setattr(inputs, "find_layout", lambda root, *_: listed.append(root.name))
+    monkeypatch.setattr(inputs, "FEW", 10)
     for num in (4, 40):
         _require_data(DataConfig(path=str(write_images(tmp_path / str(num), num=num))), None)
     assert listed == ["4"]
@@ -212,18 +222,19 @@ def test_every_setting_that_names_an_input_is_looked_up(project: Path) -> None:
     model: {family: gpt, pretrained: gpt}
     training: {init_from: "models:/digits@champion"}
     evaluation:
-      general_path: nowhere
-      inception_weights: /weights.safetensors
-      backbone: {weights: weights.safetensors}
+      text: {general_path: nowhere}
+      image:
+        inception_weights: /weights.safetensors
+        backbone: {weights: weights.safetensors}
     """
     file = project / "configs/gpt.yaml"
     file.write_text(text)
     config = load_config(file)
     assert config.model.pretrained == str(project / "gpt")
     assert config.training.init_from == "models:/digits@champion"
-    assert config.evaluation.general_path == "nowhere"
-    assert config.evaluation.inception_weights == "/weights.safetensors"
-    assert config.evaluation.backbone.weights == str(project / "weights.safetensors")
+    assert config.evaluation.text.general_path == "nowhere"
+    assert config.evaluation.image.inception_weights == "/weights.safetensors"
+    assert config.evaluation.image.backbone.weights == str(project / "weights.safetensors")
     assert absent_here(config, read_yaml(file), {"model": {"pretrained": "other"}}) == [
         str(Path.cwd() / name) for name in ("images", "weights.safetensors")
     ]

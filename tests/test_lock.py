@@ -2,7 +2,7 @@
 
 import re
 
-from aigc_ops.installation import LOCK, compare
+from aigc_ops.provenance.environment import LOCK, compare
 from tests.conftest import ROOT
 
 TEXT = (ROOT / LOCK).read_text()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops import commands
 from aigc_ops.__main__ import main
+from aigc_ops.cli import pipeline_commands
 
 LONG = "a" * 300
 
@@ -40,7 +40,7 @@ def test_what_nobody_foresaw_leaves_a_traceback_for_a_report(capfd, monkeypatch)
     def broken(*_):
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setitem(commands.COMMANDS, "models", broken)
+    monkeypatch.setitem(pipeline_commands.COMMANDS, "models", broken)
     assert main(["models", "--json"]) == 1
     output, said = capfd.readouterr()
     assert json.loads(output)["kind"] == "ZeroDivisionError"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from aigc_ops.errors import ModelError
-from aigc_ops.noise import Noise, ReplayedNoise, mixed
+from aigc_ops.compute.random import Noise, ReplayedNoise, mixed
+from aigc_ops.core.errors import ModelError
 
 
 def draws(noise: Noise) -> list[torch.Tensor]:

@@ -10,14 +10,19 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from aigc_ops.errors import ModelError
-from aigc_ops.generative import TextData
+from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.sampling import METADATA_KEY
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.origin import KEY, Note, Origin, read_note
-from aigc_ops.sampling import draw, read_samples, requests, write_samples
+from aigc_ops.sampling.files import read_samples, write_samples
+from aigc_ops.sampling.metadata import Note, Origin, read_note
+from aigc_ops.sampling.sampler import draw, requests
 from tests.test_sampling import small_gan
 
 ORIGIN = Origin(model="models:/digits/3", manifest_digest="5" * 64)
+
+IMAGE = find_modality("image")
 
 
 @pytest.fixture
@@ -25,13 +30,15 @@ def samples(tmp_path: Path) -> Path:
     """A folder of two samples that carry their origin."""
     gan = small_gan()
     asked = requests(gan, 2, seed=5, controls={"truncation": 0.5})
-    write_samples(draw(gan, asked), asked, tmp_path / "with", origin=ORIGIN)
-    write_samples(draw(gan, asked), asked, tmp_path / "without")
+    write_samples(
+        find_modality(gan.modality), draw(gan, asked), asked, tmp_path / "with", origin=ORIGIN
+    )
+    write_samples(IMAGE, draw(gan, asked), asked, tmp_path / "without")
     return tmp_path / "with"
 
 
 def test_an_image_tells_its_model_seed_label_and_controls(samples: Path) -> None:
-    (first, second), _ = read_samples(samples)
+    (first, second), _ = read_samples(IMAGE, samples)
     for request, name in ((first, "00000.png"), (second, "00001.png")):
         assert read_note(samples / name) == Note(
             model="models:/digits/3",
@@ -41,16 +48,16 @@ def test_an_image_tells_its_model_seed_label_and_controls(samples: Path) -> None
             controls={"truncation": 0.5},
         )
     with Image.open(samples / "00000.png") as picture:  # as any other tool reads it
-        assert json.loads(picture.text[KEY])["manifest_digest"] == "5" * 64
+        assert json.loads(picture.text[METADATA_KEY])["manifest_digest"] == "5" * 64
 
 
 def test_pixels_and_requests_are_those_of_samples_without_an_origin(samples: Path) -> None:
     plain = samples.parent / "without"
-    assert read_samples(samples)[0] == read_samples(plain)[0]
+    assert read_samples(IMAGE, samples)[0] == read_samples(IMAGE, plain)[0]
     for name in ("00000.png", "00001.png"):
         with Image.open(samples / name) as one, Image.open(plain / name) as other:
             assert np.array_equal(np.asarray(one), np.asarray(other))
-            assert KEY not in other.info
+            assert METADATA_KEY not in other.info
     assert "model" not in json.loads((plain / "samples.jsonl").read_text().splitlines()[0])
 
 
@@ -73,7 +80,7 @@ def test_texts_tell_their_model_in_their_record(tmp_path: Path) -> None:
     config = GptConfig(tokenizer="bytes", num_layers=1, num_heads=2, width=16, max_new_tokens=8)
     gpt = Gpt.from_data(config, TextData(["four"], ["two and two?"]))
     asked = requests(gpt, 2, seed=5, prompt="two?")
-    write_samples(draw(gpt, asked), asked, tmp_path, origin=ORIGIN)
+    write_samples(find_modality(gpt.modality), draw(gpt, asked), asked, tmp_path, origin=ORIGIN)
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [row["model"] for row in rows] == ["5" * 64] * 2
     for name in ("samples.txt", "samples.jsonl"):
@@ -112,6 +119,6 @@ def test_an_oversized_chunk_and_what_is_no_png_are_refused(tmp_path: Path) -> No
 def with_chunk(text: str, *, compressed: bool = False) -> bytes:
     """A PNG of one pixel that holds a text under the key."""
     told, file = PngInfo(), io.BytesIO()
-    told.add_text(KEY, text, zip=compressed)
+    told.add_text(METADATA_KEY, text, zip=compressed)
     Image.new("L", (1, 1)).save(file, "PNG", pnginfo=told)
     return file.getvalue()

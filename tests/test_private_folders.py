@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.doctor import LOCAL
-from aigc_ops.errors import ConfigError
-from aigc_ops.home import PRIVATE_FOLDERS, export_environment, home
-from aigc_ops.private_folders import claim
+from aigc_ops.core.errors import ConfigError
+from aigc_ops.core.private_folders import claim
+from aigc_ops.core.state_dir import PRIVATE_FOLDERS, export_environment, home
+from aigc_ops.operations.doctor import LOCAL
 
 VARIABLES = pytest.mark.parametrize("variable", PRIVATE_FOLDERS)
 

@@ -38,7 +38,7 @@ LONG = [
     "aigc-ops run configs/mnist-vae.yaml",
     "aigc-ops run configs/dialogue-gpt.yaml",
     "aigc-ops run configs/mnist-gan.yaml --training.steps 4000 --seed 1",
-    "aigc-ops run configs/mnist-gan.yaml --name pets --data.path ~/pets --data.image-size 32",
+    "aigc-ops run configs/mnist-gan.yaml --name pets --data.path ~/pets --data.image.size 32",
     "aigc-ops run configs/dialogue-gpt.yaml --name notes --data.path ~/notes.txt",
 ]
 OWN_HOME = "AIGC_OPS_HOME=home"  # where no small champion stands
@@ -188,7 +188,9 @@ def test_every_file_that_the_readme_names_is_there(name):
         assert (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize("command", QUICK)
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=pytest.mark.slow if "--set" in c else ()) for c in QUICK]
+)
 def test_a_quick_command_works(checkout, command):
     assert run(checkout, command).stdout
 
@@ -212,6 +214,7 @@ def test_the_service_answers_the_readmes_request(checkout, ports):
             assert answer.status == 200
 
 
+@pytest.mark.slow
 def test_the_uis_open_and_prefect_shows_earlier_runs_and_offers_every_family(checkout, ports):
     with served(checkout, MLFLOW, ports, "health"), served(checkout, PREFECT, ports, "") as url:
         with urlopen(url, timeout=10) as answer:

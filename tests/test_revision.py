@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.revision import revision
+from aigc_ops.provenance.code_version import revision
 
 
 @pytest.fixture

@@ -7,27 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from aigc_ops.artifacts import ImageShape
-from aigc_ops.errors import CheckpointError, ModelError
-from aigc_ops.generative import TextData
+from aigc_ops.compute.random import MAX_SEED, sample_seeds
+from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.core.errors import CheckpointError, ModelError
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.request import SampleRequest
+from aigc_ops.modalities.image.pictures import grid, to_pil
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.noise import MAX_SEED, sample_seeds
-from aigc_ops.sample_request import SampleRequest
-from aigc_ops.sampling import (
-    GOLDEN,
-    STAGING,
-    class_label,
-    draw,
-    draw_timed,
-    grid,
-    png_bytes,
-    read_golden,
-    read_samples,
-    requests,
-    to_pil,
-    write_samples,
-)
+from aigc_ops.sampling.files import GOLDEN, STAGING, read_golden, read_samples, write_samples
+from aigc_ops.sampling.sampler import class_label, draw, draw_timed, requests
 
 CONFIG = GanConfig(latent_dim=4, generator_width=4, critic_width=4)
 
@@ -103,10 +93,10 @@ def test_controls_are_those_of_every_request_and_written_only_when_given(
     asked = requests(gan, 2, seed=0, controls={"truncation": 0.5})
     assert [request.controls for request in asked] == [{"truncation": 0.5}] * 2
     assert not torch.equal(draw(gan, asked), draw(gan, requests(gan, 2, seed=0)))
-    write_samples(draw(gan, asked), asked, tmp_path)
+    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path)
     lines = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["controls"] for line in lines] == [{"truncation": 0.5}] * 2
-    assert read_samples(tmp_path)[0] == asked
+    assert read_samples(find_modality("image"), tmp_path)[0] == asked
 
 
 def test_a_control_that_the_model_lacks_is_answered_with_those_it_has_and_their_ranges() -> None:
@@ -182,7 +172,7 @@ def test_a_folder_of_images_holds_exactly_the_numbered_pngs_and_their_record(
     gan: Gan, tmp_path: Path
 ) -> None:
     asked = requests(gan, 3, seed=7)
-    write_samples(draw(gan, asked), asked, tmp_path / "new" / "out")
+    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path / "new" / "out")
     out = tmp_path / "new" / "out"
     names = ["00000.png", "00001.png", "00002.png"]
     assert sorted(path.name for path in out.iterdir()) == [*names, "samples.jsonl"]
@@ -201,21 +191,21 @@ def test_images_keep_their_size_and_levels_through_png(
     model = small_gan(channels=channels)
     asked = requests(model, 2, seed=1)
     images = draw(model, asked)
-    write_samples(images, asked, tmp_path)
+    write_samples(find_modality("image"), images, asked, tmp_path)
     with Image.open(tmp_path / "00001.png") as picture:
         assert (picture.mode, picture.size) == (mode, (8, 8))
-    read_asked, read_images = read_samples(tmp_path)
+    read_asked, read_images = read_samples(find_modality("image"), tmp_path)
     assert read_asked == asked
     assert isinstance(read_images, torch.Tensor)
     assert torch.equal(read_images, images)
-    assert png_bytes(images[1]) == (tmp_path / "00001.png").read_bytes()
+    assert find_modality("image").samples.encode(images[1]) == (tmp_path / "00001.png").read_bytes()
 
 
 def test_a_second_call_replaces_what_the_first_wrote(gan: Gan, tmp_path: Path) -> None:
     asked = requests(gan, 4, seed=0)
-    write_samples(draw(gan, asked), asked, tmp_path)
+    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path)
     (tmp_path / "notes.md").write_text("mine")
-    write_samples(draw(gan, asked[:2]), asked[:2], tmp_path)
+    write_samples(find_modality(gan.modality), draw(gan, asked[:2]), asked[:2], tmp_path)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["00000.png", "00001.png", "notes.md", "samples.jsonl"]
 
@@ -227,18 +217,18 @@ def test_a_folder_with_other_pngs_is_refused_and_left_alone(
     (tmp_path / name).write_bytes(b"mine")
     asked = requests(gan, 1, seed=0)
     with pytest.raises(ModelError, match=f"holds {name}, which is no sample of a former call"):
-        write_samples(draw(gan, asked), asked, tmp_path)
+        write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b"mine"
 
 
 def test_what_a_killed_call_left_is_replaced(gan: Gan, tmp_path: Path) -> None:
     asked = requests(gan, 3, seed=0)
-    write_samples(draw(gan, asked), asked, tmp_path)
+    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path)
     (tmp_path / STAGING).mkdir()
     for name in ("00002.png", "samples.jsonl"):
         (tmp_path / name).rename(tmp_path / STAGING / name)
-    write_samples(draw(gan, asked[:1]), asked[:1], tmp_path)
+    write_samples(find_modality(gan.modality), draw(gan, asked[:1]), asked[:1], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.png", "samples.jsonl"]
 
 
@@ -246,46 +236,46 @@ def test_a_folder_that_cannot_be_written_is_named(gan: Gan, tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(ModelError, match="give another"):
-            write_samples(draw(gan, []), [], folder)
+            write_samples(find_modality(gan.modality), draw(gan, []), [], folder)
 
 
 def test_texts_take_one_line_each_and_are_kept_exactly(tmp_path: Path) -> None:
     texts = ["two\nlines", "你好 \\ there", "\u2028\x85\x0b", "", '"quoted"\r']
     asked = [SampleRequest(seed=seed, prompt="p\n") for seed in range(5)]
-    write_samples(texts, asked, tmp_path)
+    write_samples(find_modality("text"), texts, asked, tmp_path)
     lines = (tmp_path / "samples.txt").read_text(encoding="utf-8").splitlines()
     assert lines == ["two\\nlines", "你好 \\\\ there", "\\u2028\\x85\\x0b", "", '"quoted"\\r']
     first = json.loads((tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")[0])
     assert first.pop("label", "absent") is None
     assert first == {"file": "samples.txt", "prompt": "p\n", "text": "two\nlines", "seed": 0}
-    assert read_samples(tmp_path) == (asked, texts)
+    assert read_samples(find_modality("text"), tmp_path) == (asked, texts)
 
 
 def test_no_samples_leave_an_empty_record(gpt: Gpt, tmp_path: Path) -> None:
-    write_samples(draw(gpt, []), [], tmp_path)
+    write_samples(find_modality(gpt.modality), draw(gpt, []), [], tmp_path)
     assert (tmp_path / "samples.txt").read_text() == ""
     assert (tmp_path / "samples.jsonl").read_text() == ""
 
 
 def test_golden_samples_that_are_missing_or_no_pngs_are_refused(gan: Gan, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="keeps no golden samples"):
-        read_golden(tmp_path)
+        read_golden(find_modality("image"), tmp_path)
     asked = requests(gan, 1, seed=0)
-    write_samples(draw(gan, asked), asked, tmp_path / GOLDEN)
-    assert read_golden(tmp_path)[0] == asked
+    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path / GOLDEN)
+    assert read_golden(find_modality("image"), tmp_path)[0] == asked
     to_pil(draw(gan, asked)[0]).save(tmp_path / GOLDEN / "00000.png", format="GIF")
     with pytest.raises(CheckpointError, match="not readable samples"):
-        read_golden(tmp_path)
+        read_golden(find_modality("image"), tmp_path)
 
 
 def test_a_record_cannot_name_a_file_outside_its_folder(gan: Gan, tmp_path: Path) -> None:
     asked = requests(gan, 1, seed=0)
-    write_samples(draw(gan, asked), asked, tmp_path / "inner")
+    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path / "inner")
     (tmp_path / "inner" / "00000.png").rename(tmp_path / "secret.png")
     record = json.dumps({"file": "../secret.png", "label": 0, "seed": 0})
     (tmp_path / "inner" / "samples.jsonl").write_text(record + "\n")
     with pytest.raises(CheckpointError):
-        read_samples(tmp_path / "inner")
+        read_samples(find_modality("image"), tmp_path / "inner")
 
 
 def test_a_grid_sets_images_row_by_row_with_two_pixels_between() -> None:

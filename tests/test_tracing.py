@@ -10,25 +10,26 @@ from typing import Any
 
 import pytest
 
-from aigc_ops.artifacts import BentoTag, ModelVersion
-from aigc_ops.checkpoints import load_model
+from aigc_ops.core.artifacts import BentoTag, ModelVersion
+from aigc_ops.core.errors import ModelError, PackagingError, RegistryError
+from aigc_ops.core.state_dir import home
 from aigc_ops.data import DataConfig, open_dataset
-from aigc_ops.errors import ModelError, PackagingError, RegistryError
-from aigc_ops.evaluation.shown import Shown
-from aigc_ops.home import home
-from aigc_ops.origin import Origin
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.lineage import trace
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Ruling
 from aigc_ops.promotion.packet import write_packet
 from aigc_ops.promotion.review import approve
-from aigc_ops.registry.audit import ENTRY_TAG
+from aigc_ops.registry.aliases import Decision, challenge
+from aigc_ops.registry.audit_log import ENTRY_TAG
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.evidence import CONTENT, evidence_of, store_packet
-from aigc_ops.registry.promotion import Decision, challenge
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, fetch
-from aigc_ops.sampling import draw, requests, write_samples
-from aigc_ops.serving.bentos import (
+from aigc_ops.sampling.files import write_samples
+from aigc_ops.sampling.metadata import Origin
+from aigc_ops.sampling.sampler import draw, requests
+from aigc_ops.serving.bento.store import (
     CONFIRMATION,
     Confirmation,
     bento_folder,
@@ -36,7 +37,7 @@ from aigc_ops.serving.bentos import (
     content_digest,
     model_folder,
 )
-from aigc_ops.tracing import trace
+from aigc_ops.storage.checkpoints import load_model
 from tests.conftest import ROOT
 from tests.flows.conftest import write_images
 from tests.registry.conftest import (
@@ -72,7 +73,7 @@ def version(make_checkpoint: MakeCheckpoint, images: Path, tmp_path: Path) -> Mo
     version = register(checkpoint, scores_of(checkpoint, 9), name="digits", dataset=dataset)
     folder = tmp_path / "packet"
     ruling = Ruling(outcome="promote", reasons=("surely better",))
-    write_packet(folder, evidence_of(version), None, ruling, Shown(), [], PromotionConfig())
+    write_packet(folder, evidence_of(version), None, ruling, [], [], PromotionConfig())
     store_packet(version, folder, {"champion": None})
     approve(version, who="Ann", reason="sharper digits", flow_run=FLOW_RUN)
     return version
@@ -84,7 +85,13 @@ def sample(version: ModelVersion, tmp_path: Path) -> Path:
     model = load_model(Path(fetch(version).uri))
     asked = requests(model, 1, seed=7)
     origin = Origin(model=version.uri, manifest_digest=version.manifest_digest)
-    write_samples(draw(model, asked), asked, tmp_path / "samples", origin=origin)
+    write_samples(
+        find_modality(model.modality),
+        draw(model, asked),
+        asked,
+        tmp_path / "samples",
+        origin=origin,
+    )
     return tmp_path / "samples" / "00000.png"
 
 
@@ -190,7 +197,7 @@ def test_what_legitimately_is_not_there_is_told_and_not_broken(
 
 
 def test_a_run_without_a_version_is_followed_to_its_data(images: Path) -> None:
-    from aigc_ops.registry.tracker import MlflowTracker
+    from aigc_ops.registry.tracker.tracker import MlflowTracker
 
     dataset = open_dataset(DataConfig(path=str(images)))
     with MlflowTracker.start("key", "a run", dataset=dataset) as tracker:

@@ -1,7 +1,6 @@
-"""The data room: open, read, version and validate datasets.
+"""Datasets: open, read, version and validate them.
 
-Names are imported when first used, so that `aigc_ops.data.fingerprint` and
-`aigc_ops.data.config` stay quick to import.
+Names are imported when first used, so that `aigc_ops.data.config` stays quick to import.
 """
 
 import importlib
@@ -9,20 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aigc_ops.data.config import DataConfig
-    from aigc_ops.data.opening import open_dataset, pin_hint
-    from aigc_ops.data.reading import read_split
+    from aigc_ops.data.dataset import Dataset, open_dataset, pin_hint, read_split
 
-__all__ = ["DataConfig", "open_dataset", "pin_hint", "read_split"]
-
-_HOMES = {
-    "DataConfig": "config",
-    "open_dataset": "opening",
-    "pin_hint": "opening",
-    "read_split": "reading",
-}
+__all__ = ["DataConfig", "Dataset", "open_dataset", "pin_hint", "read_split"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    module = "config" if name == "DataConfig" else "dataset"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -1,4 +1,4 @@
-"""The evaluation room: feature extractors, distances, their statistics, and the scores.
+"""The evaluate stage: scores of trained models, and what people look at beside them.
 
 Names are imported when first used, so that `aigc_ops.evaluation.config` stays quick to
 import.
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aigc_ops.evaluation.config import EvaluationConfig
-    from aigc_ops.evaluation.scoring import evaluate
+    from aigc_ops.evaluation.stage import evaluate
 
 __all__ = ["EvaluationConfig", "evaluate"]
 
-_HOMES = {"EvaluationConfig": "config", "evaluate": "scoring"}
+_HOMES = {"EvaluationConfig": "config", "evaluate": "stage"}
 
 
 def __getattr__(name: str) -> Any:

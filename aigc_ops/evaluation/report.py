@@ -3,102 +3,43 @@
 import base64
 import io
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from pydantic import JsonValue
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, Score, json_digest
+from aigc_ops.core.artifacts import Checkpoint, DatasetRef, Score, json_digest
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.media import (
+    Audio,
+    Findings,
+    Picture,
+    Section,
+    Table,
+    Text,
+    Video,
+    data_uri,
+)
 
-MEANINGS = {
-    "fid": "Fréchet distance to the data in Inception's features; lower is better",
-    "fd_efficientnet_lite0": "Fréchet distance to the data in EfficientNet-Lite0's features",
-    "kid": "kernel distance in Inception's features, unbiased; lower is better",
-    "kd_efficientnet_lite0": "kernel distance in EfficientNet-Lite0's features, unbiased",
-    "inception_score": "how sure Inception is of single samples and how varied they are together",
-    "precision": "share of samples that lie among real images",
-    "recall": "share of real images that lie among samples",
-    "density": "real neighbourhoods that a sample lies in, over their number; near 1 is good",
-    "coverage": "share of real images with a sample in their neighbourhood",
-    "near_duplicates": "share of samples nearer to another than 99 % of real images are to theirs",
-    "label_agreement": "share of samples that show the class asked for, as a linear probe sees it",
-    "real_label_agreement": "the same of real images: the most to be expected",
-    "class_spread": "least spread of a class over the real one's; 0: a class is one image",
-    "copies_in_pixels": "share of samples nearer to a training image than 99 % of held-out "
-    "images are; 1 % is expected",
-    "copies_in_features": "the same among features",
-    "nll": "importance-weighted -log likelihood of held-out images, in nats; lower is better",
-    "elbo": "evidence lower bound of held-out images, in nats; higher is better",
-    "reconstruction": "expected log likelihood part of the bound, in nats",
-    "kl": "divergence of the codes from the prior, in nats",
-    "bits_per_byte": "surprise at held-out texts; lower is better, whatever the tokenizer",
-    "bits_per_byte_before": "… before this training",
-    "perplexity": "the same per token of this tokenizer",
-    "perplexity_before": "… before this training",
-    "distinct_1": "different words over all words drawn",
-    "distinct_2": "different pairs of words over all pairs drawn",
-    "repetition_4": "share of four-word runs that a text said before",
-    "self_bleu_4": "likeness of each text to all others; high: they say the same",
-    "fd_minilm": "Fréchet distance to the held-out texts in MiniLM's embeddings; lower is better",
-    "kd_minilm": "kernel distance in MiniLM's embeddings, unbiased; lower is better",
-    "train_overlap_8": "share of eight-word runs that stand in a training text",
-    "real_train_overlap_8": "the same of held-out texts: how far the data repeats itself",
-    "longest_match": "words of the longest run that stands in a training text, of at least eight",
-    "copies_in_continuations": "share of training texts that come out word for word from their "
-    "beginnings; at most 1 % of held-out texts do (or one, of few)",
-    "general_bits_per_byte": "surprise at general texts",
-    "general_bits_per_byte_before": "… before this training: what was forgotten?",
-    "general_perplexity": "the same per token of this tokenizer",
-    "general_perplexity_before": "… before this training",
-}
-OF_ANOTHER = {
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+PNG = "data:image/png;base64,"
+SUFFIX_MEANINGS = {
     "_infinity": "extrapolated to any number of samples:",
     "_std": "standard deviation over subsets of 1,000 of",
 }
-STEMS = {
-    "fid_": "Fréchet distance in Inception's features of images resized as",
-    "kid_": "kernel distance in Inception's features of images resized as",
+PREFIX_MEANINGS = {
     "fd_": "Fréchet distance to the data, lower is better, in the features of",
     "kd_": "kernel distance to the data, lower is better, in the features of",
-    "inception_score_": "Inception Score by weights or a resizing that are not the standard ones:",
 }
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report: pictures or a table of texts under a heading."""
-
-    heading: str
-    text: str = ""
-    pictures: Sequence[tuple[str, Image.Image]] = ()
-    """(caption, picture)."""
-    columns: Sequence[str] = ()
-    """Headings of a table of texts."""
-    rows: Sequence[Sequence[str]] = ()
-    """Its rows, as wide as there are columns."""
-    is_smooth: bool = False
-    """Whether pictures are plots, not pixels."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """A finding to be read first."""
-
-    text: str
-    alarm: bool = False
-
-
-@dataclass
-class Findings:
-    """What beside the scores a report shows, in order."""
-
-    notes: list[Note] = field(default_factory=list)
-    sections: list[Section] = field(default_factory=list)
+"""Of scores that are named after any extractor."""
+MACROS = "sections.html"
 
 
 def render(
@@ -108,39 +49,64 @@ def render(
     values: Mapping[str, Score],
     findings: Findings,
 ) -> str:
-    """The page; every text in it is escaped, and it loads nothing."""
-    from jinja2 import Environment
-
-    page = Environment(autoescape=True, trim_blocks=False).from_string(
-        files("aigc_ops.evaluation").joinpath("report.html").read_text(encoding="utf-8")
-    )
+    """Return the page; every text in it is escaped, and it loads nothing."""
+    meanings = find_modality(checkpoint.modality).meanings
+    page = template(files("aigc_ops.evaluation").joinpath("report.html"), trim_blocks=False)
     return page.render(
         title=f"{checkpoint.family} after {checkpoint.step:,} steps",
         subtitle=f"checkpoint {checkpoint.manifest_digest[:12]} against data {ref.version}",
         notes=findings.notes,
-        rows=[_row(name, score, name == primary) for name, score in values.items()],
+        rows=[_row(name, score, meanings, name == primary) for name, score in values.items()],
         contracts=contracts_of(values),
-        sections=[
-            {
-                "heading": section.heading,
-                "text": section.text,
-                "columns": section.columns,
-                "rows": section.rows,
-                "pictures": [
-                    {"caption": caption, "content": encoded(image), "smooth": section.is_smooth}
-                    for caption, image in section.pictures
-                ],
-            }
-            for section in findings.sections
-        ],
+        sections=[shown(section, data_url) for section in findings.sections],
         facts=_facts(checkpoint, ref),
     )
 
 
-def _row(name: str, score: Score, is_primary: bool) -> dict[str, Any]:
+def template(source: Traversable, *, trim_blocks: bool) -> "Template":
+    """Return a page's template, which can import the macro that shows sections."""
+    from jinja2 import DictLoader, Environment
+
+    macros = files("aigc_ops.evaluation").joinpath(MACROS).read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, trim_blocks=trim_blocks, loader=DictLoader({MACROS: macros})
+    )
+    return environment.from_string(source.read_text(encoding="utf-8"))
+
+
+def shown(section: Section, to_url: Callable[[Picture | Audio | Video], str]) -> dict[str, Any]:
+    """Return a section as its macro takes it: media in groups that stand side by side."""
+    groups: list[dict[str, Any]] = []
+    for caption, medium in section.items:
+        if isinstance(medium, Table):
+            groups.append({"columns": medium.columns, "rows": medium.rows, "caption": caption})
+        elif isinstance(medium, Text):
+            groups.append({"text": medium.text, "caption": caption})
+        else:
+            if not groups or "figures" not in groups[-1]:
+                groups.append({"figures": []})
+            groups[-1]["figures"].append(
+                {
+                    "caption": caption,
+                    "kind": medium.media_type.partition("/")[0],
+                    "url": to_url(medium),
+                    "smooth": isinstance(medium, Picture) and medium.is_smooth,
+                }
+            )
+    return {"heading": section.heading, "text": section.text, "groups": groups}
+
+
+def data_url(medium: Picture | Audio | Video) -> str:
+    """Return a medium as a data URL, pictures as small PNGs as can be."""
+    if isinstance(medium, Picture):
+        return PNG + encoded(medium.image)
+    return data_uri(medium)
+
+
+def _row(name: str, score: Score, meanings: Mapping[str, str], is_primary: bool) -> dict[str, Any]:
     return {
         "name": name,
-        "meaning": meaning_of(name),
+        "meaning": meaning_of(name, meanings),
         "primary": is_primary,
         "value": f"{score.value:.4g}",
         "low": f"{score.low:.3g}",
@@ -151,7 +117,7 @@ def _row(name: str, score: Score, is_primary: bool) -> dict[str, Any]:
 
 
 def _over_seeds(score: Score) -> str:
-    """The spread of values over seeds, where there are several."""
+    """Return the spread of values over seeds, where there are several."""
     if not score.other_seeds:
         return ""
     values = (score.value, *score.other_seeds)
@@ -159,21 +125,25 @@ def _over_seeds(score: Score) -> str:
     return f"over {len(values)} seeds {mean:.4g}, standard deviation {spread:.2g}"
 
 
-def meaning_of(name: str) -> str:
-    """What a score tells, also of one named after a network or a way to resize."""
-    if name in MEANINGS:
-        return MEANINGS[name]
-    for suffix, of_it in OF_ANOTHER.items():
+def meaning_of(name: str, meanings: Mapping[str, str]) -> str:
+    """Return what a score means, also of one named after a network or a way to resize.
+
+    `meanings` are those of the modality; a name in them that ends in `*` is a beginning.
+    """
+    if name in meanings:
+        return meanings[name]
+    for suffix, meaning in SUFFIX_MEANINGS.items():
         if name.endswith(suffix):
-            return f"{of_it} {name.removesuffix(suffix)}"
-    for stem, told in STEMS.items():
-        if name.startswith(stem):
-            return f"{told} {name.removeprefix(stem)}"
+            return f"{meaning} {name.removesuffix(suffix)}"
+    own = {key.removesuffix("*"): value for key, value in meanings.items() if key.endswith("*")}
+    for prefix, meaning in {**own, **PREFIX_MEANINGS}.items():
+        if name.startswith(prefix):
+            return f"{meaning} {name.removeprefix(prefix)}"
     return ""
 
 
 def contracts_of(values: Mapping[str, Score]) -> list[dict[str, Any]]:
-    """Contracts with the names of the scores under each."""
+    """Return contracts with the names of the scores under each."""
     keyed = [(json_digest(score.contract), name) for name, score in values.items()]
     order = {digest: place for place, (digest, _) in reversed(list(enumerate(keyed)))}
     keyed.sort(key=lambda pair: order[pair[0]])
@@ -201,14 +171,14 @@ def _facts(checkpoint: Checkpoint, ref: DatasetRef) -> list[tuple[str, str]]:
 
 
 def encoded(image: Image.Image) -> str:
-    """A picture as PNG in base64, for a page that needs nothing beside it."""
+    """Return a picture as PNG in base64, for a page that needs nothing beside it."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def curves_picture(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Image.Image | None:
-    """Small plots of a run's metrics over its steps; None when none has changed."""
+    """Return small plots of a run's metrics over its steps; None when none has changed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,28 +1,28 @@
 """Model families, one file each; a family's name is its file's name.
 
-Nothing lists the families: a new file in this folder is found by its name.
+Nothing lists the families: a new file in this folder is found by its name, and one of another
+package by its entry point in the group `aigc_ops.families`.
 """
 
-import difflib
-import importlib
-import pkgutil
+from typing import Any
 
-from aigc_ops.errors import ModelError
-from aigc_ops.generative import Generative
+from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.discovery import (
+    family_module,
+    family_names,
+    find_modality,
+    require_known,
+)
+from aigc_ops.interfaces.modality import Modality
+from aigc_ops.interfaces.model import Generative
+
+__all__ = ["family_names", "family_type", "modality_of"]
 
 
-def family_names() -> list[str]:
-    """Names of the families in this folder, without importing them."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-
-
-def family_type(name: str) -> type[Generative]:
-    """The model class of a family; raises ModelError naming the nearest family."""
-    if name not in family_names():
-        near = difflib.get_close_matches(str(name), family_names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(family_names())}"
-        raise ModelError(f"model.family: {name!r} is not a family; {hint}")
-    module = importlib.import_module(f"{__name__}.{name}")
+def family_type(name: str) -> type[Generative[Any]]:
+    """Return the model class of a family; raises ModelError naming the nearest family."""
+    require_known("family (model.family)", name, family_names(), ModelError)
+    module = family_module(name)
     found = [
         value
         for value in vars(module).values()
@@ -33,3 +33,8 @@ def family_type(name: str) -> type[Generative]:
     if len(found) != 1:
         raise ModelError(f"{module.__name__}: expected one Generative class, found {len(found)}")
     return found[0]
+
+
+def modality_of(family: str) -> Modality[Any]:
+    """Return the modality of a family's samples."""
+    return find_modality(family_type(family).modality)

@@ -14,22 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from aigc_ops.artifacts import ImageShape
-from aigc_ops.generative import (
-    AdamConfig,
-    Alarm,
-    FamilyConfig,
-    ImageModel,
-    Loss,
-    to_uint8,
-    to_unit_range,
-)
-from aigc_ops.models._augmentation import Augmentation, augment
-from aigc_ops.models._codes import Codes
-from aigc_ops.models._layers import LabelledCode
-from aigc_ops.models._networks import Network, build_downward, build_upward
-from aigc_ops.noise import Noise
-from aigc_ops.sample_request import Control, SampleRequest
+from aigc_ops.compute.random import Noise
+from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.interfaces.model import Alarm, FamilyConfig, Loss
+from aigc_ops.interfaces.optimizer import AdamConfig
+from aigc_ops.interfaces.request import Control, SampleRequest
+from aigc_ops.modalities.image.model import ImageModel, to_uint8, to_unit_range
+from aigc_ops.models.nn.augmentation import Augmentation, augment
+from aigc_ops.models.nn.blocks import LabelledCode
+from aigc_ops.models.nn.infogan_codes import Codes
+from aigc_ops.models.nn.networks import Network, build_downward, build_upward
 
 PREDICTOR_WIDTH = 128  # Chen et al. 2016, table 1
 MAX_TRUNCATION = 4.0  # normal noise reaches beyond it once in 16,000 draws

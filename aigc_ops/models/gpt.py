@@ -16,19 +16,12 @@ from pydantic import Field, JsonValue, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aigc_ops.errors import ModelError
-from aigc_ops.generative import AdamConfig, Alarm, FamilyConfig, Loss, TextData, TextModel
-from aigc_ops.models._adapters import LoraConfig
-from aigc_ops.models._decoding import Choice, Decoding, Wording, continuations
-from aigc_ops.models._export import export
-from aigc_ops.models._likelihood import log_likelihood
-from aigc_ops.models._packing import IGNORED, attention_within, pack
-from aigc_ops.models._pretrained import Pretrained, check_fit, load_pretrained
-from aigc_ops.models._tokens import NUM_FIXED, Vocabulary, check_unicode, newest_turns
-from aigc_ops.models._transformer import Transformer
-from aigc_ops.noise import Noise
-from aigc_ops.references import Reference
-from aigc_ops.sample_request import (
+from aigc_ops.compute.random import Noise
+from aigc_ops.core.errors import ModelError
+from aigc_ops.core.input_paths import Reference
+from aigc_ops.interfaces.model import Alarm, FamilyConfig, Loss
+from aigc_ops.interfaces.optimizer import AdamConfig
+from aigc_ops.interfaces.request import (
     Control,
     Message,
     SampleRequest,
@@ -36,6 +29,15 @@ from aigc_ops.sample_request import (
     check_turns,
     unseeded,
 )
+from aigc_ops.modalities.text.model import TextData, TextModel
+from aigc_ops.models.language.decoding import Choice, Decoding, Wording, continuations
+from aigc_ops.models.language.export import export
+from aigc_ops.models.language.likelihood import log_likelihood
+from aigc_ops.models.language.lora import LoraConfig
+from aigc_ops.models.language.packing import IGNORED, attention_within, pack
+from aigc_ops.models.language.pretrained import Pretrained, check_fit, load_pretrained
+from aigc_ops.models.language.tokenizer import NUM_FIXED, Vocabulary, check_unicode, newest_turns
+from aigc_ops.models.language.transformer import Transformer
 
 LOGITS_AT_ONCE = 2**20
 """Whose loss a CPU computes: larger tensors are mapped anew, page by page, in every step."""

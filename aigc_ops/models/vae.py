@@ -17,21 +17,19 @@ from pydantic import Field, JsonValue, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aigc_ops.artifacts import ImageShape
-from aigc_ops.generative import (
-    AdamConfig,
-    Alarm,
-    FamilyConfig,
+from aigc_ops.compute.random import Noise
+from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.interfaces.model import Alarm, FamilyConfig, Loss
+from aigc_ops.interfaces.optimizer import AdamConfig
+from aigc_ops.interfaces.request import Control, SampleRequest
+from aigc_ops.modalities.image.model import (
     ImageFigures,
     ImageLikelihoodModel,
-    Loss,
     to_uint8,
     to_unit_range,
 )
-from aigc_ops.models._layers import LabelledCode
-from aigc_ops.models._networks import Network, build_downward, build_upward
-from aigc_ops.noise import Noise
-from aigc_ops.sample_request import Control, SampleRequest
+from aigc_ops.models.nn.blocks import LabelledCode
+from aigc_ops.models.nn.networks import Network, build_downward, build_upward
 
 ACTIVE_VARIANCE = 0.01  # of a unit's mean over the data, Burda et al. 2016, section 5.2
 FEWEST_ROWS = 4  # over which that variance says something

@@ -1,16 +1,56 @@
 """When a version takes the champion's place, and who is asked; each threshold with its reason."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, create_model
+
+from aigc_ops.core.errors import ConfigError
+from aigc_ops.interfaces.discovery import find_modality, modality_names
+from aigc_ops.interfaces.guard import Guard
+from aigc_ops.interfaces.sections import SectionConfig, SectionedConfig
 
 Approval = Literal["automatic", "review"]
 
 
-class PromotionConfig(BaseModel):
+def _limits() -> type[SectionConfig]:
+    """Return the config type with a field for each guard of every modality."""
+    guards: dict[str, Guard] = {}
+    for modality in modality_names():
+        for name, guard in find_modality(modality).guards.items():
+            if guards.setdefault(name, guard) != guard:
+                raise ConfigError(
+                    f"the modality {modality} has a guard {name!r} as another one has, with "
+                    "another limit or direction; rename its score"
+                )
+    fields: dict[str, Any] = {name: (float, _limit(guard)) for name, guard in guards.items()}
+    limits = create_model("GuardLimits", __base__=SectionConfig, __module__=__name__, **fields)
+    limits.__doc__ = "Most by which a score may be worse than the champion's."
+    limits.former_names = {
+        name: guard.former_name for name, guard in guards.items() if guard.former_name
+    }
+    return limits
+
+
+def _limit(guard: Guard) -> Any:
+    return Field(
+        default=guard.limit,
+        ge=guard.at_least,
+        le=guard.at_most,
+        description=guard.description,
+    )
+
+
+if TYPE_CHECKING:
+    GuardLimits = SectionConfig
+else:
+    GuardLimits = _limits()
+
+
+class PromotionConfig(SectionedConfig):
     """When a version takes the champion's place, and who decides."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    section_types: ClassVar[Mapping[str, type[SectionConfig]]] = {"guards": GuardLimits}
 
     approval: Approval = Field(
         default="review",
@@ -54,44 +94,9 @@ class PromotionConfig(BaseModel):
         "training texts that it knows by heart, that must not surely be exceeded; of held-out "
         "ones 0.01 count as such.",
     )
-    max_coverage_loss: float = Field(
-        default=0.05,
-        ge=0,
-        le=1,
-        description="How much less of the data may be covered than by the champion: less is "
-        "what a collapse looks like while the distance still falls.",
-    )
-    max_agreement_loss: float = Field(
-        default=0.03,
-        ge=0,
-        le=1,
-        description="How many more samples may show another class than asked for: users see "
-        "each of them.",
-    )
-    max_spread_loss: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="How much less varied the least varied class may be, as a fraction of the "
-        "real class's spread.",
-    )
-    max_duplicates_gain: float = Field(
-        default=0.03,
-        ge=0,
-        le=1,
-        description="How many more samples may be near duplicates of one another.",
-    )
-    max_repetition_gain: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="How much more texts may repeat themselves, in four-word runs.",
-    )
-    max_forgetting: float = Field(
-        default=0.1,
-        ge=0,
-        description="Bits a byte by which general texts may be predicted worse than by the "
-        "champion (evaluation.general_path).",
+    guards: GuardLimits = Field(
+        default=GuardLimits(),
+        description="By how much other scores may be worse than the champion's.",
     )
     max_slowdown: float = Field(
         default=2.0,

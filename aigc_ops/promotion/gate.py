@@ -14,26 +14,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from aigc_ops.artifacts import Noun, Score, Scores, contract_differences
-from aigc_ops.evaluation.paired import Paired
+from aigc_ops.core.artifacts import Noun, Score, Scores, contract_differences
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.evaluation import Paired
 from aigc_ops.promotion.config import PromotionConfig
 
 Outcome = Literal["promote", "keep", "undecided"]
 
-HIGHER, LOWER = 1, -1
-GUARDED = {
-    "coverage": (HIGHER, "max_coverage_loss"),
-    "label_agreement": (HIGHER, "max_agreement_loss"),
-    "class_spread": (HIGHER, "max_spread_loss"),
-    "near_duplicates": (LOWER, "max_duplicates_gain"),
-    "repetition_4": (LOWER, "max_repetition_gain"),
-    "general_bits_per_byte": (LOWER, "max_forgetting"),
-}
-"""Scores that must not get worse: which way is better, and the setting that says by how much."""
 
-
-class Guard(Noun):
-    """One respect in which a version must not be worse than the champion."""
+class GuardResult(Noun):
+    """One respect in which a version must not be worse than the champion, and whether it is."""
 
     name: str
     candidate: float | None
@@ -42,12 +32,12 @@ class Guard(Noun):
     low: float = 0
     high: float = 0
     limit: float
-    setting: str = Field(description="The config's field that holds the limit.")
+    setting: str = Field(description="Dotted name in the promotion's config that holds the limit.")
     unequal: str | None = Field(default=None, description="Why the two cannot be compared.")
 
     @property
     def state(self) -> Literal["holds", "fails", "unsure"]:
-        """Surely within the limit, surely beyond it, or neither."""
+        """Return whether the result is surely within the limit, surely beyond it, or neither."""
         if self.unequal:
             return "unsure"
         if self.high <= self.limit:
@@ -55,8 +45,8 @@ class Guard(Noun):
         return "fails" if self.low > self.limit else "unsure"
 
     @property
-    def told(self) -> str:
-        """The finding in a sentence."""
+    def summary(self) -> str:
+        """Return the finding in a sentence."""
         if self.unequal:
             return f"{self.name} cannot be compared ({self.unequal}): {self.state}"
         return (
@@ -71,7 +61,7 @@ class Ruling(Noun):
 
     outcome: Outcome
     reasons: tuple[str, ...]
-    guards: tuple[Guard, ...] = ()
+    guards: tuple[GuardResult, ...] = ()
     looks: int = 1
     num: int | None = Field(default=None, description="Samples of each of the two at this look.")
 
@@ -87,19 +77,19 @@ class Costs:
 
 
 def num_looks(first: int, config: PromotionConfig) -> int:
-    """How often the pair may be looked at, the number of samples doubling each time."""
+    """Return how often the pair may be looked at, the number of samples doubling each time."""
     return 1 + max(0, math.floor(math.log2(max(1.0, config.max_samples / first))))
 
 
 def judge(
     paired: Paired,
-    guards: Sequence[Guard],
+    guards: Sequence[GuardResult],
     config: PromotionConfig,
     *,
     look: int = 1,
     looks: int = 1,
 ) -> Ruling:
-    """What the evidence of one look says."""
+    """Return what the evidence of one look says."""
     level = 1 - config.false_promotion_rate / looks
     low, high = paired.bounds(level)
     worth = config.min_improvement * abs(paired.champion)
@@ -124,78 +114,83 @@ def judge(
     unsure = [guard for guard in guards if guard.state == "unsure"]
     if failed:
         outcome = "keep"
-        reasons += [guard.told for guard in failed]
+        reasons += [guard.summary for guard in failed]
     elif outcome == "promote" and unsure:
         outcome = "undecided"
-        reasons += [guard.told for guard in unsure]
+        reasons += [guard.summary for guard in unsure]
     return Ruling(
         outcome=outcome, reasons=tuple(reasons), guards=tuple(guards), looks=look, num=paired.num
     )
 
 
-def guards_of(mine: Scores, theirs: Scores, costs: Costs, config: PromotionConfig) -> list[Guard]:
-    """Every guard of which one of the versions has a score; unsure where they do not compare."""
-    found = []
-    for name, (direction, setting) in GUARDED.items():
-        here, there = mine.values.get(name), theirs.values.get(name)
-        if why := unequal(name, mine, theirs):
-            found.append(
-                Guard(
+def guards_of(
+    candidate: Scores, champion: Scores, costs: Costs, config: PromotionConfig
+) -> list[GuardResult]:
+    """Return every guard of which a version has a score; unsure where the two do not compare."""
+    results = []
+    for name, guard in find_modality(candidate.modality).guards.items():
+        ours, theirs = candidate.values.get(name), champion.values.get(name)
+        limit, setting = getattr(config.guards, name), f"guards.{name}"
+        if reason := unequal(name, candidate, champion):
+            results.append(
+                GuardResult(
                     name=name,
-                    candidate=here.value if here else None,
-                    champion=there.value if there else None,
-                    limit=getattr(config, setting),
+                    candidate=ours.value if ours else None,
+                    champion=theirs.value if theirs else None,
+                    limit=limit,
                     setting=setting,
-                    unequal=why,
+                    unequal=reason,
                 )
             )
-        elif here and there:
-            found.append(_guard(name, here, there, direction, setting, config))
+        elif ours and theirs:
+            worse, low, high = _worse_by(ours, theirs, higher_is_better=guard.higher_is_better)
+            results.append(
+                GuardResult(
+                    name=name,
+                    candidate=ours.value,
+                    champion=theirs.value,
+                    worse=worse,
+                    low=low,
+                    high=high,
+                    limit=limit,
+                    setting=setting,
+                )
+            )
     return [
-        *found,
+        *results,
         _ratio("time to draw", costs.slowdown, "max_slowdown", config),
         _ratio("bytes of weights", costs.growth, "max_growth", config),
     ]
 
 
-def unequal(name: str, mine: Scores, theirs: Scores) -> str | None:
-    """Why a score does not compare between two versions; None where it does or neither has it."""
-    here, there = mine.values.get(name), theirs.values.get(name)
-    if here and there:
-        terms = contract_differences(here, there)
+def unequal(name: str, candidate: Scores, champion: Scores) -> str | None:
+    """Return why a score of two versions does not compare; None if it does, or neither has it."""
+    ours, theirs = candidate.values.get(name), champion.values.get(name)
+    if ours and theirs:
+        terms = contract_differences(ours, theirs)
         return f"the contracts differ in {', '.join(terms)}" if terms else None
-    if here or there:
-        return f"the {'champion' if here else 'version'} has no such score"
+    if ours or theirs:
+        return f"the {'champion' if ours else 'version'} has no such score"
     return None
 
 
-def _guard(
-    name: str, mine: Score, theirs: Score, direction: int, setting: str, config: PromotionConfig
-) -> Guard:
-    """By how much a score is worse, with an interval from the two scores' own.
+def _worse_by(
+    candidate: Score, champion: Score, *, higher_is_better: bool
+) -> tuple[float, float, float]:
+    """Return by how much a score is worse, with an interval from the two scores' own.
 
     The interval is MOVER's (Zou & Donner 2008): wide enough for scores that are independent,
     and too wide, never too narrow, for these, which share their reference.
     """
-    worse = direction * (theirs.value - mine.value)
-    up = (theirs, mine) if direction == HIGHER else (mine, theirs)
-    first, second = up
+    first, second = (champion, candidate) if higher_is_better else (candidate, champion)
+    worse = first.value - second.value
     low = worse - math.hypot(first.value - first.low, second.high - second.value)
     high = worse + math.hypot(first.high - first.value, second.value - second.low)
-    return Guard(
-        name=name,
-        candidate=mine.value,
-        champion=theirs.value,
-        worse=worse,
-        low=low,
-        high=high,
-        limit=getattr(config, setting),
-        setting=setting,
-    )
+    return worse, low, high
 
 
-def _ratio(name: str, times: float, setting: str, config: PromotionConfig) -> Guard:
-    return Guard(
+def _ratio(name: str, times: float, setting: str, config: PromotionConfig) -> GuardResult:
+    return GuardResult(
         name=f"{name}, times the champion's",
         candidate=times,
         champion=1.0,

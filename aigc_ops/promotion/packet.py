@@ -11,16 +11,23 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from aigc_ops.artifacts import Score, contract_differences, dotted
-from aigc_ops.evaluation.report import contracts_of, curves_picture, encoded, meaning_of
-from aigc_ops.evaluation.shown import Shown
+from aigc_ops.core.artifacts import Score, contract_differences, dotted
+from aigc_ops.evaluation.report import (
+    PNG,
+    contracts_of,
+    curves_picture,
+    encoded,
+    meaning_of,
+    shown,
+    template,
+)
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.media import Audio, Picture, Section, Video, data_uri
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Ruling
 from aigc_ops.registry.evidence import CONTENT, PAGE, Evidence, StoredPacket
 
-PNG, JPEG = "data:image/png;base64,", "data:image/jpeg;base64,"
+JPEG = "data:image/jpeg;base64,"
 EXACT_LENGTH = 1_000_000
 """Characters of a picture in base64 up to which each pixel is kept."""
 MOST_PIXELS = (1088, 1600)
@@ -46,7 +53,7 @@ def write_packet(
     candidate: Evidence,
     champion: Evidence | None,
     ruling: Ruling,
-    shown: Shown,
+    sections: Sequence[Section],
     curves: Sequence[tuple[str, Curves]],
     config: PromotionConfig,
 ) -> None:
@@ -57,7 +64,7 @@ def write_packet(
         for each in (candidate, champion)
         if each and each.scores
     ]
-    page = _page(content, shown, curves, contracts)
+    page = _page(content, sections, curves, contracts)
     content["page_sha256"] = hashlib.sha256(page.encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PAGE).write_text(page, encoding="utf-8")
@@ -110,10 +117,11 @@ def _scores(candidate: Evidence, champion: Evidence | None) -> list[dict[str, An
     mine = candidate.scores.values if candidate.scores else {}
     theirs = champion.scores.values if champion and champion.scores else {}
     primary = candidate.scores.primary if candidate.scores else None
+    meanings = find_modality(candidate.scores.modality).meanings if candidate.scores else {}
     return [
         {
             "name": name,
-            "meaning": meaning_of(name),
+            "meaning": meaning_of(name, meanings),
             "decides": name == primary,
             "candidate": _score(mine.get(name)),
             "champion": _score(theirs.get(name)),
@@ -153,35 +161,31 @@ def _time(milliseconds: int | None) -> str | None:
 
 def _page(
     content: Mapping[str, Any],
-    shown: Shown,
+    sections: Sequence[Section],
     curves: Sequence[tuple[str, Curves]],
     contracts: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
 ) -> str:
-    """The page; every text in it is escaped, and it loads nothing."""
-    from jinja2 import Environment
-
-    template = Environment(autoescape=True, trim_blocks=True).from_string(
-        files("aigc_ops.promotion").joinpath("packet.html").read_text(encoding="utf-8")
-    )
+    """Return the page; every text in it is escaped, and it loads nothing."""
+    page = template(files("aigc_ops.promotion").joinpath("packet.html"), trim_blocks=True)
     plots = [(name, picture) for name, each in curves if (picture := curves_picture(each))]
-    return template.render(
+    return page.render(
         packet=content,
         headline=OUTCOMES[content["ruling"]["outcome"]],
-        pictures=[(name, _inlined(image)) for name, image in shown.pictures],
-        pairs=[(name, _inlined(image)) for name, image in shown.pairs],
+        first_sections=[shown(section, _inlined) for section in sections[:1]],
+        other_sections=[shown(section, _inlined) for section in sections[1:]],
         curves=[(name, PNG + encoded(image)) for name, image in plots],
-        texts=shown.texts,
-        near=shown.near,
         contracts=contracts,
     )
 
 
-def _inlined(image: Image.Image) -> str:
-    """A picture as a data URL: pixel by pixel where it is small, else as large as it is shown."""
-    exact = encoded(image)
+def _inlined(medium: Picture | Audio | Video) -> str:
+    """Return a medium as a data URL: large pictures only as large as they are shown."""
+    if not isinstance(medium, Picture):
+        return data_uri(medium)
+    exact = encoded(medium.image)
     if len(exact) <= EXACT_LENGTH:
         return PNG + exact
-    small = image.convert("RGB")
+    small = medium.image.convert("RGB")
     small.thumbnail(MOST_PIXELS)
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=85, optimize=True)
@@ -189,7 +193,7 @@ def _inlined(image: Image.Image) -> str:
 
 
 def pictures_of(packet: StoredPacket) -> list[tuple[str, str]]:
-    """Caption and data URL of each grid of samples in a packet's page."""
+    """Return the caption and data URL of each picture of samples in a packet's page."""
     found: list[tuple[str, str]] = []
 
     class Pictures(HTMLParser):

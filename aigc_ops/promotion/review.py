@@ -1,12 +1,12 @@
 """A person's decision on a version: on the evidence as it stands, once, by who is named."""
 
-from aigc_ops.artifacts import ModelVersion, Verdict
-from aigc_ops.errors import DecisionError, StaleDecision
+from aigc_ops.core.artifacts import ModelVersion, Verdict
+from aigc_ops.core.errors import DecisionError, StaleDecision
 from aigc_ops.promotion.config import PromotionConfig
-from aigc_ops.registry import promotion as registry
-from aigc_ops.registry.audit import Entry
+from aigc_ops.registry import aliases as registry
+from aigc_ops.registry.aliases import Decision
+from aigc_ops.registry.audit_log import Entry
 from aigc_ops.registry.evidence import PAGE, StoredPacket, read_packet
-from aigc_ops.registry.promotion import Decision
 from aigc_ops.registry.versions import champion
 
 MIN_DIGEST = 12

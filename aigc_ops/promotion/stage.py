@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aigc_ops.artifacts import (
+from aigc_ops.core.artifacts import (
     Checkpoint,
     DatasetRef,
     ModelVersion,
@@ -13,29 +13,30 @@ from aigc_ops.artifacts import (
     Verdict,
     json_digest,
 )
-from aigc_ops.data import DataConfig
-from aigc_ops.errors import (
+from aigc_ops.core.errors import (
     AigcOpsError,
     CheckpointError,
     EvaluationError,
     ModelError,
     RegistryError,
 )
+from aigc_ops.core.state_dir import home
+from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.data import DataConfig
 from aigc_ops.evaluation import EvaluationConfig, evaluate
-from aigc_ops.evaluation.paired import compare, drawing_times
-from aigc_ops.evaluation.shown import Shown, side_by_side
-from aigc_ops.home import home
+from aigc_ops.evaluation.paired import compare, sampling_time_ratio, side_by_side
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.media import Section
 from aigc_ops.promotion.config import PromotionConfig
-from aigc_ops.promotion.doubts import copying, doubt, unseen
-from aigc_ops.promotion.gate import GUARDED, Costs, Ruling, guards_of, judge, num_looks, unequal
+from aigc_ops.promotion.gate import Costs, Ruling, guards_of, judge, num_looks, unequal
 from aigc_ops.promotion.packet import write_packet
+from aigc_ops.promotion.validity import invalid_reason, memorisation_reason, unmeasured_note
+from aigc_ops.registry import aliases as registry
 from aigc_ops.registry import evidence as store
-from aigc_ops.registry import promotion as registry
+from aigc_ops.registry.aliases import AUTOMATIC, Decision
 from aigc_ops.registry.evidence import Evidence
-from aigc_ops.registry.promotion import AUTOMATIC, Decision
 from aigc_ops.registry.resolution import fetch
 from aigc_ops.registry.versions import champion as champion_of
-from aigc_ops.tracking import SilentTracker
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,17 @@ class Setting:
     @property
     def cache(self) -> Path:
         return home() / "cache" / "reference"
+
+    def digest(self, scores: Scores | None) -> str:
+        """Return a digest of all that a comparison of a version with these scores is based on."""
+        return json_digest(
+            {
+                "promotion": self.promotion.stable_dump(),
+                "evaluation": self.evaluation.stable_dump(),
+                "dataset": self.dataset.content_digest,
+                "scores": scores.digest if scores else None,
+            }
+        )
 
 
 def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = None) -> Verdict:
@@ -110,15 +122,9 @@ def _weighed(
     mine: Evidence, champion: ModelVersion | None, setting: Setting
 ) -> tuple[Ruling, str, Path]:
     """The ruling, the packet's digest and its folder: those of before on the same evidence."""
-    settings = {
-        "promotion": setting.promotion.model_dump(mode="json"),
-        "evaluation": setting.evaluation.model_dump(mode="json"),
-        "dataset": setting.dataset.content_digest,
-        "scores": mine.scores.digest if mine.scores else None,
-    }
     basis = {
         "champion": champion.version if champion else None,
-        "settings": json_digest(settings),
+        "settings": setting.digest(mine.scores),
     }
     known = store.basis_of(mine.version)
     if known.items() >= basis.items():
@@ -131,12 +137,13 @@ def _weighed(
     ruling, mine, theirs = _rule(mine, champion, setting)
     if ruling.outcome == "undecided" and ruling.num is None:
         basis["settings"] = ""  # nothing was compared: asked again, it may be
-    if told := unseen(mine.scores):
-        ruling = ruling.model_copy(update={"reasons": (*ruling.reasons, told)})
+    if note := unmeasured_note(mine.scores):
+        ruling = ruling.model_copy(update={"reasons": (*ruling.reasons, note)})
     with tempfile.TemporaryDirectory(prefix=".packet-", dir=home()) as name:
         folder = Path(name) / "packet"
         sides = [each for each in (mine, theirs) if each]
-        names = [f"version {each.version.version}" for each in sides]
+        roles = ("version", "champion")
+        names = [f"{role} {each.version.version}" for role, each in zip(roles, sides, strict=False)]
         write_packet(
             folder,
             mine,
@@ -154,8 +161,8 @@ def _weighed(
     return ruling, digest, kept
 
 
-def _shown(sides: Sequence[Evidence], names: Sequence[str], setting: Setting) -> Shown:
-    """Samples of both; of what cannot be drawn any more, none."""
+def _shown(sides: Sequence[Evidence], names: Sequence[str], setting: Setting) -> list[Section]:
+    """Return samples of both; none of a version that cannot generate any more."""
     named = [(name, fetch(each.version)) for name, each in zip(names, sides, strict=True)]
     for num in (len(named), 1):
         try:
@@ -169,7 +176,7 @@ def _shown(sides: Sequence[Evidence], names: Sequence[str], setting: Setting) ->
             )
         except AigcOpsError:
             continue  # a champion that no longer draws, or does not fit the data
-    return Shown()
+    return []
 
 
 def _rule(
@@ -196,28 +203,29 @@ def _rule(
 
 def _unfit(scores: Scores | None, setting: Setting) -> Ruling | None:
     """The ruling on scores that cannot carry a promotion, None for those that can."""
-    why = doubt(scores) or copying(scores, setting.promotion)
+    why = invalid_reason(scores) or memorisation_reason(scores, setting.promotion)
     return Ruling(outcome="keep", reasons=(f"not valid: {why}",)) if why else None
 
 
 def _compare(
     mine: Evidence, scores: Scores, theirs: Evidence, setting: Setting
 ) -> tuple[Ruling, Evidence, Evidence]:
-    """Look at both, with twice the samples each time, until the gate is sure or may not."""
+    """Compare both, with twice the samples each time, until the gate is sure or may not."""
     ours, rival = fetch(mine.version), fetch(theirs.version)
     standing = theirs.scores
+    modality = setting.dataset.modality
+    growing = find_modality(modality).evaluation.growing
     first = scores.values[scores.primary].contract.get("n")
-    is_image = setting.dataset.modality == "image"
-    looks = num_looks(int(str(first)), setting.promotion) if is_image else 1
+    looks = num_looks(int(str(first)), setting.promotion) if growing else 1
     costs = Costs(
-        slowdown=drawing_times(ours, rival, setting.evaluation),
+        slowdown=sampling_time_ratio(ours, rival, setting.evaluation),
         growth=mine.num_bytes / max(1, theirs.num_bytes),
     )
     for look in range(1, looks + 1):
         evaluation = setting.evaluation
-        if is_image:
+        if growing:
             num = int(str(first)) * 2 ** (look - 1)
-            evaluation = evaluation.model_copy(update={"num_samples": num})
+            evaluation = evaluation.with_section(modality, **{growing: num})
         paired = compare(
             ours,
             rival,
@@ -249,14 +257,15 @@ def _compare(
 
 def _is_comparable(mine: Scores, theirs: Scores) -> bool:
     """Whether all that the gate looks at was measured of both, under equal contracts."""
-    if doubt(theirs) or theirs.primary != mine.primary:
+    if invalid_reason(theirs) or theirs.primary != mine.primary:
         return False
-    return not any(unequal(name, mine, theirs) for name in (mine.primary, *GUARDED))
+    guards = find_modality(mine.modality).guards
+    return not any(unequal(name, mine, theirs) for name in (mine.primary, *guards))
 
 
 def _evaluated(checkpoint: Checkpoint, evaluation: EvaluationConfig, setting: Setting) -> Scores:
     """Scores under this run's contract, reported to nobody."""
-    digest = json_digest([checkpoint.manifest_digest, evaluation.model_dump(mode="json")])
+    digest = json_digest([checkpoint.manifest_digest, evaluation.stable_dump()])
     return evaluate(
         checkpoint,
         setting.dataset,

@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from filelock import FileLock
 
-from aigc_ops.errors import RegistryError
-from aigc_ops.home import export_environment, home
+from aigc_ops.core.errors import RegistryError
+from aigc_ops.core.state_dir import export_environment, home
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

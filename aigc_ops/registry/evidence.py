@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from aigc_ops.artifacts import DatasetRef, ModelVersion, Noun, Scores, file_digest
-from aigc_ops.errors import DecisionError, RegistryError
-from aigc_ops.folders import read_provenance
-from aigc_ops.home import home
+from aigc_ops.core.artifacts import DatasetRef, ModelVersion, Noun, Scores, file_digest
+from aigc_ops.core.atomic_dirs import read_provenance
+from aigc_ops.core.errors import DecisionError, RegistryError
+from aigc_ops.core.state_dir import home
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.resolution import fetch
-from aigc_ops.registry.tracker import read_curves
+from aigc_ops.registry.tracker.tracker import read_curves
 from aigc_ops.registry.versions import PACKET_TAG, find, read_scores
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from aigc_ops.artifacts import Noun
-from aigc_ops.home import export_environment
+from aigc_ops.core.artifacts import Noun
+from aigc_ops.core.state_dir import export_environment
 from aigc_ops.registry.client import address, connect, faults, sqlite_file
 from aigc_ops.registry.runs import PROCESS_TAG, RUN_KEY_TAG, is_at_work
 

@@ -12,20 +12,19 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from platform import python_version
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
-from torch import Tensor
 
 from aigc_ops import __version__
-from aigc_ops.artifacts import Modality
-from aigc_ops.checkpoints import load_model
-from aigc_ops.errors import ModelError
-from aigc_ops.generative import Generative, ImageModel
-from aigc_ops.noise import MAX_SEED
-from aigc_ops.sample_request import Control, Message, Role, SampleRequest
-from aigc_ops.sampling import draw, png_bytes
+from aigc_ops.compute.random import MAX_SEED
+from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.discovery import find_modality, modality_names
+from aigc_ops.interfaces.model import Generative
+from aigc_ops.interfaces.request import Control, SampleRequest
+from aigc_ops.sampling.sampler import draw
+from aigc_ops.storage.checkpoints import load_model
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -37,8 +36,9 @@ PINNED = ("torch", "safetensors", "numpy", "pandas")
 class SamplingFunction:
     """The model behind `mlflow.pyfunc.load_model(...)`."""
 
-    def __init__(self, model: Generative) -> None:
+    def __init__(self, model: Generative[Any]) -> None:
         self.model = model
+        self._modality = find_modality(model.modality)
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """One sample per row of `seed` and, where wanted, `label` or `prompt`, and `controls`.
@@ -49,29 +49,29 @@ class SamplingFunction:
         content, and `stop` one of the strings before which the text ends.
         """
         asked = [self._request(index, row) for index, row in enumerate(_rows(model_input))]
-        samples = draw(self.model, asked)
+        samples, codec = draw(self.model, asked), self._modality.samples
         table: dict[str, list[Any]] = {"seed": [request.seed for request in asked]}
-        if isinstance(samples, Tensor):
-            table["label"] = [request.label for request in asked]
-            table["image"] = [png_bytes(image) for image in samples]
-        else:
-            table["prompt"] = [request.prompt for request in asked]
-            table["text"] = samples
+        for name in self._modality.requests.echoed:
+            table[name] = [getattr(request, name) for request in asked]
+        table[codec.json_name] = [codec.column_value(sample) for sample in samples]
         return pd.DataFrame(table, index=model_input.index, dtype=object).infer_objects()
 
     def _request(self, index: int, row: Mapping[str, Any]) -> SampleRequest:
-        label, prompt = row.get("label"), row.get("prompt")
-        num_classes = self.model.shape.num_classes if isinstance(self.model, ImageModel) else 0
-        if label is None and num_classes:
-            label = index % num_classes
+        taken = {"seed", "controls", *self._modality.requests.columns}
+        for name in _request_columns() - taken:
+            if row.get(name) is not None:
+                known = ", ".join(sorted(taken))
+                raise ModelError(f"row {index}: this model takes no {name}; it takes {known}")
         return SampleRequest(
             seed=int(row["seed"]),
-            label=None if label is None else int(label),
-            prompt=prompt,
             controls=_control_values(index, row.get("controls")),
-            history=_messages(index, row.get("history")),
-            stop=_stop_strings(index, row.get("stop")),
+            **self._modality.requests.from_row(self.model, index, row),
         )
+
+
+def _request_columns() -> set[str]:
+    """Return the optional input columns of all modalities."""
+    return {name for each in modality_names() for name in find_modality(each).requests.columns}
 
 
 def _load_pyfunc(path: str) -> SamplingFunction:
@@ -114,31 +114,6 @@ def _control_values(index: int, content: Any) -> dict[str, float]:
     return values
 
 
-def _messages(index: int, content: Any) -> tuple[Message, ...]:
-    """The conversation that a row's JSON holds; raises ModelError for anything else."""
-    if content is None:
-        return ()
-    messages = _parsed(content)
-    try:
-        history = [(each["role"], each["content"]) for each in messages]
-    except (TypeError, KeyError):
-        history = [(None, None)]
-    if any(role not in get_args(Role) or not isinstance(text, str) for role, text in history):
-        raise ModelError(
-            f"row {index} has history {content!r}; give a JSON list of objects with role "
-            f"({', '.join(get_args(Role))}) and content"
-        )
-    return tuple(Message(role, text) for role, text in history)
-
-
-def _stop_strings(index: int, content: Any) -> tuple[str, ...]:
-    """The strings that a row's JSON holds; raises ModelError for anything else."""
-    values = [] if content is None else _parsed(content)
-    if not isinstance(values, list) or any(not isinstance(each, str) for each in values):
-        raise ModelError(f'row {index} has stop {content!r}; give a JSON list, such as ["\\n"]')
-    return tuple(values)
-
-
 def _parsed(content: Any) -> Any:
     try:
         return json.loads(content)
@@ -147,7 +122,7 @@ def _parsed(content: Any) -> Any:
 
 
 def write_flavor(
-    folder: Path, *, data: str, digest: str, modality: Modality, controls: Mapping[str, Control]
+    folder: Path, *, data: str, digest: str, modality: str, controls: Mapping[str, Control]
 ) -> None:
     """Write what MLflow needs to load a model folder that lies at `folder / data`."""
     from mlflow.models import Model
@@ -179,24 +154,23 @@ def write_flavor(
     (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
 
 
-def signature(modality: Modality, has_controls: bool) -> "ModelSignature":
-    """Columns of `predict`'s input and output, for MLflow."""
+def signature(modality: str, has_controls: bool) -> "ModelSignature":
+    """Return the columns of `predict`'s input and output, for MLflow."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
+    requests, codec = find_modality(modality).requests, find_modality(modality).samples
     seed = ColSpec(DataType.long, "seed")
-    if modality == "text":
-        choice, answer = ColSpec(DataType.string, "prompt", required=False), "text"
-        content = ColSpec(DataType.string, answer)
-    else:
-        choice, answer = ColSpec(DataType.long, "label", required=False), "image"
-        content = ColSpec(DataType.binary, answer)
-    asked = [seed, choice]
-    if modality == "text":
-        asked += [ColSpec(DataType.string, name, required=False) for name in ("history", "stop")]
+    optional = {
+        name: ColSpec(DataType[kind], name, required=False)
+        for name, kind in requests.columns.items()
+    }
+    inputs = [seed, *optional.values()]
     if has_controls:
-        asked.append(ColSpec(DataType.string, "controls", required=False))
-    return ModelSignature(inputs=Schema(asked), outputs=Schema([seed, choice, content]))
+        inputs.append(ColSpec(DataType.string, "controls", required=False))
+    content = ColSpec(DataType[codec.column_type], codec.json_name)
+    echoed = [optional[name] for name in requests.echoed]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([seed, *echoed, content]))
 
 
 def _public_version(package: str) -> str:

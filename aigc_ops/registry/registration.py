@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, ModelVersion, Scores, dotted
-from aigc_ops.checkpoints import load_model
-from aigc_ops.errors import RegistryError
-from aigc_ops.folders import read_model_json, read_provenance
-from aigc_ops.registry.card import description, model_card, rescored
+from aigc_ops.core.artifacts import Checkpoint, DatasetRef, ModelVersion, Scores, dotted
+from aigc_ops.core.atomic_dirs import read_model_json, read_provenance
+from aigc_ops.core.errors import RegistryError
+from aigc_ops.provenance.code_version import Revision
 from aigc_ops.registry.client import connect, faults
-from aigc_ops.registry.locks import store_lock
+from aigc_ops.registry.lock import store_lock
+from aigc_ops.registry.model_card import description, model_card, rescored
+from aigc_ops.registry.model_package import store_locally, upload_folder
 from aigc_ops.registry.runs import dataset_input, describe_run, open_run, source_tags
-from aigc_ops.registry.stored import store_locally, upload_folder
 from aigc_ops.registry.versions import (
     CHECKPOINT_TAG,
     DATASET_TAG,
@@ -27,7 +27,7 @@ from aigc_ops.registry.versions import (
     find_tagged,
     to_noun,
 )
-from aigc_ops.revision import Revision
+from aigc_ops.storage.checkpoints import load_model
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run

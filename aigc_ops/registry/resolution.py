@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from aigc_ops import caches
-from aigc_ops.artifacts import Checkpoint, ModelVersion
-from aigc_ops.errors import CheckpointError, RegistryError
-from aigc_ops.folders import MANIFEST, read_provenance, verify_folder
-from aigc_ops.home import home
+from aigc_ops.core import caches
+from aigc_ops.core.artifacts import Checkpoint, ModelVersion
+from aigc_ops.core.atomic_dirs import MANIFEST, read_provenance, verify_folder
+from aigc_ops.core.errors import CheckpointError, RegistryError
+from aigc_ops.core.state_dir import home
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.versions import check_name, find, to_noun, unknown
 
@@ -118,7 +118,7 @@ def cached(digest: str) -> Path:
 
 
 def _read(folder: Path) -> Checkpoint:
-    from aigc_ops.checkpoints import read_checkpoint  # and torch, which names do without
+    from aigc_ops.storage.checkpoints import read_checkpoint  # and torch, which names do without
 
     return read_checkpoint(folder)
 

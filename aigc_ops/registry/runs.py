@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from aigc_ops.artifacts import DatasetRef
+from aigc_ops.core.artifacts import DatasetRef
+from aigc_ops.provenance.code_version import Revision
 from aigc_ops.registry.client import experiment_id, faults
-from aigc_ops.revision import Revision
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput

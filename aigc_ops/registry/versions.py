@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
-from aigc_ops.artifacts import ModelVersion, Noun, Score, Scores
-from aigc_ops.errors import RegistryError
+from aigc_ops.core.artifacts import ModelVersion, Noun, Score, Scores
+from aigc_ops.core.errors import RegistryError
 from aigc_ops.registry.client import connect, faults
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The only training loop, and the state it can resume from."""
 
 from aigc_ops.training.config import TrainingConfig, run_key
-from aigc_ops.training.folder import RunFolder
-from aigc_ops.training.loop import train
+from aigc_ops.training.loop import TrainingJob, train
+from aigc_ops.training.run_dir import RunFolder
 
-__all__ = ["RunFolder", "TrainingConfig", "run_key", "train"]
+__all__ = ["RunFolder", "TrainingConfig", "TrainingJob", "run_key", "train"]

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from aigc_ops.devices import seed_torch
-from aigc_ops.errors import ConfigError
-from aigc_ops.noise import Noise, mixed
+from aigc_ops.compute.devices import seed_torch
+from aigc_ops.compute.random import Noise, mixed
+from aigc_ops.core.errors import ConfigError
 from aigc_ops.training.config import TrainingConfig
+from aigc_ops.training.distributed import Processes
 from aigc_ops.training.examples import Examples
 from aigc_ops.training.order import DataOrder
-from aigc_ops.training.processes import Processes
 from aigc_ops.training.state import Progress
 
 

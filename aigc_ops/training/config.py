@@ -2,21 +2,25 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, json_digest
+from aigc_ops.compute.devices import DeviceName, PrecisionName
+from aigc_ops.core.artifacts import Checkpoint, DatasetRef, json_digest
+from aigc_ops.core.input_paths import Reference, content_digest, references
+from aigc_ops.core.stable_values import stable_values
 from aigc_ops.data.config import DataConfig
-from aigc_ops.devices import DeviceName, PrecisionName
-from aigc_ops.generative import FamilyConfig
-from aigc_ops.references import Reference, content_digest, references
+from aigc_ops.interfaces.model import FamilyConfig
 
 
 class WatchConfig(BaseModel):
     """When training is judged, and what follows when it has failed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    added_fields: ClassVar[frozenset[str]] = frozenset()
+    """As those of `TrainingConfig`."""
 
     every: int = Field(default=100, ge=1, description="Steps between looks at the samples.")
     action: Literal["off", "warn", "stop", "roll_back"] = Field(
@@ -48,6 +52,12 @@ class TrainingConfig(BaseModel):
     """How long, how fast and how carefully to train."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    added_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after version 0.1; at their default they are left out of the run key.
+
+    Name every new field here, else all unfinished runs start anew from step 0.
+    """
 
     steps: int = Field(default=2000, ge=1, description="Batches to train on.")
     batch_size: int = Field(default=64, ge=1, description="Examples in a batch.")
@@ -120,7 +130,7 @@ class TrainingConfig(BaseModel):
         observing |= {"halve_on_out_of_memory", "init_from", "profile_steps", "cuda_graphs"}
         if self.watch.early_stopping or self.watch.action == "roll_back":
             observing -= {"checkpoint_every", "log_every"}  # which step is gone back to
-        return self.model_dump(mode="json", exclude=observing)
+        return stable_values(self, exclude=observing)
 
     def learning_rate_factor(self, step: int) -> float:
         """Share of the learning rates at a step, counted from 0 (Loshchilov & Hutter 2017)."""
@@ -142,13 +152,17 @@ def run_key(
     seed: int,
     initial: Checkpoint | None = None,
 ) -> str:
-    """Names a training run by all that decides its weights: 16 hex digits."""
+    """Return the name of a training run by all that decides its weights: 16 hex digits.
+
+    The key of a config must stay what it is: unfinished runs are found by it. A new field goes
+    into the `added_fields` of its config.
+    """
     decisive = {
-        "model": model.model_dump(mode="json"),
+        "model": stable_values(model),
         "training": config.outcome(),
         "dataset": dataset.content_digest,
-        "reading": data.model_dump(mode="json", exclude={"path", "num_workers"}),
-        "shape": dataset.image_shape and dataset.image_shape.model_dump(mode="json"),
+        "reading": data.decisive_values(),
+        "shape": dataset.sample_shape,
         "seed": seed,
         "initial": initial and initial.manifest_digest,
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aigc_ops.tracking import Tracker
+from aigc_ops.core.tracking import Tracker
 
 TRACE = "trace.json"
 PROFILE_AFTER = 5  # steps in which allocators and caches settle

@@ -2,22 +2,24 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from aigc_ops import caches
-from aigc_ops.artifacts import json_digest
-from aigc_ops.errors import CheckpointError
-from aigc_ops.folders import verify_folder, write_folder
-from aigc_ops.generative import Data, Generative, ImageData, ImageModel, Images, TextData, TextModel
+from aigc_ops.core import caches
+from aigc_ops.core.artifacts import json_digest
+from aigc_ops.core.atomic_dirs import verify_folder, write_folder
+from aigc_ops.core.errors import CheckpointError
+from aigc_ops.interfaces.data import TrainingData
+from aigc_ops.interfaces.model import Generative
 from aigc_ops.training.order import DataOrder
 
 FORMAT = "a NumPy file of each kind"
-KEPT_FROM = 2**20  # characters: making them again takes as long as reading them below that
 MOST_OF_FREE = 0.5  # of a GPU's free memory; the networks need the rest
 
 
@@ -25,11 +27,15 @@ class Examples:
     """All examples of a split, taken by index."""
 
     def __init__(
-        self, model: Generative, data: Data, device: torch.device, cache: Path | None = None
+        self,
+        model: Generative[Any],
+        data: TrainingData,
+        device: torch.device,
+        cache: Path | None = None,
     ) -> None:
         self._device, self._model, self._data = device, model, data
         self._resident: Mapping[str, Tensor] | None = None
-        if not isinstance(data, Images) or isinstance(data, ImageData):
+        if data.is_resident:
             self._resident = _made(model, data, cache)
             self._num = len(next(iter(self._resident.values())))
             if self._fit():
@@ -46,19 +52,22 @@ class Examples:
 
     def order(self, *, batch_size: int, seed: int) -> DataOrder:
         """The order in which to take them."""
-        groups = self._data.groups if isinstance(self._data, Images) else None
-        return DataOrder(num_examples=self._num, batch_size=batch_size, seed=seed, groups=groups)
+        return DataOrder(
+            num_examples=self._num, batch_size=batch_size, seed=seed, groups=self._data.groups
+        )
 
     def take(self, indices: Tensor) -> dict[str, Tensor]:
-        """Those examples on the device, images in channels_last."""
+        """Return those examples on the device, in the model's memory format."""
         if self._resident is None:
-            assert isinstance(self._model, ImageModel), type(self._model)
-            assert isinstance(self._data, Images), type(self._data)
             batch = self._model.examples(self._data.take(indices))
         else:
             here = next(iter(self._resident.values())).device
             batch = {name: rows[indices.to(here)] for name, rows in self._resident.items()}
-        return {name: _channels_last(rows) for name, rows in self._moved(batch).items()}
+        memory_format = self._model.memory_format
+        return {
+            name: rows.contiguous(memory_format=memory_format) if rows.ndim == 4 else rows
+            for name, rows in self._moved(batch).items()
+        }
 
     def _moved(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch on the device; to CUDA from pinned memory, beside what computes there."""
@@ -83,20 +92,20 @@ class Examples:
         return sum(rows.nbytes for rows in self._resident.values()) < MOST_OF_FREE * free
 
 
-def _made(model: Generative, data: Data, cache: Path | None) -> Mapping[str, Tensor]:
-    """The model's examples of the data; those of much text are made once and kept on disk.
+def _made(model: Generative[Any], data: TrainingData, cache: Path | None) -> Mapping[str, Tensor]:
+    """Return the model's examples of the data; those of much text are kept on disk.
 
     What is kept is written as it is made and mapped into memory, so it is read as it is
     needed. Its name is a digest of all that it is made of. Of several processes here, one
     makes it.
     """
-    if cache is None or not isinstance(data, TextData) or data.num_characters < KEPT_FROM:
+    terms, parts = model.example_terms(), data.digest_parts()
+    if cache is None or terms is None or parts is None:
         return model.examples(data)
     digest = hashlib.sha256()
-    assert isinstance(model, TextModel), type(model)
-    terms = {"family": model.config.family, "format": FORMAT, **model.example_terms()}
-    digest.update(json_digest(terms).encode())
-    for part in data.parts():
+    named = {"family": model.config.family, "format": FORMAT, **terms}
+    digest.update(json_digest(named).encode())
+    for part in parts:
         digest.update(part.encode())
         digest.update(b"\0")
     folder = cache / digest.hexdigest()
@@ -105,17 +114,8 @@ def _made(model: Generative, data: Data, cache: Path | None) -> Mapping[str, Ten
         try:
             verify_folder(folder)
         except CheckpointError:  # none yet, or a damaged one
-            write_folder(folder, lambda partial: _write(model, data, partial))
+            write_folder(folder, partial(model.write_examples, data))
         caches.mark_used(folder)
     # A map that is private may be written to, which torch asks of arrays.
     files = sorted(folder.glob("*.npy"))
     return {file.stem: torch.from_numpy(np.load(file, mmap_mode="c")) for file in files}
-
-
-def _write(model: TextModel, data: TextData, folder: Path) -> None:
-    model.examples(data, folder)
-
-
-def _channels_last(rows: Tensor) -> Tensor:
-    is_image = rows.ndim == 4
-    return rows.contiguous(memory_format=torch.channels_last) if is_image else rows

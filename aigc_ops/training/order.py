@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aigc_ops.generative import Groups
+from aigc_ops.interfaces.data import Groups
 
 
 class DataOrder:

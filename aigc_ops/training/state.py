@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from aigc_ops.checkpoints import StoredModel, copied, load_weights
-from aigc_ops.devices import Precision
-from aigc_ops.errors import CheckpointError
-from aigc_ops.generative import Generative
-from aigc_ops.home import num_processes
+from aigc_ops.compute.devices import Precision
+from aigc_ops.core.errors import CheckpointError
+from aigc_ops.core.state_dir import num_processes
+from aigc_ops.interfaces.model import Generative
+from aigc_ops.storage.checkpoints import StoredModel, copied, load_weights
 
 TENSORS = "training.safetensors"
 RECORD = "training.json"
@@ -34,7 +34,7 @@ class Averages:
     weights are sought, beginning from the live ones.
     """
 
-    def __init__(self, model: Generative, decay: float) -> None:
+    def __init__(self, model: Generative[Any], decay: float) -> None:
         parts = model.parts()
         self.decay = decay
         tensors = {
@@ -153,7 +153,7 @@ class TrainingState:
     Random numbers are functions of seed, attempt and step, so none are kept.
     """
 
-    model: Generative
+    model: Generative[Any]
     optimizers: dict[str, torch.optim.Optimizer]
     averages: Averages
     scaler: torch.amp.GradScaler
@@ -230,7 +230,7 @@ def _is_parameter(tensor: Tensor) -> bool:
 
 
 def new_state(
-    model: Generative, *, ema_decay: float, device: torch.device, precision: Precision
+    model: Generative[Any], *, ema_decay: float, device: torch.device, precision: Precision
 ) -> TrainingState:
     """The state before the first step; the model already stands on its device."""
     parts: Mapping[str, nn.Module] = model.parts()

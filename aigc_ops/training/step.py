@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from aigc_ops.devices import Precision, autocast
-from aigc_ops.generative import Loss
+from aigc_ops.compute.devices import Precision, autocast
+from aigc_ops.interfaces.model import Loss
 from aigc_ops.training.batches import Share
 from aigc_ops.training.config import TrainingConfig
-from aigc_ops.training.processes import Processes
+from aigc_ops.training.distributed import Processes
 from aigc_ops.training.state import Progress, TrainingState
 
 

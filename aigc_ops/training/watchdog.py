@@ -4,17 +4,19 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from aigc_ops.errors import TrainingError
-from aigc_ops.generative import Alarm, Generative, ImageModel
-from aigc_ops.tracking import Tracker
+from aigc_ops.core.errors import TrainingError
+from aigc_ops.core.tracking import Tracker
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.media import log_medium
+from aigc_ops.interfaces.model import Alarm, Generative
 from aigc_ops.training.config import WatchConfig
-from aigc_ops.training.folder import RunFolder
-from aigc_ops.training.judge import Judge
-from aigc_ops.training.processes import Processes
-from aigc_ops.training.samples import draw_grid
+from aigc_ops.training.distributed import Processes
+from aigc_ops.training.monitor import OnlineMetrics
+from aigc_ops.training.run_dir import RunFolder
 from aigc_ops.training.state import Progress, TrainingState
 
 RISE = "rise/"
@@ -27,12 +29,12 @@ class Watchdog:
     def __init__(
         self,
         config: WatchConfig,
-        judge: Judge,
+        online: OnlineMetrics,
         folder: RunFolder,
         tracker: Tracker,
         team: Processes,
     ) -> None:
-        self._config, self._judge, self._team = config, judge, team
+        self._config, self._online, self._team = config, online, team
         self._folder, self._tracker = folder, tracker
 
     def is_due(self, step: int, *, is_kept: bool) -> bool:
@@ -50,7 +52,7 @@ class Watchdog:
         alarm counts. `is_kept`: a checkpoint of this step follows, which may be the best.
         """
         with state.sampling():
-            seen = self._judge.look(state.model) if self._team.is_writer else {}
+            seen = self._online.measure(state.model) if self._team.is_writer else {}
         figures = self._team.from_writer(seen)
         figures |= _rises(state.model.alarms, state.progress, metrics)
         self._tracker.log_metrics(figures, step=state.step)
@@ -85,13 +87,13 @@ class Watchdog:
         step, progress = state.step, state.progress
         report = f"Training failed at step {step}: {problem}\n"
         self._tracker.log_text(report, f"watchdog/step-{step:08d}.txt")
-        if isinstance(state.model, ImageModel) and self._team.is_writer:
+        hooks = find_modality(state.model.modality).training
+        if hooks.previews_failures and self._team.is_writer:
             with state.sampling():
-                grid = draw_grid(state.model)
-            self._folder.keep_grid(grid, step)
-            self._tracker.log_image("watchdog", grid, step=step)
-        if isinstance(state.model, ImageModel):
-            report += f"its samples: {self._folder.grid(step)}\n"
+                medium = hooks.preview(state.model, None)
+            path = self._folder.keep_samples(medium, step)
+            log_medium(self._tracker, "watchdog", medium, step=step)
+            report += f"its samples: {path}\n"
         back_to, healthy = 0, None
         if self._team.is_writer:
             if progress.unproven:
@@ -149,7 +151,7 @@ def _rises(
     return rises
 
 
-def _note_best(model: Generative, progress: Progress, figures: Mapping[str, float]) -> None:
+def _note_best(model: Generative[Any], progress: Progress, figures: Mapping[str, float]) -> None:
     value, best = figures.get(model.judged_by, math.nan), progress.best_value
     if math.isnan(value):
         return

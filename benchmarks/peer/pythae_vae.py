@@ -9,9 +9,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from aigc_ops.artifacts import ImageShape
-from aigc_ops.generative import ImageModel
-from aigc_ops.models._convolutions import Conv2d, ConvTranspose2d
+from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.modalities.image.model import ImageModel
+from aigc_ops.models.nn.convolutions import Conv2d, ConvTranspose2d
 from aigc_ops.models.vae import Vae, VaeConfig
 
 DOWN, UP = (1, 128, 256, 512, 1024), (1024, 512, 256)

@@ -40,7 +40,7 @@ def config_of(images: Path, seed: int, reviewers: int = 1) -> dict[str, Any]:
         "data": {"path": str(images)},
         "model": {"family": "gan", "latent_dim": 4, "generator_width": 4, "critic_width": 4},
         "training": {"steps": 2, "batch_size": 8},
-        "evaluation": {"num_samples": 8, "num_reference": 8},
+        "evaluation": {"image": {"num_samples": 8}, "num_reference": 8},
         "promotion": {"approval": "review", "max_samples": 8, "reviewers": reviewers},
         "packaging": {"enabled": False},
     }
@@ -48,20 +48,20 @@ def config_of(images: Path, seed: int, reviewers: int = 1) -> dict[str, Any]:
 
 def weighed(images: Path, seed: int, reviewers: int = 1) -> int:
     """Make one more version and its packet, in this process."""
-    from aigc_ops import chain
-    from aigc_ops.config import parse_config
+    from aigc_ops.pipeline import chain
+    from aigc_ops.pipeline.run_config import parse_config
 
     config = parse_config(config_of(images, seed, reviewers), source="the test")
     dataset = chain.open_data(config)
-    checkpoint = chain.train(config, dataset)
-    scores = chain.evaluate(config, dataset, checkpoint)
-    version = chain.register(config, dataset, checkpoint, scores)
-    chain.promote(config, dataset, version)
+    checkpoint = chain.train_stage(config, dataset)
+    scores = chain.evaluate_stage(config, dataset, checkpoint)
+    version = chain.register_stage(config, dataset, checkpoint, scores)
+    chain.promote_stage(config, dataset, version)
     return version.version
 
 
 def packet_digest_of(version: int) -> str:
-    from aigc_ops import chain
+    from aigc_ops.pipeline import chain
     from aigc_ops.registry.evidence import read_packet
 
     return read_packet(chain.version_of(f"models:/pets/{version}")).packet_digest

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from aigc_ops.data import DataConfig
-from aigc_ops.data.batches import MOST_BYTES, read_batches
-from aigc_ops.data.layout import find_layout
-from aigc_ops.data.rows import read_rows
+from aigc_ops.formats.layout import find_layout
+from aigc_ops.formats.parquet import MOST_BYTES, read_batches
+from aigc_ops.formats.rows import read_rows
+from aigc_ops.interfaces.ingestion import all_data_hooks
 
 VALUE = b"x" * 2**20
 NUM_ROWS = 300
@@ -47,7 +48,7 @@ def test_a_long_value_that_all_rows_share_is_not_unfolded_at_once(
     assert sum(batches) == len(table)
     assert max(batches) * len(VALUE) <= MOST_BYTES
     config = DataConfig(path=str(path))
-    rows = read_rows(find_layout(path, config), config, "train")
+    rows = read_rows(find_layout(path, config, all_data_hooks()), config, "train")
     assert {row.content for row in rows} == {VALUE}
 
 

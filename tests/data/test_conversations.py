@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from aigc_ops.core.errors import DataError, ValidationFailed
 from aigc_ops.data.config import DataConfig
-from aigc_ops.data.opening import open_dataset
-from aigc_ops.data.reading import read_split
-from aigc_ops.data.validation import ValidationConfig, require, validate
-from aigc_ops.errors import DataError, ValidationFailed
-from aigc_ops.generative import TextData
-from aigc_ops.sample_request import Message
+from aigc_ops.data.dataset import open_dataset, read_split
+from aigc_ops.data.validation.config import ValidationConfig
+from aigc_ops.data.validation.suite import require, validate
+from aigc_ops.interfaces.request import Message
+from aigc_ops.modalities.text.model import TextData
 
 
 def chat(number: int) -> list[dict[str, str]]:
@@ -76,7 +76,7 @@ BAD = {
     "no JSON": ("{oops", r"line 2: .*not JSON"),
     "brackets in brackets": ("[" * 100_000, r"line 2: .*not JSON \(maximum recursion depth"),
     "no object": ("[1]", "not a JSON object"),
-    "no text": ({"prompt": "p"}, r"has no 'text' \(data.text_column\) and no 'messages'"),
+    "no text": ({"prompt": "p"}, r"has no 'text' \(data.text.column\) and no 'messages'"),
     "no turns": ({"messages": [{"role": "user"}]}, "the user's content is None"),
     "a strange role": (
         {"messages": [{"role": "tool", "content": "x"}]},

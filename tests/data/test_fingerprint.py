@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from making_data import PROJECT, write_images
 
-from aigc_ops.data.fingerprint import covering_pin, quick_digest
-from aigc_ops.errors import DataError
+from aigc_ops.core.errors import DataError
+from aigc_ops.formats.stat_digest import covering_pin, quick_digest
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_pin_covers_everything_below_it_within_its_repository(tmp_path: Path) 
 
 def test_it_needs_nothing_but_the_standard_library() -> None:
     code = (
-        "import sys; before = set(sys.modules); import aigc_ops.data.fingerprint;"
+        "import sys; before = set(sys.modules); import aigc_ops.formats.stat_digest;"
         "found = {name.split('.')[0] for name in set(sys.modules) - before};"
         "print(sorted(found - set(sys.stdlib_module_names)))"
     )

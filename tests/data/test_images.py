@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 from making_data import encode, noise
 from PIL import Image
 
-from aigc_ops.data.images import MAX_PIXELS, check_header, decode, fit, measure, read_header
-from aigc_ops.errors import DataError
+from aigc_ops.core.errors import DataError
+from aigc_ops.modalities.image.files import (
+    MAX_PIXELS,
+    check_header,
+    decode,
+    fit,
+    measure,
+    read_header,
+)
 
 
 def png(width: int, height: int, bit_depth: int, color_type: int, pixels: bytes) -> bytes:
@@ -146,13 +153,13 @@ def test_large_images_are_worked_on_in_strips_and_come_out_the_same(mode: str) -
 BOMB = """
 import resource, sys
 from pathlib import Path
-from aigc_ops.data.images import decode, fit
-from aigc_ops.data.manifest import _measure_image
-from aigc_ops.data.rowtypes import Row
+from aigc_ops.interfaces.row import Row
+from aigc_ops.modalities.image.files import decode, fit
+from aigc_ops.modalities.image.ingestion import ImageFiles
 content = Path(sys.argv[1]).read_bytes()
 fit(decode(Path(sys.argv[2]).read_bytes()), None, 3)  # imports Pillow's plugins
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert "error" not in _measure_image(Row("bomb", content))
+assert "error" not in ImageFiles().measure(Row("bomb", content))
 fit(decode(content), None, 3)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

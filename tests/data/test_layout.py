@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from making_data import image_rows, write_images, write_splits
 
-from aigc_ops.artifacts import DatasetRef
+from aigc_ops.core.artifacts import DatasetRef
+from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, open_dataset
-from aigc_ops.data.collections import Collection
-from aigc_ops.data.opening import class_names
-from aigc_ops.errors import DataError
+from aigc_ops.interfaces.labels import class_names
+from aigc_ops.modalities.image.image_sets import Collection
 
 
 def opened(path: Path) -> DatasetRef:

@@ -13,11 +13,12 @@ import pytest
 from making_data import PROJECT, encode, image_rows, noise, write_images, write_splits
 from PIL import Image
 
-from aigc_ops.artifacts import DatasetRef
+from aigc_ops.core.artifacts import DatasetRef
+from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, open_dataset, pin_hint, read_split
-from aigc_ops.data.config import Split
-from aigc_ops.errors import DataError
-from aigc_ops.generative import ImageData, TextData
+from aigc_ops.interfaces.ingestion import Split
+from aigc_ops.modalities.image.model import ImageData
+from aigc_ops.modalities.text.model import TextData
 
 
 def opened(path: Path, **fields: object) -> DatasetRef:
@@ -77,9 +78,9 @@ def test_the_dialogue_is_read_as_answers_to_prompts(sample_data: Path) -> None:
 
 def test_opening_needs_no_torch_and_configuring_no_pyarrow() -> None:
     code = (
-        "import sys; import aigc_ops.data.config, aigc_ops.data.validation;"
+        "import sys; import aigc_ops.data.config, aigc_ops.data.validation.suite;"
         "assert not {'pyarrow', 'pandas', 'PIL', 'great_expectations'} & set(sys.modules);"
-        "import aigc_ops.data.opening; "
+        "import aigc_ops.data.dataset; "
         "assert not {'torch', 'dvc'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
@@ -145,7 +146,9 @@ def test_a_text_file_without_blank_lines_holds_lines(tmp_path: Path) -> None:
     path.write_text("\n".join(f"Zeile {i} über Bäume" for i in range(30)), encoding="utf-8")
     assert opened(path).num_train + opened(path).num_heldout == 30
     assert (
-        opened(path, documents="file").num_train + opened(path, documents="file").num_heldout == 1
+        opened(path, text={"documents": "file"}).num_train
+        + opened(path, text={"documents": "file"}).num_heldout
+        == 1
     )
 
 
@@ -200,7 +203,7 @@ def test_labels_can_be_ignored(tmp_path: Path) -> None:
 def test_images_may_be_plain_bytes_under_another_name(tmp_path: Path) -> None:
     rows = pd.DataFrame({"picture": [encode(noise(i)) for i in range(4)]})
     write_splits(tmp_path, rows[:3], rows[3:])
-    assert len(images_of(tmp_path, image_column="picture")) == 3
+    assert len(images_of(tmp_path, image={"column": "picture"})) == 3
 
 
 def test_a_column_that_was_named_must_be_there(tmp_path: Path) -> None:
@@ -246,9 +249,9 @@ def test_images_of_several_sizes_need_one_to_be_asked_for(tmp_path: Path) -> Non
     write_images(tmp_path, [f"{i}.png" for i in range(12)])
     for i in range(6):
         (tmp_path / f"wide{i}.png").write_bytes(encode(noise(50 + i, 16, 8)))
-    with pytest.raises(DataError, match=r"16x8 pixels, expected 8x8; set data.image_size"):
+    with pytest.raises(DataError, match=r"16x8 pixels, expected 8x8; set data.image.size"):
         images_of(tmp_path)
-    assert images_of(tmp_path, image_size=6).images.shape[1:] == (1, 6, 6)
+    assert images_of(tmp_path, image={"size": 6}).images.shape[1:] == (1, 6, 6)
 
 
 def test_an_image_that_cannot_be_decoded_is_named_when_read_not_when_opened(tmp_path: Path) -> None:
@@ -339,7 +342,9 @@ def test_a_folder_of_one_text_is_refused_with_what_makes_more_of_it(tmp_path: Pa
     config = DataConfig(path=str(tmp_path))
     ref = open_dataset(config)
     empty: Split = "heldout" if ref.num_train else "train"
-    with pytest.raises(DataError, match=r"split is empty; .*data\.documents paragraph or line"):
+    with pytest.raises(
+        DataError, match=r"split is empty; .*data\.text\.documents paragraph or line"
+    ):
         read_split(ref, config, empty)
 
 

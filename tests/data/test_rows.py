@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from making_data import image_rows
 
 from aigc_ops.data.config import DataConfig
-from aigc_ops.data.layout import find_layout
-from aigc_ops.data.rows import is_heldout, read_rows, split_documents
+from aigc_ops.formats.layout import find_layout
+from aigc_ops.formats.rows import is_heldout, read_rows
+from aigc_ops.interfaces.ingestion import all_data_hooks
+from aigc_ops.modalities.text.documents import split_documents
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20)
 LINES = st.lists(TEXT, max_size=20)
@@ -40,7 +42,7 @@ def test_adding_rows_moves_no_other_row(tmp_path: Path) -> None:
         path = tmp_path / "rows.parquet"
         rows.to_parquet(path)
         config = DataConfig(path=str(path), heldout_fraction=0.3)
-        layout = find_layout(path, config)
+        layout = find_layout(path, config, all_data_hooks())
         held = {row.content for row in read_rows(layout, config, "heldout")}
         trained = {row.content for row in read_rows(layout, config, "train")}
         assert not held & trained
@@ -59,7 +61,7 @@ def test_rows_with_one_prompt_stay_together(tmp_path: Path) -> None:
     texts = [f"answer {i}" for i in range(80)]
     pd.DataFrame({"prompt": prompts, "text": texts}).to_parquet(path)
     config = DataConfig(path=str(path), heldout_fraction=0.4)
-    layout = find_layout(path, config)
+    layout = find_layout(path, config, all_data_hooks())
     held = {row.prompt for row in read_rows(layout, config, "heldout")}
     trained = {row.prompt for row in read_rows(layout, config, "train")}
     assert held

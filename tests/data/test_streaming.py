@@ -10,10 +10,10 @@ import pytest
 import torch
 from making_data import encode, noise, write_images, write_splits
 
+from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, open_dataset, read_split
-from aigc_ops.data.streaming import ImageStream
-from aigc_ops.errors import DataError
-from aigc_ops.generative import ImageData
+from aigc_ops.modalities.image.model import ImageData
+from aigc_ops.modalities.image.streaming import ImageStream
 
 LITTLE = 200 / 2**20  # in GiB: 200 KiB, of which half keeps seven groups of four images
 NO_MEMORY = 1e-9
@@ -35,10 +35,10 @@ def shards(folder: Path, *, num: int = 300) -> Path:
     return folder
 
 
-def both(path: Path, memory_gb: float, **fields: object) -> tuple[ImageData, ImageStream]:
+def both(path: Path, memory_gb: float, **settings: object) -> tuple[ImageData, ImageStream]:
     """The training split resident, and streamed."""
-    config = DataConfig(path=str(path), **fields)
-    little = config.model_copy(update={"memory_gb": memory_gb})
+    config = DataConfig(path=str(path), image=settings)
+    little = config.with_section("image", memory_gb=memory_gb)
     ref = open_dataset(config)
     resident, stream = read_split(ref, config, "train"), read_split(ref, little, "train")
     assert isinstance(resident, ImageData)
@@ -85,7 +85,7 @@ def test_what_fits_is_resident_and_what_does_not_is_streamed(tmp_path: Path) -> 
     read = partial(read_split, open_dataset(DataConfig(path=str(folder))))
     exactly = 300 * 3 * 32 * 32 / 2**30
     for memory, expected in ((exactly, ImageData), (exactly * 0.999, ImageStream)):
-        config = DataConfig(path=str(folder), memory_gb=memory)
+        config = DataConfig(path=str(folder), image={"memory_gb": memory})
         assert isinstance(read(config, "train"), expected)
 
 
@@ -110,7 +110,7 @@ def test_an_epoch_in_order_reads_each_group_at_most_twice_in_little_memory(
     tracemalloc.stop()
     num_groups = len(stream.groups.sizes)
     assert num_groups <= len(read) <= num_groups + 2 * stream.groups.at_once
-    assert peak < stream._config.memory_bytes + 2**20  # 1 MiB for the order and a batch
+    assert peak < stream._settings.memory_bytes + 2**20  # 1 MiB for the order and a batch
 
 
 def test_parquet_of_one_large_row_group_is_copied_once_and_streamed(
@@ -134,7 +134,7 @@ def test_unsplit_parquet_of_one_large_row_group_keeps_its_split(tmp_path: Path) 
 
 def test_images_too_large_for_the_memory_are_refused(tmp_path: Path) -> None:
     folder = write_splits(tmp_path, rows(100), rows(5, start=100))
-    config = DataConfig(path=str(folder), memory_gb=LITTLE / 10)
+    config = DataConfig(path=str(folder), image={"memory_gb": LITTLE / 10})
     with pytest.raises(DataError, match=r"train\.parquet: 1 of its images take .*more memory"):
         read_split(open_dataset(config), config, "train")
 
@@ -144,7 +144,7 @@ def test_an_unsound_image_is_named_when_it_is_taken(tmp_path: Path) -> None:
     train.at[42, "image"] = {"bytes": encode(noise(0, 32, 32, "RGB"))[:900], "path": None}
     write_splits(tmp_path, train, rows(5, start=100))
     train.to_parquet(tmp_path / "train.parquet", row_group_size=4)
-    config = DataConfig(path=str(tmp_path), memory_gb=LITTLE)
+    config = DataConfig(path=str(tmp_path), image={"memory_gb": LITTLE})
     stream = read_split(open_dataset(config), config, "train")
     assert isinstance(stream, ImageStream)
     stream.take(torch.arange(42))

@@ -14,11 +14,12 @@ import pytest
 from making_data import encode, image_rows, noise, write_images, write_splits
 from PIL import Image
 
-from aigc_ops.artifacts import ValidationReport
+from aigc_ops.core.artifacts import ValidationReport
+from aigc_ops.core.errors import ValidationFailed
 from aigc_ops.data import DataConfig, open_dataset
-from aigc_ops.data.manifest import read_manifest
-from aigc_ops.data.validation import ValidationConfig, require, validate
-from aigc_ops.errors import ValidationFailed
+from aigc_ops.data.validation.config import ValidationConfig
+from aigc_ops.data.validation.manifest import read_manifest
+from aigc_ops.data.validation.suite import require, validate
 
 Check = Callable[..., ValidationReport]
 
@@ -135,7 +136,7 @@ def test_every_bad_image_fails_and_is_named(tmp_path: Path, check: Check) -> Non
         ["no image is animated", f"1 row: {row}8 (num_frames 2)"],
         ["every width is from 4 to 4096 pixels", f"1 row: {row}10 (width 2)"],
         [
-            "every image is 8x8 as the first (data.image_size resizes them)",
+            "every image is 8x8 as the first (data.image.size resizes them)",
             f"2 rows: {row}9 (size 9x8), {row}10 (size 2x8)",
         ],
     ]
@@ -188,7 +189,7 @@ def test_a_folder_without_one_sound_image_fails(tmp_path: Path, check: Check) ->
 
 def test_sizes_are_free_when_images_are_resized(tmp_path: Path, check: Check) -> None:
     data = with_images(tmp_path / "data", [encode(noise(9, 20, 12))])
-    assert check(data, {"image_size": 8}).success
+    assert check(data, {"image": {"size": 8}}).success
 
 
 # Broken splits and texts
@@ -212,7 +213,9 @@ def test_too_few_rows_fail(tmp_path: Path, check: Check) -> None:
     data = write_splits(tmp_path / "data", texts("a", "b"), texts("c"))
     failures = check(data, min_train_rows=3).failures
     (failure,) = failures
-    assert failure.startswith("the train split has at least 3 rows (data.documents paragraph or ")
+    assert failure.startswith(
+        "the train split has at least 3 rows (data.text.documents paragraph or "
+    )
     assert failure.endswith(": found 2")
 
 
@@ -234,7 +237,9 @@ def test_every_bad_text_fails_and_is_named(tmp_path: Path, check: Check) -> None
     )
     heldout = texts("held", prompt=["q"], licence=["MIT"])
     row = "train.parquet row "
-    assert check(write_splits(tmp_path / "data", train, heldout), max_characters=1000).failures == (
+    assert check(
+        write_splits(tmp_path / "data", train, heldout), text={"max_characters": 1000}
+    ).failures == (
         f"every row can be decoded: fails for 1 row: {row}2 (error text is null)",
         "no row repeats an earlier one of its split (validation.max_duplicate_fraction allows "
         f"0.00%): fails for 1 row: {row}3 (duplicate_of {row}0)",

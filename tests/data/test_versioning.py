@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 from making_data import write_images
 
+from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, open_dataset, pin_hint
-from aigc_ops.data.versioning import check_pin, find_pin, is_in_remote, pins_here, pull
-from aigc_ops.doctor import LOCAL
-from aigc_ops.errors import DataError
+from aigc_ops.data.dvc import check_pin, find_pin, is_in_remote, pins_here, pull
+from aigc_ops.operations.doctor import LOCAL
 
 Run = Callable[..., str]
 

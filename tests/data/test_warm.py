@@ -12,8 +12,9 @@ import psutil
 import pytest
 from making_data import PROJECT, write_images
 
-from aigc_ops.data import DataConfig, open_dataset, warm
-from aigc_ops.data.validation import ValidationConfig
+from aigc_ops.data import DataConfig, open_dataset
+from aigc_ops.data.validation import worker
+from aigc_ops.data.validation.config import ValidationConfig
 from tests.conftest import eventually
 
 
@@ -21,7 +22,7 @@ def test_ctrl_c_does_not_wait_for_the_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = DataConfig(path=str(write_images(tmp_path / "images", ["1.png", "2.png", "3.png"])))
-    warm.start()
+    worker.start()
     [child] = multiprocessing.active_children()
 
     def interrupted(_: object) -> None:
@@ -29,14 +30,16 @@ def test_ctrl_c_does_not_wait_for_the_validation(
 
     monkeypatch.setattr(Future, "result", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        warm.validate(open_dataset(config), config, ValidationConfig(), folder=tmp_path / "report")
+        worker.validate(
+            open_dataset(config), config, ValidationConfig(), folder=tmp_path / "report"
+        )
     # Not joined here: the pool's own thread may be collecting it.
     assert eventually(lambda: child.exitcode, seconds=30) == -signal.SIGTERM
 
 
 def test_the_child_ends_with_a_parent_that_is_killed() -> None:
     code = (
-        "import multiprocessing, time; from aigc_ops.data import warm; warm.start();"
+        "import multiprocessing, time; from aigc_ops.data.validation import worker; worker.start();"
         "print(multiprocessing.active_children()[0].pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen(

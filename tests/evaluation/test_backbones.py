@@ -14,11 +14,12 @@ from torch.nn import functional
 from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from aigc_ops import commands
-from aigc_ops.errors import EvaluationError
-from aigc_ops.evaluation.config import EvaluationConfig, ExtractorName
-from aigc_ops.evaluation.extractors import Extractor, load_extractor
-from aigc_ops.parsers import parser
+from aigc_ops.cli import pipeline_commands
+from aigc_ops.cli.parser import parser
+from aigc_ops.core.errors import EvaluationError
+from aigc_ops.modalities.image.config import ExtractorName
+from aigc_ops.modalities.image.extractors.base import Extractor
+from tests.evaluation.conftest import image_extractor
 
 SIZE = 32
 
@@ -32,8 +33,7 @@ class Projection(nn.Module):
 
 def backbone(weights: Path | None, **settings: Any) -> Extractor:
     described = {"weights": weights and str(weights), "input_size": SIZE, **settings}
-    config = EvaluationConfig(extractor="backbone", backbone=described, device="cpu")
-    return load_extractor(config)
+    return image_extractor(extractor="backbone", backbone=described)
 
 
 def program(path: Path, *, any_batch: bool = True, network: nn.Module | None = None) -> Path:
@@ -134,7 +134,7 @@ def junk(path: Path) -> Path:
     [
         (lambda p, _: (None, {}), "backbone.weights names no file"),
         (lambda p, _: (p / "absent.safetensors", {}), "absent.safetensors: weights cannot be read"),
-        (lambda p, w: (w, {}), "with evaluation.backbone.architecture"),
+        (lambda p, w: (w, {}), "with evaluation.image.backbone.architecture"),
         (lambda p, w: (w, {"architecture": "resnet81"}), "did you mean resnet18"),
         (lambda p, w: (w, {"architecture": "resnet34"}), "not weights of resnet34 .*Missing key"),
         (lambda p, w: (w, {"architecture": "squeezenet1_1"}), "ends in no linear layer"),
@@ -154,11 +154,9 @@ def test_what_cannot_be_used_is_refused_with_the_way_out(
 
 
 def test_another_input_size_is_that_of_the_backbone(residual: tuple[nn.Module, Path]) -> None:
-    config = EvaluationConfig(
-        extractor="backbone", input_size=64, backbone={"weights": str(residual[1])}
-    )
+    described = {"weights": str(residual[1])}
     with pytest.raises(EvaluationError, match="input_size is of efficientnet-lite0"):
-        load_extractor(config)
+        image_extractor(extractor="backbone", input_size=64, backbone=described)
 
 
 def test_sets_are_scored_by_a_backbone_from_the_command_line(
@@ -172,7 +170,7 @@ def test_sets_are_scored_by_a_backbone_from_the_command_line(
     sets = [str(tmp_path / f"{name}.npy") for name in ("real", "fake")]
     words = ["score", *sets, "--extractor", "backbone", "--backbone", str(described)]
     with pytest.warns(UserWarning, match="fewer than the extractor's 512 features"):
-        answer, _ = commands.score(parser().parse_args(words), [])
+        answer, _ = pipeline_commands.score_command(parser().parse_args(words), [])
     (name,) = answer
     assert name == f"fd_resnet18_{digest(residual[1])[:8]}"
     assert answer[name]["contract"]["weights"] == digest(residual[1])

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc_ops.artifacts import ImageShape
-from aigc_ops.evaluation import EvaluationConfig
-from aigc_ops.evaluation.controls import (
+from aigc_ops.compute.random import Noise
+from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.interfaces.model import FamilyConfig, Loss
+from aigc_ops.interfaces.request import Control, SampleRequest
+from aigc_ops.modalities.image.extractors.base import Extractor
+from aigc_ops.modalities.image.metrics.controls import (
     NUM_ROWS,
     NUM_STEPS,
     TITLE_HEIGHT,
@@ -19,10 +22,8 @@ from aigc_ops.evaluation.controls import (
     look_at_controls,
     steps,
 )
-from aigc_ops.evaluation.extractors import Extractor, load_extractor
-from aigc_ops.generative import FamilyConfig, ImageModel, Loss
-from aigc_ops.noise import Noise
-from aigc_ops.sample_request import Control, SampleRequest
+from aigc_ops.modalities.image.model import ImageModel
+from tests.evaluation.conftest import image_extractor
 
 SHAPE = ImageShape(channels=1, height=16, width=16, class_names=("left", "right"))
 CONTROLS = {
@@ -68,7 +69,7 @@ class Lamp(ImageModel):
 @pytest.fixture(scope="module")
 def small_extractor() -> Extractor:
     """EfficientNet-Lite0 on small inputs, to be quick."""
-    return load_extractor(EvaluationConfig(input_size=32, precision="fp32", device="cpu"))
+    return image_extractor(input_size=32, precision="fp32")
 
 
 @pytest.fixture(scope="module")

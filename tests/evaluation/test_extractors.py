@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aigc_ops.errors import EvaluationError
-from aigc_ops.evaluation import weights
-from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.distances import Gaussian, frechet_distance
-from aigc_ops.evaluation.extractors import Extractor, load_extractor
-from tests.evaluation.conftest import INCEPTION_FILE
+from aigc_ops.core.errors import EvaluationError
+from aigc_ops.modalities.image.extractors import weights
+from aigc_ops.modalities.image.extractors.base import Extractor
+from aigc_ops.statistics.frechet import Gaussian, frechet_distance
+from tests.evaluation.conftest import INCEPTION_FILE, image_extractor
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def test_folding_changes_features_by_rounding_alone(
 
 
 def test_bf16_keeps_distances_within_a_twentieth(extractor: Extractor, digits: Tensor) -> None:
-    bf16 = load_extractor(EvaluationConfig(precision="bf16", device="cpu"))
+    bf16 = image_extractor(precision="bf16")
     generator = torch.Generator().manual_seed(0)
     noise = 5 * torch.randn(digits.shape, generator=generator)
     faint = (digits + noise).clamp(0, 255).to(torch.uint8)
@@ -88,14 +87,14 @@ def test_the_packaged_weights_have_their_digest(extractor: Extractor) -> None:
 def test_loading_an_extractor_leaves_the_global_noise_alone() -> None:
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
-    load_extractor(EvaluationConfig(device="cpu"))
+    image_extractor()
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_other_efficientnet_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "EFFICIENTNET_SHA256", "0" * 64)
     with pytest.raises(EvaluationError, match="SHA-256 is 579344248a93, expected 000000000000"):
-        load_extractor(EvaluationConfig(device="cpu"))
+        image_extractor()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_other_efficientnet_weights_are_refused(monkeypatch: pytest.MonkeyPatch)
 def test_settings_of_another_extractor_warn(setting: dict[str, Any]) -> None:
     (name,) = setting
     with pytest.warns(UserWarning, match=f"{name} is ignored: the extractor is efficientnet"):
-        load_extractor(EvaluationConfig(device="cpu", **setting))
+        image_extractor(**setting)
 
 
 # Inception: the real weights cannot be shipped, so a file of random ones takes their place.
@@ -123,14 +122,8 @@ def expected_digest(random_weights: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def inception(path: Path | None = None, **settings: Any) -> Extractor:
-    return load_extractor(
-        EvaluationConfig(
-            extractor="inception-v3",
-            inception_weights=None if path is None else str(path),
-            device="cpu",
-            **settings,
-        )
-    )
+    where = None if path is None else str(path)
+    return image_extractor(extractor="inception-v3", inception_weights=where, **settings)
 
 
 def test_values_of_other_weights_bear_their_digest_and_are_no_fid(random_weights: Path) -> None:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from aigc_ops.evaluation.information import STRENGTHS, _Ridge, of_category, of_normal
+from aigc_ops.statistics.mutual_information import STRENGTHS, _Ridge, of_category, of_normal
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from aigc_ops.evaluation.memorisation import (
+from aigc_ops.modalities.image.metrics.memorisation import (
     MIN_HELDOUT,
     NEXT,
     Memorisation,

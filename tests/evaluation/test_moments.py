@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from aigc_ops.artifacts import ImageShape
-from aigc_ops.errors import EvaluationError
-from aigc_ops.evaluation.distances import Gaussian, frechet_distance
-from aigc_ops.evaluation.extractors import Extractor
-from aigc_ops.evaluation.gathering import gathered, runs
-from aigc_ops.evaluation.moments import MAX_KEPT, Accumulator, FeatureSet, Moments, merged
-from aigc_ops.evaluation.statistics import frechet_estimate
+from aigc_ops.core.errors import EvaluationError
+from aigc_ops.modalities.image.extractors.base import Extractor
+from aigc_ops.statistics.extraction import gather_features, plan_blocks
+from aigc_ops.statistics.frechet import Gaussian, frechet_distance
+from aigc_ops.statistics.intervals import frechet_estimate
+from aigc_ops.statistics.moments import MAX_KEPT, Accumulator, FeatureSet, Moments, merged
 
 WIDTH = 12
 
@@ -82,56 +81,57 @@ def test_features_that_are_not_finite_are_named_by_their_place_in_the_run() -> N
     accumulator.add(features(20))
     bad = features(20)
     bad[3, 2] = np.nan
-    with pytest.raises(EvaluationError, match=r"1 of 20 images.*row 23"):
+    with pytest.raises(EvaluationError, match=r"1 of 20 samples.*row 23"):
         accumulator.add(bad)
 
 
 @pytest.mark.parametrize("num", [0, 1, 7, MAX_KEPT, MAX_KEPT + 1, 100_003])
-def test_runs_make_up_the_whole_and_keep_a_bounded_number_scattered_over_it(num: int) -> None:
-    planned = runs(num)
-    np.testing.assert_array_equal(np.concatenate([r.places for r in planned]), np.arange(num))
-    kept = np.concatenate([run.places[run.kept] for run in planned])
+def test_blocks_make_up_the_whole_and_keep_a_bounded_number_scattered_over_it(num: int) -> None:
+    planned = plan_blocks(num)
+    together = np.concatenate([block.indices for block in planned])
+    np.testing.assert_array_equal(together, np.arange(num))
+    kept = np.concatenate([block.indices[block.kept] for block in planned])
     assert len(kept) == min(num, MAX_KEPT)
     assert len(set(kept.tolist())) == len(kept)
     if num > MAX_KEPT:
         assert len(planned) == 10
-        counts = [len(run.kept) / len(run.places) for run in planned]
+        counts = [len(block.kept) / len(block.indices) for block in planned]
         assert max(counts) < 1.2 * min(counts)
 
 
 def test_a_large_set_is_dealt_out_so_that_its_order_tells_nothing() -> None:
-    planned = runs(MAX_KEPT + 1, dealt=True)
-    together = np.concatenate([run.places for run in planned])
+    planned = plan_blocks(MAX_KEPT + 1, shuffle=True)
+    together = np.concatenate([block.indices for block in planned])
     np.testing.assert_array_equal(np.sort(together), np.arange(MAX_KEPT + 1))
-    for run in planned:
-        assert (np.diff(run.places) > 0).all()
-        assert abs(run.places.mean() / MAX_KEPT - 0.5) < 0.05
-    assert sum(len(run.kept) for run in planned) == MAX_KEPT
+    for block in planned:
+        assert (np.diff(block.indices) > 0).all()
+        assert abs(block.indices.mean() / MAX_KEPT - 0.5) < 0.05
+    assert sum(len(block.kept) for block in planned) == MAX_KEPT
 
 
 def test_the_first_rows_are_kept_where_none_are_scattered() -> None:
-    kept = [len(run.kept) for run in runs(100_000, scattered=False)]
+    kept = [len(block.kept) for block in plan_blocks(100_000, scattered=False)]
     assert kept == [10_000, *[0] * 9]
 
 
 def test_a_set_is_split_for_several_processes() -> None:
-    found = [run.places.tolist() for run in runs(7, at_least=3, dealt=True)]
+    found = [block.indices.tolist() for block in plan_blocks(7, at_least=3, shuffle=True)]
     assert found == [[0, 1, 2], [3, 4], [5, 6]]
 
 
 def test_images_of_one_shape_are_asked_for_a_few_at_a_time(
     extractor: Extractor, digits: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigc_ops.evaluation.gathering.MAX_KEPT", 15)
-    monkeypatch.setattr("aigc_ops.evaluation.gathering.MAX_BYTES_AT_ONCE", 2 * 28 * 28)
+    monkeypatch.setattr("aigc_ops.statistics.extraction.MAX_KEPT", 15)
+    monkeypatch.setattr("aigc_ops.statistics.extraction.MAX_BYTES_AT_ONCE", 2 * 28 * 28)
     asked = []
 
     def images(places: np.ndarray) -> Tensor:
         asked.append(len(places))
         return digits[places]
 
-    shape = ImageShape(channels=1, height=28, width=28)
-    found = gathered(runs(30, scattered=False), images, shape, extractor, what="digits")
+    blocks = plan_blocks(30, scattered=False)
+    found = gather_features(blocks, images, extractor, num_bytes=28 * 28, what="digits")
     every = extractor.features(digits[:30], what="digits")
     assert set(asked) == {2, 1}
     np.testing.assert_allclose(found.rows, every[:15], atol=1e-4)

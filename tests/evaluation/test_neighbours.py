@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_ops.evaluation.classes import class_estimates
-from aigc_ops.evaluation.kernels import kernel_estimate
-from aigc_ops.evaluation.neighbours import neighbour_estimates
+from aigc_ops.modalities.image.metrics.classes import class_estimates
+from aigc_ops.statistics.kernel import kernel_estimate
+from aigc_ops.statistics.neighbours import neighbour_estimates
 
 RNG = np.random.default_rng(0)
 REAL = RNG.normal(size=(400, 16)).astype(np.float32)

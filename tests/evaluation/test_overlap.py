@@ -1,6 +1,6 @@
 """What texts share with training texts, by hand."""
 
-from aigc_ops.evaluation.overlap import overlap
+from aigc_ops.modalities.text.metrics.overlap import overlap
 
 TRAIN = [
     "It was the best of times, it was the worst of times",

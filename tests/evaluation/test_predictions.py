@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.generative import TextData
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
 from tests.evaluation.conftest import LINES, stored
 from tests.evaluation.test_scoring import judged
@@ -23,7 +23,7 @@ def test_what_a_training_forgot_is_scored_beside_what_it_started_from(tmp_path: 
     config = GptConfig(pretrained=str(source), context_length=64, max_new_tokens=4)
     model = Gpt.from_data(config, task)
     train_on(model, task, steps=30)
-    settings = {"general_path": str(general), "text_extractor": None, "num_beginnings": 0}
+    settings = {"general_path": str(general), "extractor": None, "num_beginnings": 0}
     trained_on = stored(model, tmp_path / "trained")
     values = judged(trained_on, lines, tmp_path / "scores", **settings).values
     assert values["bits_per_byte"].value < values["bits_per_byte_before"].value

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from aigc_ops import caches
-from aigc_ops.artifacts import DatasetRef
+from aigc_ops.core import caches
+from aigc_ops.core.artifacts import DatasetRef, ImageShape
+from aigc_ops.core.errors import EvaluationError
 from aigc_ops.data import DataConfig, open_dataset
-from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.extractors import Extractor, load_extractor
-from aigc_ops.evaluation.moments import FeatureSet
-from aigc_ops.evaluation.reference import (
+from aigc_ops.evaluation.context import make_context
+from aigc_ops.modalities.image.extractors.base import Extractor
+from aigc_ops.modalities.image.metrics.splits import image_terms
+from aigc_ops.modalities.text.metrics.score import text_terms
+from aigc_ops.statistics import reference
+from aigc_ops.statistics.moments import FeatureSet
+from aigc_ops.statistics.reference import (
     Reference,
     reference_rows,
     reference_statistics,
-    reference_terms,
 )
+from tests.evaluation.conftest import image_extractor
 
 
 class Reader:
@@ -49,8 +53,8 @@ def same(a: Reference, b: Reference) -> bool:
 
 def test_the_second_run_reads_no_data(extractor: Extractor, reader: Reader, tmp_path: Path) -> None:
     terms = {"reference": "a"}
-    first = reference_statistics(reader, terms, extractor, tmp_path)
-    second = reference_statistics(reader, terms, extractor, tmp_path)
+    first = reference_statistics(reader, terms, extractor, tmp_path, version=1)
+    second = reference_statistics(reader, terms, extractor, tmp_path, version=1)
     assert reader.calls == 1
     assert same(first, second)
 
@@ -58,10 +62,21 @@ def test_the_second_run_reads_no_data(extractor: Extractor, reader: Reader, tmp_
 def test_other_data_and_other_extractors_have_their_own_statistics(
     extractor: Extractor, reader: Reader, tmp_path: Path
 ) -> None:
-    bf16 = load_extractor(EvaluationConfig(precision="bf16", device="cpu"))
-    reference_statistics(reader, {"reference": "a"}, extractor, tmp_path)
-    reference_statistics(reader, {"reference": "b"}, extractor, tmp_path)
-    reference_statistics(reader, {"reference": "a"}, bf16, tmp_path)
+    bf16 = image_extractor(precision="bf16")
+    reference_statistics(reader, {"reference": "a"}, extractor, tmp_path, version=1)
+    reference_statistics(reader, {"reference": "b"}, extractor, tmp_path, version=1)
+    reference_statistics(reader, {"reference": "a"}, bf16, tmp_path, version=1)
+    assert reader.calls == 3
+
+
+def test_another_version_of_the_evaluation_or_a_package_has_its_own_statistics(
+    extractor: Extractor, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2, 2):
+        reference_statistics(reader, {"reference": "a"}, extractor, tmp_path, version=version)
+    assert reader.calls == 2
+    monkeypatch.setattr(reference, "package_version", lambda name: f"{name} of tomorrow")
+    reference_statistics(reader, {"reference": "a"}, extractor, tmp_path, version=2)
     assert reader.calls == 3
 
 
@@ -69,7 +84,7 @@ def test_other_data_and_other_extractors_have_their_own_statistics(
 def test_damaged_statistics_are_computed_again_with_a_warning(
     extractor: Extractor, reader: Reader, tmp_path: Path, damage: str
 ) -> None:
-    first = reference_statistics(reader, {"reference": "a"}, extractor, tmp_path)
+    first = reference_statistics(reader, {"reference": "a"}, extractor, tmp_path, version=1)
     (path,) = tmp_path.glob("*/reference.safetensors")
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
@@ -78,8 +93,8 @@ def test_damaged_statistics_are_computed_again_with_a_warning(
     else:
         path.write_bytes(content if damage == "flip" else content[:-100])
     with pytest.warns(UserWarning, match=r"computed again: .*reference\.safetensors"):
-        second = reference_statistics(reader, {"reference": "a"}, extractor, tmp_path)
-    third = reference_statistics(reader, {"reference": "a"}, extractor, tmp_path)
+        second = reference_statistics(reader, {"reference": "a"}, extractor, tmp_path, version=1)
+    third = reference_statistics(reader, {"reference": "a"}, extractor, tmp_path, version=1)
     assert reader.calls == 2
     assert same(first, second)
     assert same(first, third)
@@ -91,7 +106,9 @@ def test_of_two_writers_one_computes_and_both_get_the_same(
     with ThreadPoolExecutor(2) as pool:
         found = list(
             pool.map(
-                lambda _: reference_statistics(reader, {"reference": "a"}, extractor, tmp_path),
+                lambda _: reference_statistics(
+                    reader, {"reference": "a"}, extractor, tmp_path, version=1
+                ),
                 range(2),
             )
         )
@@ -103,10 +120,10 @@ def test_what_is_pruned_while_it_is_read_and_written_is_made_again_whole(
     extractor: Extractor, reader: Reader, home: Path
 ) -> None:
     cache = home / "cache" / "reference"
-    first = reference_statistics(reader, {"reference": "a"}, extractor, cache)
+    first = reference_statistics(reader, {"reference": "a"}, extractor, cache, version=1)
 
     def read(_: int) -> Reference:
-        return reference_statistics(reader, {"reference": "a"}, extractor, cache)
+        return reference_statistics(reader, {"reference": "a"}, extractor, cache, version=1)
 
     with ThreadPoolExecutor(3) as pool:
         found = pool.map(read, range(30))
@@ -119,7 +136,7 @@ def test_what_is_pruned_while_it_is_read_and_written_is_made_again_whole(
 def test_an_entry_says_what_it_was_made_of(
     extractor: Extractor, reader: Reader, tmp_path: Path
 ) -> None:
-    reference_statistics(reader, {"reference": "a"}, extractor, tmp_path)
+    reference_statistics(reader, {"reference": "a"}, extractor, tmp_path, version=1)
     (path,) = tmp_path.glob("*/reference.json")
     description = json.loads(path.read_text())
     assert description["terms"] == {"reference": "a"}
@@ -137,27 +154,52 @@ def test_rows_of_the_reference_are_stable_and_miss_no_class() -> None:
     assert reference_rows(10, 20) == list(range(10))
 
 
-def opened(path: Path, **settings: object) -> tuple[DatasetRef, DataConfig]:
-    config = DataConfig(path=str(path), **settings)
-    return open_dataset(config), config
+def terms_of(
+    path: Path, *, split: str = "train", num_reference: int = 5000, **settings: object
+) -> dict[str, object]:
+    data = DataConfig(path=str(path), **settings)
+    config = EvaluationConfig(num_reference=num_reference)
+    context = make_context(open_dataset(data), data, config, seed=0, cache=path)
+    return image_terms(context, split)
 
 
 def test_the_reference_is_named_by_all_that_decides_it(image_folder: Path) -> None:
-    ref, data = opened(image_folder)
-    smaller = opened(image_folder, image_size=16)
     names = [
-        reference_terms(ref, data, EvaluationConfig())["reference"],
-        reference_terms(ref, data, EvaluationConfig(reference="heldout"))["reference"],
-        reference_terms(ref, data, EvaluationConfig(num_reference=10))["reference"],
-        reference_terms(*smaller, EvaluationConfig())["reference"],
+        terms_of(image_folder)["reference"],
+        terms_of(image_folder, split="heldout")["reference"],
+        terms_of(image_folder, num_reference=10)["reference"],
+        terms_of(image_folder, image_size=16)["reference"],
     ]
     assert len(set(names)) == 4
-    again = reference_terms(ref, data, EvaluationConfig(num_samples=7, batch_size=3))
-    assert again["reference"] == names[0]
+    assert terms_of(image_folder, memory_gb=1)["reference"] == names[0]
 
 
 def test_a_split_of_one_row_is_refused(image_folder: Path) -> None:
-    ref, data = opened(image_folder)
-    lonely = ref.model_copy(update={"num_heldout": 1})
+    data = DataConfig(path=str(image_folder))
+    lonely = open_dataset(data).model_copy(update={"num_heldout": 1})
+    context = make_context(lonely, data, EvaluationConfig(), seed=0, cache=image_folder)
     with pytest.raises(EvaluationError, match="heldout split has 1 rows"):
-        reference_terms(lonely, data, EvaluationConfig(reference="heldout"))
+        image_terms(context, "heldout")
+
+
+@pytest.mark.parametrize(
+    ("modality", "digest"),
+    [
+        ("image", "0c27641229ad68e33a015edb031574a157e3e92c5c02cf4947931e26b51da572"),
+        ("text", "eb2bc819bc2ab236c095e01e4cee8fa8ed467ed7a815a75340d687628f6cd183"),
+    ],
+)
+def test_references_keep_their_names(modality: str, digest: str) -> None:
+    """So that scores of before modalities had sections of their own still compare."""
+    shape = ImageShape(channels=1, height=8, width=8, class_names=("a", "b"))
+    ref = DatasetRef(
+        uri="/data",
+        modality=modality,
+        content_digest="c" * 64,
+        num_train=400,
+        num_heldout=100,
+        image_shape=shape if modality == "image" else None,
+    )
+    context = make_context(ref, DataConfig(path="/data"), EvaluationConfig(), seed=0, cache=Path())
+    terms = image_terms(context, "train") if modality == "image" else text_terms(context)
+    assert terms["reference"] == digest

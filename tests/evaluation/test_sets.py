@@ -11,15 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from aigc_ops.data.collections import Collection
-from aigc_ops.errors import DataError, EvaluationError
+from aigc_ops.core.errors import DataError, EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
-from aigc_ops.evaluation.extractors import load_extractor
-from aigc_ops.evaluation.gathering import collection_features
-from aigc_ops.evaluation.moments import FeatureSet, Moments, merged
-from aigc_ops.evaluation.sets import METRICS, score_sets
+from aigc_ops.modalities.image.extractors.loading import load_extractor
+from aigc_ops.modalities.image.image_sets import Collection
+from aigc_ops.modalities.image.metrics.compare_sets import METRICS, score_sets
+from aigc_ops.modalities.image.metrics.set_features import collection_features
+from aigc_ops.statistics.moments import FeatureSet, Moments, merged
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than the extractor:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fewer than the extractor:UserWarning"),
+    pytest.mark.usefixtures("folded_once"),
+]
 NUM = 20
 NAME = "fd_efficientnet_lite0"
 
@@ -58,18 +61,18 @@ def write(images: np.ndarray, path: Path) -> Path:
 
 def scored(real: Path, fake: Path, cache: Path, *, metrics: Any = ("fid",), **settings: Any) -> Any:
     skip = settings.pop("skip", False)
-    config = EvaluationConfig(**{"device": "cpu", "precision": "fp32", **settings})
-    return score_sets(
-        Collection(real, skip_damaged=skip), Collection(fake), metrics, config, cache=cache
-    )
+    config = EvaluationConfig(device="cpu", precision="fp32", image={"input_size": 32, **settings})
+    sets = Collection(real, skip_damaged=skip), Collection(fake)
+    return score_sets(*sets, metrics, config.section("image"), config, cache=cache)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_the_values_are_torch_fidelitys(tmp_path: Path, random_weights: Path) -> None:
     import torch_fidelity
 
-    real = write(pictures(0), tmp_path / "real")
-    fake = write(pictures(1, size=40), tmp_path / "fake")
+    num = 12
+    real = write(pictures(0, num=num), tmp_path / "real")
+    fake = write(pictures(1, num=num, size=40), tmp_path / "fake")
     theirs = torch_fidelity.calculate_metrics(
         input1=str(fake),
         input2=str(real),
@@ -78,7 +81,7 @@ def test_the_values_are_torch_fidelitys(tmp_path: Path, random_weights: Path) ->
         fid=True,
         kid=True,
         prc=True,
-        kid_subset_size=NUM,
+        kid_subset_size=num,
         feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=str(random_weights),
         cache=False,
@@ -90,6 +93,7 @@ def test_the_values_are_torch_fidelitys(tmp_path: Path, random_weights: Path) ->
         tmp_path / "cache",
         metrics=METRICS,
         extractor="inception-v3",
+        input_size=None,
         inception_weights=str(random_weights),
     )
     (distance,) = (name for name in ours if name.startswith("fd_inception_v3_"))
@@ -136,15 +140,18 @@ def test_a_large_set_is_the_same_read_by_one_process_or_two(
     real = write(pictures(0, num=60), tmp_path / "real")
     (real / "0031.png").write_bytes(b"no image")
     collection = Collection(real, skip_damaged=True)
-    config = EvaluationConfig(input_size=32, device="cpu", precision="fp32")
-    extractor = load_extractor(config)
+    config = EvaluationConfig(device="cpu", precision="fp32", image={"input_size": 32})
+    image = config.section("image")
+    extractor = load_extractor(image, config)
 
     def features(num_processes: int) -> FeatureSet:
-        return collection_features(collection, extractor, config, num_processes=num_processes)
+        return collection_features(
+            collection, extractor, image, config, num_processes=num_processes
+        )
 
     whole = Moments.of_features(features(1).rows)
     # Of sets above this bound moments of ten runs are kept, and some of the rows.
-    monkeypatch.setattr("aigc_ops.evaluation.gathering.MAX_KEPT", 12)
+    monkeypatch.setattr("aigc_ops.statistics.extraction.MAX_KEPT", 12)
     one, two = features(1), features(2)
     for found in (one, two):
         assert found.num == whole.num == 59
@@ -276,7 +283,7 @@ def test_the_inception_score_needs_inception(tmp_path: Path) -> None:
 
 
 def test_the_resizers_are_pillows_and_torchs() -> None:
-    from aigc_ops.evaluation.extractors import RESIZERS
+    from aigc_ops.modalities.image.extractors.resizing import RESIZERS
 
     images = torch.from_numpy(pictures(0, num=2)).permute(0, 3, 1, 2)
     clean = RESIZERS["clean"](images)
@@ -301,7 +308,9 @@ def test_images_that_lie_by_class_have_the_interval_of_shuffled_ones(tmp_path: P
             real, fake, tmp_path / "cache", metrics=("fid", "kid", "prc"), input_size=32
         )
         widths[name] = {key: score.high - score.low for key, score in scores.items()}
-        assert {"n", "extractor", "reference", "seed", "code"} <= scores["recall"].contract.keys()
+        assert {"n", "extractor", "reference", "seed", "version"} <= scores[
+            "recall"
+        ].contract.keys()
     for key in ("fd_efficientnet_lite0", "kd_efficientnet_lite0"):
         assert widths["by class"][key] < 2 * widths["shuffled"][key], key
 

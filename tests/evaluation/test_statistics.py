@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from aigc_ops.errors import EvaluationError
-from aigc_ops.evaluation.distances import Gaussian, frechet_distance
-from aigc_ops.evaluation.moments import FeatureSet
-from aigc_ops.evaluation.statistics import (
+from aigc_ops.core.errors import EvaluationError
+from aigc_ops.statistics.frechet import Gaussian, frechet_distance
+from aigc_ops.statistics.intervals import (
     FrechetEstimate,
     frechet_estimate,
     ratio_estimate,
     share_estimate,
 )
+from aigc_ops.statistics.moments import FeatureSet
 
 WIDTH = 16
 REFERENCE = Gaussian(np.zeros(WIDTH), np.diag(1 / np.sqrt(np.arange(1, WIDTH + 1))))

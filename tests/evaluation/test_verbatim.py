@@ -6,7 +6,9 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from aigc_ops.evaluation.verbatim import (
+from aigc_ops.compute.random import Noise
+from aigc_ops.interfaces.request import Message
+from aigc_ops.modalities.text.metrics.verbatim import (
     MAX_WORDS,
     Beginning,
     Continued,
@@ -15,10 +17,8 @@ from aigc_ops.evaluation.verbatim import (
     _bound,
     look_for_recitals,
 )
-from aigc_ops.generative import TextData
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.noise import Noise
-from aigc_ops.sample_request import Message
 
 SYLLABLES = [f"{consonant}{vowel}" for consonant in "bdfgklmnprst" for vowel in "aeiou"]
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from aigc_ops.evaluation.wording import distinct, ngrams, repetition, self_bleu, spans, words
+from aigc_ops.modalities.text.metrics.ngrams import (
+    distinct,
+    ngrams,
+    repetition,
+    self_bleu,
+    spans,
+    words,
+)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ CONFIG = """\
 data: {path: %s}
 model: {family: gan, latent_dim: 4, generator_width: 4, critic_width: 4}
 training: {steps: 2, batch_size: 8}
-evaluation: {num_samples: 8, num_reference: 8}
+evaluation: {image: {num_samples: 8}, num_reference: 8}
 promotion: {approval: automatic}
 """
 

@@ -1,6 +1,5 @@
 """The whole chain as a person meets it: real processes, stores, servers and faults."""
 
-import base64
 import itertools
 import json
 import logging
@@ -19,9 +18,9 @@ from urllib.request import Request, urlopen
 import pytest
 from PIL import Image
 
-from aigc_ops import prefect_api
-from aigc_ops.artifacts import RunResult
-from aigc_ops.home import exclusive
+from aigc_ops.core import prefect_http
+from aigc_ops.core.artifacts import RunResult
+from aigc_ops.core.state_dir import exclusive
 from tests.conftest import ROOT, eventually
 from tests.flows.conftest import Workplace, ended
 
@@ -66,9 +65,9 @@ def test_a_prefect_server_is_asked_for_the_flow_run(served, console, first, monk
         "flow_runs"
     ]
     monkeypatch.setenv("PREFECT_API_URL", served.server)
-    assert prefect_api.ask("health") is True
-    assert prefect_api.ask(f"flow_runs/{flow_run}")["state_name"] == "Completed"
-    assert prefect_api.ask(f"flow_runs/{uuid.uuid4()}") is None
+    assert prefect_http.ask("health") is True
+    assert prefect_http.ask(f"flow_runs/{flow_run}")["state_name"] == "Completed"
+    assert prefect_http.ask(f"flow_runs/{uuid.uuid4()}") is None
 
 
 def test_an_unchanged_rerun_is_decided_before_the_heavy_libraries_are_imported(workplace, first):
@@ -126,24 +125,33 @@ def test_a_kept_result_replaced_by_a_pickle_is_made_again_and_never_loaded(
 ):
     console.run("run", served.config, "--seed", 0)
     loaded = tmp_path / "loaded"
-    pickled = base64.encodebytes(pickle.dumps(Malice(loaded)))
+    pickled = pickle.dumps(Malice(loaded))
+    planted = {"type": "json", "object_decoder": "os.mkdir"}
     ways = itertools.cycle(
         [
-            ({"type": "pickle", "picklelib": "cloudpickle"}, pickled),
-            ({"type": "compressed/pickle"}, base64.encodebytes(lzma.compress(pickled))),
-            ({"type": "json", "object_decoder": "os.mkdir"}, json.dumps({}).encode()),
-            ({"type": "json"}, json.dumps({"__class__": "pathlib.Path", "data": "/"}).encode()),
+            pickled,
+            lzma.compress(pickled),
+            json.dumps({"metadata": {"serializer": planted}, "result": str(loaded)}).encode(),
+            json.dumps({"__class__": "pathlib.Path", "data": str(loaded)}).encode(),
         ]
     )
-    for path in sorted((served.home / "prefect" / "storage").iterdir()):
-        kept = json.loads(path.read_text())
-        if "metadata" in kept:
-            kept["metadata"]["serializer"], result = next(ways)
-            path.write_text(json.dumps({**kept, "result": result.decode()}))
-    answer, said = console.run("run", served.config, "--packaging.boot-timeout-seconds", 100)
-    assert answer["version"] == first["version"]
-    assert "look who else writes there" in said
-    assert not loaded.exists()
+    kept = sorted((served.home / "stages").glob("*.json"))
+    assert len(kept) >= 2, "validation and evaluation are kept"
+    for path, content in zip([*kept, *kept], ways, strict=False):
+        path.write_bytes(content)
+        answer, said = console.run("run", served.config, "--packaging.boot-timeout-seconds", 100)
+        assert answer["version"] == first["version"]
+        assert f"{path.name} is no record of a result" in said
+        assert not loaded.exists()
+        for record in (served.home / "runs").glob("*.json"):
+            record.unlink()
+
+
+def test_nothing_that_prefect_keeps_is_read_back(served, console, first, tmp_path):
+    """Prefect reads a result by the serializer that its file names, a pickle too."""
+    storage = served.home / "prefect" / "storage"
+    kept = [path for path in storage.rglob("*") if path.is_file()] if storage.exists() else []
+    assert not kept, kept
 
 
 def test_a_champion_deleted_by_hand_is_made_again(served, console, first, monkeypatch):

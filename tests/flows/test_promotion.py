@@ -1,4 +1,4 @@
-"""What is told of decisions, and the guard over models of which one's log is damaged."""
+"""What is told of decisions, the rollback, and the guard where one model's log is damaged."""
 
 import json
 from typing import Any
@@ -7,14 +7,14 @@ import pytest
 from prefect.logging import disable_run_logger
 from prefect.server.utilities.user_templates import render_user_template_sync
 
-from aigc_ops.artifacts import ModelVersion, Verdict
-from aigc_ops.errors import RegistryError
-from aigc_ops.registry.audit import ENTRY_TAG, Entry
+from aigc_ops.core.artifacts import ModelVersion, Verdict
+from aigc_ops.core.errors import RegistryError
+from aigc_ops.registry.audit_log import ENTRY_TAG, Entry
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.versions import champion
-from flows import events
-from flows.promotion import guard
+from flows import notifications
+from flows.promotion import guard, rollback
 from tests.registry.conftest import (  # noqa: F401
     MakeCheckpoint,
     crown,
@@ -31,7 +31,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Events as they are emitted, with their texts."""
     found: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        events, "tell", lambda event, name, number, text: found.append((event, text))
+        notifications, "tell", lambda event, name, number, text: found.append((event, text))
     )
     return found
 
@@ -50,13 +50,13 @@ def entry_of(action: str) -> Entry:
 def test_each_decision_is_told_once_and_a_standing_champion_not_again(
     told: list[tuple[str, str]],
 ) -> None:
-    events.tell_verdict(verdict_of(promoted=True, alias="champion"))
-    events.tell_verdict(verdict_of(promoted=True, alias="champion", packet_digest=None))
-    events.tell_verdict(verdict_of(promoted=False, gate="keep", champion=None))
+    notifications.tell_verdict(verdict_of(promoted=True, alias="champion"))
+    notifications.tell_verdict(verdict_of(promoted=True, alias="champion", packet_digest=None))
+    notifications.tell_verdict(verdict_of(promoted=False, gate="keep", champion=None))
     assert [event for event, _ in told] == ["champion.changed", "gate.kept"]
     told.clear()
     for action in ("challenge", "approve", "promote", "reject", "rollback"):
-        events.tell_entry(entry_of(action))
+        notifications.tell_entry(entry_of(action))
     assert told == [
         ("decision.approved", "approve models:/pets/2 by Ann: why"),
         ("decision.approved", "approve models:/pets/2 by Ann: why"),
@@ -68,10 +68,27 @@ def test_each_decision_is_told_once_and_a_standing_champion_not_again(
 
 def test_a_reason_neither_calls_a_channel_nor_hides_a_link() -> None:
     text = '<!channel> <http://e|"look">  a & b'
-    payload = render_user_template_sync(events.PAYLOAD, {"event": {"payload": {"text": text}}})
+    payload = render_user_template_sync(
+        notifications.PAYLOAD, {"event": {"payload": {"text": text}}}
+    )
     assert json.loads(payload) == {
         "text": '&lt;!channel&gt; &lt;http://e|"look"&gt;  a &amp; b',
     }
+
+
+def test_the_rollback_in_prefects_ui_moves_the_champion_and_tells_of_it(
+    told: list[tuple[str, str]],
+    make_checkpoint: MakeCheckpoint,  # noqa: F811
+) -> None:
+    first, second = (register(make_checkpoint(seed), None, name="pets") for seed in (0, 1))
+    crown(first)
+    crown(second)
+    with disable_run_logger():
+        entry = rollback.fn("pets", "Bob", "<!channel> complaints")
+    assert (entry.who, entry.reason) == ("Bob", "<!channel> complaints")
+    assert champion("pets") == first
+    text = "rollback to models:/pets/1 by Bob: <!channel> complaints"
+    assert told == [("champion.rolled-back", text)]
 
 
 def test_a_damaged_log_does_not_keep_the_guard_from_the_other_models(

@@ -11,25 +11,33 @@ from urllib.error import URLError
 
 import pytest
 
-import flows.server
-from aigc_ops.errors import AigcOpsError
-from flows.server import TemporaryServer, temporary_server
+import flows.runtime.server
+from aigc_ops.core.errors import AigcOpsError
+from flows.runtime.server import TemporaryServer, temporary_server
 
 
-def test_a_second_command_waits_for_the_server_that_the_first_began(monkeypatch, tmp_path):
+def test_a_second_command_waits_for_the_server_that_the_first_began(monkeypatch):
     # The first may end, on a mistake in its config, before the server answers.
+    monkeypatch.setattr(flows.runtime.server, "_own", None)
     monkeypatch.setenv("PREFECT_API_URL", "")
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    half_made = tmp_path / "prefect.db"
-    with closing(sqlite3.connect(half_made)) as database:  # as a full disk leaves it
-        database.execute("CREATE TABLE flow (id INTEGER)")
     server = temporary_server()
     assert server is not None
     try:
-        again = temporary_server()
-        assert again is server
+        assert temporary_server() is server
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+def test_a_database_that_a_full_disk_left_half_made_is_set_aside(monkeypatch, tmp_path):
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    half_made = tmp_path / "prefect.db"
+    with closing(sqlite3.connect(half_made)) as database:
+        database.execute("CREATE TABLE flow (id INTEGER)")
+    server = TemporaryServer()
+    try:
         with pytest.warns(UserWarning, match=r"half made, .*prefect-half-made-"):
-            again.wait()
+            server.wait()
     finally:
         server.stop()
     [aside] = tmp_path.glob("prefect-half-made-*.db")
@@ -69,6 +77,6 @@ def test_a_certificate_is_left_to_prefects_own_settings(monkeypatch):
     def distrusted(*_, **__):
         raise URLError(ssl.SSLCertVerificationError("self-signed certificate"))
 
-    monkeypatch.setattr(flows.server, "urlopen", distrusted)
+    monkeypatch.setattr(flows.runtime.server, "urlopen", distrusted)
     monkeypatch.setenv("PREFECT_API_URL", "https://127.0.0.1:4200/api")
     assert temporary_server() is None

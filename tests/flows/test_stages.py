@@ -1,13 +1,12 @@
-"""What a cached stage's result is kept under."""
+"""What a stage's result is kept under."""
 
 from pathlib import Path
-from typing import Any, cast
 
-from aigc_ops.config import parse_config
-from flows.stages import _cache_key
+from aigc_ops.pipeline import stage_records
+from aigc_ops.pipeline.run_config import parse_config
 
 
-def test_a_cached_result_is_not_believed_once_a_file_that_its_stage_names_has_changed(
+def test_a_result_is_not_reused_once_a_file_that_its_stage_names_has_changed(
     tmp_path: Path,
 ) -> None:
     (general := tmp_path / "general.txt").write_text("one")
@@ -15,13 +14,13 @@ def test_a_cached_result_is_not_believed_once_a_file_that_its_stage_names_has_ch
         "name": "mine",
         "data": {"path": "d"},
         "model": {"family": "gpt"},
-        "evaluation": {"general_path": str(general)},
+        "evaluation": {"text": {"general_path": str(general)}},
     }
     config = parse_config(values, source="test")
 
     def keys() -> list[str]:
-        stages = (("data", "model", "training"), ("data", "evaluation"))
-        return [_cache_key(sections, cast("Any", None), {"config": config}) for sections in stages]
+        stages = {"train": ("data", "model", "training"), "evaluate": ("data", "evaluation")}
+        return [stage_records.key(name, config, parts, []) for name, parts in stages.items()]
 
     training, evaluation = keys()
     assert keys() == [training, evaluation]

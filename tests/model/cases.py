@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, ImageShape
-from aigc_ops.generative import Data, FamilyConfig, Generative, ImageData, TextData
+from aigc_ops.core.artifacts import Checkpoint, DatasetRef, ImageShape
+from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.interfaces.data import TrainingData
+from aigc_ops.interfaces.model import FamilyConfig, Generative
+from aigc_ops.modalities.image.model import ImageData
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models import family_names, family_type
 from aigc_ops.models.gan import GanConfig
 from aigc_ops.models.gpt import GptConfig
 from aigc_ops.models.vae import VaeConfig
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
 
 SMALL_GAN = {"latent_dim": 8, "generator_width": 16, "critic_width": 16}
 FAST = {
@@ -66,7 +70,7 @@ class Case:
     """A family and the data it meets."""
 
     config: FamilyConfig
-    data: Data
+    data: TrainingData
 
     def model(self) -> Generative:
         """A new model, in eval mode."""
@@ -89,7 +93,7 @@ def cases() -> dict[str, Case]:
     found = {}
     for name, config in CONFIGS.items():
         if family_type(config.family).modality == "image":
-            data: dict[str, Data] = {key: images_of(shape) for key, shape in SHAPES.items()}
+            data: dict[str, TrainingData] = {key: images_of(shape) for key, shape in SHAPES.items()}
         else:
             data = dict(TEXTS)
         found |= {f"{name}, {key}": Case(config, each) for key, each in data.items()}
@@ -99,6 +103,20 @@ def cases() -> dict[str, Case]:
 each_case = pytest.mark.parametrize("case", cases().values(), ids=cases().keys())
 FIRST = {name: case for name, case in cases().items() if name.endswith(("labelled", "dialogue"))}
 each_family = pytest.mark.parametrize("case", FIRST.values(), ids=FIRST.keys())
+
+
+def one_a_family(cases: dict[str, Case]) -> list[Any]:
+    """All of the cases; those that are not the first of their family are slow."""
+    families: set[str] = set()
+    found = []
+    for name, case in cases.items():
+        marks = pytest.mark.slow if case.config.family in families else ()
+        families.add(case.config.family)
+        found.append(pytest.param(case, id=name, marks=marks))
+    return found
+
+
+each_learner = pytest.mark.parametrize("case", one_a_family(FIRST))
 
 
 def trained(case: Case, folder: Path, **settings: object) -> Checkpoint:
@@ -115,11 +133,13 @@ def trained(case: Case, folder: Path, **settings: object) -> Checkpoint:
     )
     config = TrainingConfig(**{"batch_size": 8, "watch": {"action": "off"}, **settings})
     return train(
-        case.config,
-        config,
-        ref,
-        lambda _: case.data,
-        seed=1,
-        folder=RunFolder(folder),
-        tracker=SilentTracker(),
+        TrainingJob(
+            model=case.config,
+            config=config,
+            dataset=ref,
+            read_data=lambda _: case.data,
+            seed=1,
+            folder=RunFolder(folder),
+            tracker=SilentTracker(),
+        )
     )

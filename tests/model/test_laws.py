@@ -5,17 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_ops import sampling
-from aigc_ops.checkpoints import load_model, write_model
-from aigc_ops.errors import CheckpointError, ModelError
-from aigc_ops.folders import write_folder
-from aigc_ops.generative import Generative, ImageData, ImageLikelihoodModel, TextData
+from aigc_ops.compute.random import Noise, sample_seeds
+from aigc_ops.core.atomic_dirs import write_folder
+from aigc_ops.core.errors import CheckpointError, ModelError
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.model import Generative
+from aigc_ops.interfaces.request import SampleRequest
+from aigc_ops.modalities.image.model import ImageData, ImageLikelihoodModel
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models import family_names, family_type
-from aigc_ops.noise import Noise, sample_seeds
-from aigc_ops.sample_request import SampleRequest
-from aigc_ops.training.judge import Judge
-from tests.conftest import noise_for
-from tests.model.cases import CONFIGS, Case, cases, each_case, each_family, trained
+from aigc_ops.sampling import sampler
+from aigc_ops.storage.checkpoints import load_model, write_model
+from aigc_ops.training.monitor import OnlineMetrics
+from tests.conftest import ROOT, noise_for
+from tests.model.cases import FIRST, Case, cases, each_case, each_family, each_learner, trained
 from tests.training.runs import assert_bit_equal, real_digits
 
 BY_HEART = {"vae": ("autoencoder", 0.35), "gpt": ("optimizer", 0.05)}
@@ -27,7 +30,7 @@ the GPT's 5.6 a byte, 0.13.
 
 
 def draw(model: Generative, num: int, seed: int = 5):
-    return sampling.draw(model, sampling.requests(model, num, seed=seed))
+    return sampler.draw(model, sampler.requests(model, num, seed=seed))
 
 
 def awake(model: Generative) -> Generative:
@@ -54,10 +57,10 @@ def test_samples_have_the_datas_own_shape_and_range(case, num):
 @each_case
 def test_a_sample_is_the_same_alone_and_among_others(case):
     model = case.model()
-    asked = sampling.requests(model, 7, seed=5)
-    together = sampling.draw(model, asked)
+    asked = sampler.requests(model, 7, seed=5)
+    together = sampler.draw(model, asked)
     for index, request in enumerate(asked):
-        alone = sampling.draw(model, [request])
+        alone = sampler.draw(model, [request])
         if isinstance(case.data, ImageData):
             assert (alone[0].int() - together[index].int()).abs().max() <= 1
         else:
@@ -127,7 +130,7 @@ def test_a_resumed_run_ends_bit_equal_to_an_uninterrupted_one(case, tmp_path):
     assert_bit_equal(Path(whole.uri), Path(resumed.uri))
 
 
-@each_family
+@each_learner
 def test_32_examples_are_learnt_by_heart_in_bf16(case, tmp_path):
     part, share = BY_HEART.get(case.config.family, (None, 0.9))
     config, data = case.config, case.data
@@ -138,11 +141,13 @@ def test_32_examples_are_learnt_by_heart_in_bf16(case, tmp_path):
         data = real_digits(40).take(torch.arange(32))
     case = Case(config, data)
     model = case.model()
-    judge = Judge(case.data, lambda: case.data, rows_at_once=32)
-    before = judge.look(model)
+    hooks = find_modality(model.modality).training
+    online = OnlineMetrics(hooks, case.data, lambda: case.data, rows_at_once=32)
+    before = online.measure(model)
     settings = {"steps": 100, "batch_size": 32, "ema_decay": 0.9, "precision": "bf16"}
     checkpoint = trained(case, tmp_path, **settings)
-    after = judge.look(load_model(Path(checkpoint.uri)))
+    after = online.measure(load_model(Path(checkpoint.uri)))
+    assert {"heldout/loss", "samples/energy_distance"} & before.keys()
     if "heldout/loss" in before:
         assert after["heldout/loss"] < share * before["heldout/loss"]
     if "samples/energy_distance" in before:
@@ -175,7 +180,7 @@ def test_controls_are_kept_within_their_bounds_and_change_the_sample(case):
         ends = [SampleRequest(0, label, controls={name: v}) for v in (control.low, control.high)]
         for request in ends:
             model.check(request)
-        low, high = (sampling.draw(model, [request]) for request in ends)
+        low, high = (sampler.draw(model, [request]) for request in ends)
         assert not (torch.equal(low, high) if isinstance(low, torch.Tensor) else low == high), name
 
 
@@ -189,9 +194,15 @@ def test_a_changed_weight_is_refused_by_its_digest(case, tmp_path):
 
 
 def test_every_file_in_the_models_folder_is_a_family_named_after_it():
+    files = (ROOT / "aigc_ops" / "models").glob("[!_]*.py")
+    assert {path.stem for path in files} == set(family_names())
     for name in family_names():
         assert family_type(name).config_type.model_fields["family"].default == name
-        assert any(config.family == name for config in CONFIGS.values())
+
+
+def test_the_laws_are_checked_on_every_family():
+    for checked in (cases(), FIRST):
+        assert {case.config.family for case in checked.values()} == set(family_names())
 
 
 def test_an_unknown_family_is_answered_with_the_nearest_name():

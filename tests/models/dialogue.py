@@ -2,9 +2,9 @@
 
 import torch
 
-from aigc_ops.generative import TextData
+from aigc_ops.interfaces.request import SampleRequest
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.sample_request import SampleRequest
 from tests.conftest import noise_for
 
 QUESTIONS = ["What is AI?", "Who are you?", "你好", "Tell me a joke, will you?", "你几岁?", "Hi"]

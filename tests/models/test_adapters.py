@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_ops.checkpoints import load_model, write_model
-from aigc_ops.errors import ModelError
-from aigc_ops.folders import write_folder
-from aigc_ops.models._adapters import FrozenLinear, LoraConfig
+from aigc_ops.core.atomic_dirs import write_folder
+from aigc_ops.core.errors import ModelError
 from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.models.language.lora import FrozenLinear, LoraConfig
+from aigc_ops.storage.checkpoints import load_model, write_model
 from tests.models.dialogue import (
     DIALOGUE,
     next_log_probabilities,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from aigc_ops.models import _convolutions
+from aigc_ops.models.nn import convolutions
 
 SHAPES = [(3, 4, 2, 1, 0), (8, 4, 2, 1, 0), (7, 4, 2, 1, 0), (7, 3, 2, 1, 1), (9, 4, 3, 0, 2)]
 
@@ -14,7 +14,7 @@ def pair(kind: str, channels: tuple[int, int], sizes: tuple[int, ...]):
     side, stride, padding, output_padding = sizes
     more = {"output_padding": output_padding} if kind == "ConvTranspose2d" else {}
     torch.manual_seed(0)
-    ours = getattr(_convolutions, kind)(*channels, side, stride, padding, **more).double()
+    ours = getattr(convolutions, kind)(*channels, side, stride, padding, **more).double()
     theirs = getattr(nn, kind)(*channels, side, stride, padding, **more).double()
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
@@ -25,7 +25,7 @@ def pair(kind: str, channels: tuple[int, int], sizes: tuple[int, ...]):
 def test_values_and_derivatives_are_those_of_torch(
     kind, size, side, stride, padding, output_padding, monkeypatch
 ):
-    monkeypatch.setattr(_convolutions, "MAX_PLACES", 100)
+    monkeypatch.setattr(convolutions, "MAX_PLACES", 100)
     ours, theirs = pair(kind, (3, 5), (side, stride, padding, output_padding))
     images = torch.randn(2, 3, size, size, dtype=torch.float64, requires_grad=True)
     found = []

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_ops.data.conversations import answers
-from aigc_ops.data.decoding import text_data
-from aigc_ops.errors import ModelError
-from aigc_ops.generative import TextData
-from aigc_ops.models._packing import IGNORED
+from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.request import Message, SampleRequest
+from aigc_ops.modalities.text.conversations import answers
+from aigc_ops.modalities.text.decoding import text_data
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.sample_request import Message, SampleRequest
+from aigc_ops.models.language.packing import IGNORED
 from tests.models.dialogue import DIALOGUE, next_log_probabilities, small_model
 from tests.models.test_pretrained import save_pretrained
 

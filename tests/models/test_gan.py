@@ -6,13 +6,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from aigc_ops.artifacts import ImageShape
-from aigc_ops.errors import ModelError
-from aigc_ops.generative import ImageData
-from aigc_ops.models._augmentation import augment
+from aigc_ops.compute.random import Noise
+from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.request import SampleRequest
+from aigc_ops.modalities.image.model import ImageData
 from aigc_ops.models.gan import Gan, GanConfig, separation
-from aigc_ops.noise import Noise
-from aigc_ops.sample_request import SampleRequest
+from aigc_ops.models.nn.augmentation import augment
 from tests.conftest import noise_for
 
 SMALL = {"latent_dim": 4, "generator_width": 4, "critic_width": 4}
@@ -221,7 +221,7 @@ def test_settings_that_cannot_work_are_refused_with_what_to_do(settings, message
 def test_sizes_that_do_not_fit_name_the_flag_and_the_nearest_size(height, width):
     shape = ImageShape(channels=1, height=height, width=width)
     for network in ("convolutional", "residual"):
-        with pytest.raises(ModelError, match=r"--data\.image-size \d+"):
+        with pytest.raises(ModelError, match=r"--data\.image\.size \d+"):
             Gan(GanConfig(network=network), shape)
     if height > 2:
         assert Gan(GanConfig(network="fully_connected", **SMALL), shape)

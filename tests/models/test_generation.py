@@ -10,14 +10,14 @@ from random import Random
 import pytest
 import torch
 
-from aigc_ops.errors import ModelError
-from aigc_ops.generative import TextData
-from aigc_ops.models._decoding import Choice, Decoding, Wording
-from aigc_ops.models._packing import IGNORED
-from aigc_ops.models._tokens import MARKS, Vocabulary
+from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.request import Message, Role, SampleRequest
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt
-from aigc_ops.sample_request import Message, Role, SampleRequest
-from aigc_ops.sampling import draw, requests
+from aigc_ops.models.language.decoding import Choice, Decoding, Wording
+from aigc_ops.models.language.packing import IGNORED
+from aigc_ops.models.language.tokenizer import MARKS, Vocabulary
+from aigc_ops.sampling.sampler import draw, requests
 from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, small_model
 from tests.models.test_exchange import CHATML, with_template
 

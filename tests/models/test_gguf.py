@@ -8,10 +8,10 @@ import torch
 from gguf import GGUFWriter
 from safetensors.torch import load_file
 
-from aigc_ops.checkpoints import load_model, write_model
-from aigc_ops.errors import ModelError
-from aigc_ops.folders import write_folder
+from aigc_ops.core.atomic_dirs import write_folder
+from aigc_ops.core.errors import ModelError
 from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.storage.checkpoints import load_model, write_model
 from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, train
 from tests.models.test_exchange import CHATML
 from tests.models.test_pretrained import save_pretrained

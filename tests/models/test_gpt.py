@@ -9,18 +9,18 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from aigc_ops.checkpoints import load_model, write_model
-from aigc_ops.errors import ModelError
-from aigc_ops.folders import write_folder
-from aigc_ops.generative import TextData
+from aigc_ops.core.atomic_dirs import write_folder
+from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.request import SampleRequest
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models import gpt
-from aigc_ops.models._decoding import Wording
-from aigc_ops.models._likelihood import score
-from aigc_ops.models._packing import IGNORED, windows
-from aigc_ops.models._tokens import MARKS, Vocabulary
-from aigc_ops.models._transformer import _Heads
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.sample_request import SampleRequest
+from aigc_ops.models.language.decoding import Wording
+from aigc_ops.models.language.likelihood import score
+from aigc_ops.models.language.packing import IGNORED, windows
+from aigc_ops.models.language.tokenizer import MARKS, Vocabulary
+from aigc_ops.models.language.transformer import _Heads
+from aigc_ops.storage.checkpoints import load_model, write_model
 from tests.conftest import noise_for
 from tests.models.dialogue import (
     ANSWERS,

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 
-from aigc_ops.generative import TextData
-from aigc_ops.models import _packing, _tokens
-from aigc_ops.models._packing import IGNORED, KINDS, OPEN_ROWS, pack, windows
-from aigc_ops.models._tokens import Document, Documents, Vocabulary
+from aigc_ops.modalities.text.model import TextData
+from aigc_ops.models.language import packing, tokenizer
+from aigc_ops.models.language.packing import IGNORED, KINDS, OPEN_ROWS, pack, windows
+from aigc_ops.models.language.tokenizer import Document, Documents, Vocabulary
 from tests.models.dialogue import DIALOGUE
 
 CONTEXT = 64
@@ -77,7 +77,7 @@ def test_rows_that_no_more_fit_in_memory_lose_no_token(
     lengths = torch.randint(2, 100, (900,), generator=generator).tolist()
     texts = [Document(list(range(n, n + length)), 1) for n, length in enumerate(lengths)]
     at_once = packed(texts, num_tokens=2000)
-    monkeypatch.setattr(_packing, "TOKENS_AT_ONCE", 100 * CONTEXT)
+    monkeypatch.setattr(packing, "TOKENS_AT_ONCE", 100 * CONTEXT)
     in_parts = packed(texts, num_tokens=2000)
     assert in_parts == packed(texts, num_tokens=2000, folder=tmp_path)
     assert in_parts["inputs"] != at_once["inputs"]
@@ -117,7 +117,7 @@ def test_texts_are_framed_together_as_each_alone(
     data = TextData(["A machine.", "", "好", "two\nlines"] * 9, prompts)
     vocabulary = Vocabulary.learn(data if prompts else DIALOGUE, 300)
     vocabulary.turn = vocabulary.turn if prompts else []
-    monkeypatch.setattr(_tokens, "MOST_TEXTS", 5)
+    monkeypatch.setattr(tokenizer, "MOST_TEXTS", 5)
     found = list(vocabulary.documents(data))
     for row, document in enumerate(found):
         opening = vocabulary.opening(prompts[row] if prompts else None)
@@ -130,9 +130,9 @@ def test_texts_are_framed_together_as_each_alone(
 def test_no_more_text_is_encoded_at_once_than_allowed(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_tokens, "MOST_CHARACTERS", most)
+    monkeypatch.setattr(tokenizer, "MOST_CHARACTERS", most)
     longest = max(len(p) + len(t) for p, t in zip(DIALOGUE.prompts, DIALOGUE.texts, strict=True))
-    parts = list(_tokens._parts(DIALOGUE))
+    parts = list(tokenizer._parts(DIALOGUE))
     assert [text for part in parts for text in part.texts] == DIALOGUE.texts
     assert all(part.num_characters < most + longest + len("prompts") for part in parts)
 
@@ -170,7 +170,7 @@ def test_a_long_text_has_the_tokens_of_the_whole_however_it_is_cut(
     expected = [document.ids for document in whole.documents(data)]
     longest = list[int]()
     encode = Vocabulary._encodings
-    monkeypatch.setattr(_tokens, "MOST_CHARACTERS", 100)
+    monkeypatch.setattr(tokenizer, "MOST_CHARACTERS", 100)
     monkeypatch.setattr(
         Vocabulary,
         "_encodings",

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aigc_ops.checkpoints import load_model, write_model
-from aigc_ops.errors import ModelError
-from aigc_ops.folders import write_folder
-from aigc_ops.models._tokens import Vocabulary
+from aigc_ops.core.atomic_dirs import write_folder
+from aigc_ops.core.errors import ModelError
 from aigc_ops.models.gpt import Gpt, GptConfig
+from aigc_ops.models.language.tokenizer import Vocabulary
+from aigc_ops.storage.checkpoints import load_model, write_model
 from tests.conftest import noise_for
 from tests.models.dialogue import (
     DIALOGUE,

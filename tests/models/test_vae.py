@@ -6,10 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from aigc_ops.artifacts import ImageShape
+from aigc_ops.compute.random import Noise
+from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.models.vae import Vae, VaeConfig, _divergence, _ends
-from aigc_ops.noise import Noise
-from aigc_ops.sample_request import SampleRequest
 from tests.conftest import noise_for
 
 SHAPE = ImageShape(channels=1, height=8, width=8)

@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from aigc_ops.data import DataConfig
+from aigc_ops.data.validation.config import ValidationConfig
+from aigc_ops.evaluation import EvaluationConfig
+from aigc_ops.promotion.config import PromotionConfig
 from tests.flows.conftest import Console, Workplace
 from tests.old_home.place import FACTS, PLACE, unpacked
 
@@ -31,7 +35,19 @@ def console(old: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     console.close()
 
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    ".contract.code": ".contract.version",  # the digest of all code
+    **{
+        f"{stage}.{old}": f"{stage}.{new}"
+        for stage, kind in {
+            "data": DataConfig,
+            "validation": ValidationConfig,
+            "evaluation": EvaluationConfig,
+            "promotion": PromotionConfig,
+        }.items()
+        for old, new in kind.former_paths().items()
+    },
+}
 """Ends of names that were changed on purpose, and what they are now: old records are read still."""
 
 
@@ -47,5 +63,6 @@ def missing(recorded: dict[str, list[str]], found: dict[str, Any]) -> dict[str, 
 def _is_among(name: str, names: Iterable[str]) -> bool:
     """Whether a name is there; one that had no value may have parts now."""
     now = [name, *(name.removesuffix(o) + n for o, n in RENAMED.items() if name.endswith(o))]
+    now += [name.replace(f"{o}.", f"{n}.") for o, n in RENAMED.items() if f"{o}." in name]
     parts = tuple(f"{each}{mark}" for each in now for mark in (".", "[]"))
     return any(each in now or each.startswith(parts) for each in names)

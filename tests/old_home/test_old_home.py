@@ -36,7 +36,6 @@ from tests.old_home.golden import check_golden, folder_of, pixels
 from tests.old_home.names import names_of_folder, names_of_model, packets_of
 from tests.old_home.place import HOME, PLACE
 
-
 Look = Callable[[str], Any]
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aigc_ops.artifacts import Score, Scores
-from aigc_ops.evaluation.distances import Gaussian
-from aigc_ops.evaluation.paired import Paired
-from aigc_ops.evaluation.statistics import paired_error, paired_ratio_error
+from aigc_ops.core.artifacts import Score, Scores
+from aigc_ops.interfaces.evaluation import Paired
 from aigc_ops.promotion.config import PromotionConfig
-from aigc_ops.promotion.doubts import unseen
 from aigc_ops.promotion.gate import Costs, Ruling, guards_of, judge, num_looks
+from aigc_ops.promotion.validity import unmeasured_note
+from aigc_ops.statistics.frechet import Gaussian
+from aigc_ops.statistics.intervals import paired_error, paired_ratio_error
 
 CONFIG = PromotionConfig(min_improvement=0.1, false_promotion_rate=0.02)
 FREE = Costs(slowdown=1.0, growth=1.0)
@@ -51,12 +51,12 @@ def test_more_looks_ask_for_more_certainty_each() -> None:
     assert num_looks(9000, PromotionConfig(max_samples=8000)) == 1
 
 
-def scores(**values: tuple[float, float, float]) -> Scores:
+def scores(modality: str = "image", **values: tuple[float, float, float]) -> Scores:
     kept = {
         name: Score(value=value, low=low, high=high, contract={"n": 100})
         for name, (value, low, high) in values.items()
     }
-    return Scores(checkpoint_digest="c", modality="image", primary="fd", values=kept)
+    return Scores(checkpoint_digest="c", modality=modality, primary="fd", values=kept)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_score_that_one_of_them_lacks_leaves_its_guard_unsure(
 
 
 def test_scores_under_unequal_contracts_leave_their_guard_unsure() -> None:
-    mine = scores(repetition_4=(0.1, 0.09, 0.11))
+    mine = scores("text", repetition_4=(0.1, 0.09, 0.11))
     other = mine.values["repetition_4"].model_copy(update={"contract": {"n": 50}})
     theirs = mine.model_copy(update={"values": {"repetition_4": other}})
     guard = guards_of(mine, theirs, FREE, CONFIG)[0]
@@ -104,8 +104,8 @@ def test_scores_under_unequal_contracts_leave_their_guard_unsure() -> None:
 
 
 def test_what_nobody_looked_for_is_told_of_copies() -> None:
-    assert unseen(scores(copies_in_pixels=(0, 0, 0.01))) is None
-    assert "100 held-out images" in (unseen(scores(coverage=(1, 1, 1))) or "")
+    assert unmeasured_note(scores(copies_in_pixels=(0, 0, 0.01))) is None
+    assert "100 held-out images" in (unmeasured_note(scores(coverage=(1, 1, 1))) or "")
 
 
 def test_where_lower_is_better_more_is_worse() -> None:

@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from aigc_ops.artifacts import ModelVersion
-from aigc_ops.errors import DecisionError, RegistryError
-from aigc_ops.evaluation.pictures import class_grid, pairs_grid
-from aigc_ops.evaluation.shown import Shown
-from aigc_ops.home import home
+from aigc_ops.core.artifacts import ModelVersion
+from aigc_ops.core.errors import DecisionError, RegistryError
+from aigc_ops.core.state_dir import home
+from aigc_ops.interfaces.media import Picture, Section, Table
+from aigc_ops.modalities.image.metrics.grids import class_grid, pairs_grid
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Ruling
 from aigc_ops.promotion.packet import pictures_of, write_packet
 from aigc_ops.promotion.review import approve, reject
-from aigc_ops.registry.audit import audit
+from aigc_ops.registry.audit_log import audit
 from aigc_ops.registry.evidence import CONTENT, PAGE, evidence_of, read_packet, store_packet
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.versions import champion
@@ -48,10 +48,13 @@ def weigh(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Weigh:
             evidence_of(version),
             evidence_of(standing) if standing else None,
             RULING,
-            Shown(
-                pictures=[("<i>one</i>", picture)],
-                near=[(0, "a <b>cat</b> sat", "<u>a cat</u> sat", 0.5)],
-            ),
+            [
+                Section("Samples", items=[("<i>one</i>", Picture(picture))]),
+                Section(
+                    "Nearest training texts",
+                    items=[("", Table(["Text"], [["a <b>cat</b> sat", "<u>a cat</u> sat"]]))],
+                ),
+            ],
             [("version", {"loss": [(1, 2.0), (2, 1.0)]})],
             config,
         )
@@ -135,6 +138,8 @@ def test_the_packet_is_fetched_and_one_that_was_changed_is_refused(weigh: Weigh)
     assert "may be &lt;b&gt;better" in text
     assert "&lt;i&gt;one" in text
     assert "&lt;u&gt;a cat" in text.partition("Nearest training texts")[2]
+    order = [text.index(f"<h2>{each}") for each in ("Samples", "Scores", "Nearest training texts")]
+    assert order == sorted(order)
     assert "http" not in text.replace("http-equiv", "")
     page.write_text(text + " ")
     assert read_packet(version).packet_digest == packet.packet_digest  # fetched again
@@ -155,7 +160,7 @@ def test_what_changed_is_told(weigh: Weigh) -> None:
     assert packet["champion"]["version"] == 1
 
 
-@pytest.mark.parametrize("size", [98, 256])
+@pytest.mark.parametrize("size", [98, pytest.param(256, marks=pytest.mark.slow)])
 def test_a_packet_of_large_pictures_stays_below_10_megabytes(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, size: int
 ) -> None:
@@ -169,10 +174,10 @@ def test_a_packet_of_large_pictures_stays_below_10_megabytes(
         evidence_of(version),
         evidence_of(version),
         RULING,
-        Shown(
-            pictures=[("one", grid), ("two", grid)],
-            pairs=[("one", pairs), ("two", pairs)],
-        ),
+        [
+            Section("Samples", items=[("one", Picture(grid)), ("two", Picture(grid))]),
+            Section("Pairs", items=[("one", Picture(pairs)), ("two", Picture(pairs))]),
+        ],
         [],
         PromotionConfig(),
     )

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from aigc_ops import chain
-from aigc_ops.artifacts import ModelVersion, Score, Scores, Verdict
-from aigc_ops.config import RunConfig, parse_config
-from aigc_ops.errors import DecisionError
-from aigc_ops.home import home
+from aigc_ops.core.artifacts import ModelVersion, Score, Scores, Verdict
+from aigc_ops.core.errors import DecisionError
+from aigc_ops.core.state_dir import home
+from aigc_ops.pipeline import chain
+from aigc_ops.pipeline.run_config import RunConfig, parse_config
 from aigc_ops.promotion import stage
 from aigc_ops.promotion.review import approve, rollback
 from aigc_ops.registry.client import connect
@@ -20,7 +20,10 @@ from aigc_ops.registry.versions import SCORES_TAG, champion, read_scores
 from tests.flows.conftest import write_images
 from tests.registry.conftest import crown, stored_models
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning"),
+    pytest.mark.usefixtures("folded_once"),
+]
 
 
 def made(
@@ -29,10 +32,18 @@ def made(
     """A version trained, scored on `num` samples, registered and weighed."""
     config = config_of(images, seed, num, steps, **promotion)
     dataset = chain.open_data(config)
-    checkpoint = chain.train(config, dataset)
-    scores = chain.evaluate(config, dataset, checkpoint)
-    version = chain.register(config, dataset, checkpoint, scores)
-    return version, chain.promote(config, dataset, version)
+    checkpoint = chain.train_stage(config, dataset)
+    scores = chain.evaluate_stage(config, dataset, checkpoint)
+    version = chain.register_stage(config, dataset, checkpoint, scores)
+    return version, chain.promote_stage(config, dataset, version)
+
+
+def weighed(
+    images: Path, version: ModelVersion, seed: int, num: int = 8, steps: int = 2, **promotion: Any
+) -> Verdict:
+    """The verdict on a version that was made under these settings, weighed once more."""
+    config = config_of(images, seed, num, steps, **promotion)
+    return chain.promote_stage(config, chain.open_data(config), version)
 
 
 def config_of(images: Path, seed: int, num: int, steps: int, **promotion: Any) -> RunConfig[Any]:
@@ -43,21 +54,20 @@ def config_of(images: Path, seed: int, num: int, steps: int, **promotion: Any) -
             "data": {"path": str(images)},
             "model": {"family": "gan", "latent_dim": 4, "generator_width": 4, "critic_width": 4},
             "training": {"steps": steps, "batch_size": 8},
-            "evaluation": {"num_samples": num, "num_reference": 8, "input_size": 32},
+            "evaluation": {"num_reference": 8, "image": {"num_samples": num, "input_size": 32}},
             "promotion": {"max_samples": 16, **promotion},
         },
         source="the test",
     )
 
 
+NEVER = 1e-20
+"""A rate so low that bounds are infinite: whatever the two models drew, nothing is sure."""
 LENIENT = {
     "approval": "automatic",
     "false_promotion_rate": 0.2,
     "max_slowdown": 1e6,
-    "max_coverage_loss": 1,
-    "max_duplicates_gain": 1,
-    "max_agreement_loss": 1,
-    "max_spread_loss": 1,
+    "guards": {"coverage": 1, "near_duplicates": 1, "label_agreement": 1, "class_spread": 1},
 }
 """Under which the distance alone decides, and a GAN of 60 steps surely beats one of 2."""
 
@@ -71,7 +81,7 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
     again = made(images, 0)[1]
     assert again.packet_digest == waiting.packet_digest  # the same evidence, the same packet
     crown(first)
-    assert made(images, 0)[1].reasons == ("it is the champion already",)
+    assert weighed(images, first, 0).reasons == ("it is the champion already",)
 
     second, verdict = made(images, 1, num=16)
     packet = read_packet(second).content
@@ -81,10 +91,10 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
     assert decides["champion"]["contract"]["n"] == decides["candidate"]["contract"]["n"] == 16
     assert {row["name"] for row in packet["changed"]["config"]} == {
         "seed",
-        "evaluation.num_samples",
+        "evaluation.image.num_samples",
     }
 
-    unsure, looked = made(images, 3, min_improvement=0, false_promotion_rate=1e-12)
+    unsure, looked = made(images, 3, min_improvement=0, false_promotion_rate=NEVER)
     packet = read_packet(unsure).content
     assert (looked.gate, looked.waiting) == ("undecided", True)
     assert (packet["ruling"]["looks"], packet["ruling"]["num"]) == (2, 16)
@@ -98,12 +108,12 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
         whole[weights] = weights.read_bytes()
         weights.write_bytes(whole[weights][:-1] + b"\xff")
     shutil.rmtree(home() / "cache" / "models")
-    _, doubtful = made(images, 2)
+    third, doubtful = made(images, 2)
     assert (doubtful.gate, doubtful.waiting) == ("undecided", True)
     assert "version 1, cannot be judged here" in doubtful.reasons[0]
     for weights, content in whole.items():  # restored, it is judged
         weights.write_bytes(content)
-    assert "lower is better" in made(images, 2)[1].reasons[0]
+    assert "lower is better" in weighed(images, third, 2).reasons[0]
 
     for folder in stored_models(store):  # and now it is gone
         shutil.rmtree(folder)
@@ -139,7 +149,7 @@ def test_weighing_anew_keeps_the_packets_own_policy(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     version, _ = made(images, 0)
     config = config_of(images, 0, 8, 2, reviewers=2, min_improvement=0.5)
-    chain.promote(config, chain.open_data(config), version)
+    chain.promote_stage(config, chain.open_data(config), version)
     assert _weigh(version, times=2).waiting
     policy = read_packet(version).content["promotion"]
     assert (policy["reviewers"], policy["min_improvement"]) == (2, 0.5)
@@ -159,7 +169,7 @@ def test_copying_that_only_more_samples_show_keeps_a_version_back(
         return scores.model_copy(update={"values": {**scores.values, "copies_in_pixels": copies}})
 
     monkeypatch.setattr(stage, "_evaluated", copying)
-    _, verdict = made(images, 1, **{**LENIENT, "false_promotion_rate": 1e-12, "min_improvement": 0})
+    _, verdict = made(images, 1, **{**LENIENT, "false_promotion_rate": NEVER, "min_improvement": 0})
     assert (verdict.gate, verdict.promoted, verdict.waiting) == ("keep", False, False)
     assert "copies_in_pixels is 50.0% (40.0% to 60.0%), surely above" in verdict.reasons[0]
 
@@ -175,7 +185,7 @@ def test_a_first_version_that_is_not_valid_is_kept_back_with_its_packet(tmp_path
     copied = stored.model_copy(update={"values": values})
     client.set_model_version_tag("pets", "1", SCORES_TAG, copied.model_dump_json())
     config = config_of(images, 0, 8, 2, **LENIENT)
-    verdict = chain.promote(config, chain.open_data(config), version)
+    verdict = chain.promote_stage(config, chain.open_data(config), version)
     assert (verdict.gate, verdict.promoted, verdict.champion) == ("keep", False, None)
     assert "it copies training data" in verdict.reasons[0]
     assert read_packet(version).content["ruling"]["outcome"] == "keep"
@@ -187,16 +197,18 @@ def test_a_rollback_is_not_undone_by_the_next_run_of_the_same_version(tmp_path: 
     second, verdict = made(images, 0, num=16, steps=60, **LENIENT)
     assert (verdict.promoted, verdict.gate) == (True, "promote")
     rollback("pets", None, who="Ann", reason="complaints")
+    settings = {"num": 16, "steps": 60, **LENIENT}
+    assert made(images, 0, **settings)[0] == second
     for _ in range(2):
-        again = made(images, 0, num=16, steps=60, **LENIENT)[1]
+        again = weighed(images, second, 0, **settings)
         assert (again.promoted, again.waiting, again.champion) == (False, False, first)
         assert again.reasons[0] == "rolled back from by Ann on this evidence: complaints"
     with pytest.raises(DecisionError, match="rolled back from by Ann on this evidence"):
         approve(second, who="Bob", reason="it was better")
     for _ in range(2):  # other settings make another packet, which a person must look at
-        anew = made(images, 0, num=16, steps=60, **{**LENIENT, "max_growth": 5})[1]
+        anew = weighed(images, second, 0, **{**settings, "max_growth": 5})
         assert (anew.gate, anew.promoted, anew.waiting) == ("promote", False, True)
         assert anew.champion == champion("pets") == first
         assert anew.reasons[0] == "Ann rolled back from it (complaints): a person decides"
     rollback("pets", 2, who="Bob", reason="it was the network")
-    assert made(images, 0, num=16, steps=60, **LENIENT)[1].champion == second
+    assert weighed(images, second, 0, **settings).champion == second

@@ -11,14 +11,15 @@ import pytest
 import torch
 from filelock import FileLock
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef, ImageShape, ModelVersion, Score, Scores
-from aigc_ops.checkpoints import read_checkpoint, write_model
-from aigc_ops.folders import PROVENANCE, write_folder
-from aigc_ops.generative import Generative, TextData
+from aigc_ops.core.artifacts import Checkpoint, DatasetRef, ImageShape, ModelVersion, Score, Scores
+from aigc_ops.core.atomic_dirs import PROVENANCE, write_folder
+from aigc_ops.interfaces.model import Generative
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.registry import promotion
+from aigc_ops.registry import aliases
 from aigc_ops.registry.versions import champion
+from aigc_ops.storage.checkpoints import read_checkpoint, write_model
 
 SHAPE = ImageShape(channels=1, height=8, width=8, class_names=("zero", "one", "two"))
 DATASET = DatasetRef(
@@ -126,8 +127,8 @@ def scores_of(
 def crown(version: ModelVersion) -> None:
     """Make a version champion."""
     standing = champion(version.name)
-    decision = promotion.Decision(who="Ann", reason="a test")
-    promotion.promote(version, decision, champion=standing.version if standing else None)
+    decision = aliases.Decision(who="Ann", reason="a test")
+    aliases.promote(version, decision, champion=standing.version if standing else None)
 
 
 def stored_models(store: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.errors import RegistryError
+from aigc_ops.core.errors import RegistryError
 from aigc_ops.registry import client as registry_client
 from aigc_ops.registry.client import address, connect, experiment_id, faults
 from tests.conftest import free_port

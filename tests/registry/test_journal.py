@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.registry import tracker as tracker_module
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.journal import JOURNAL, Journal
-from aigc_ops.registry.tracker import MlflowTracker
+from aigc_ops.registry.tracker import tracker as tracker_module
+from aigc_ops.registry.tracker.journal import JOURNAL, Journal
+from aigc_ops.registry.tracker.tracker import MlflowTracker
 from tests.conftest import eventually
 
 

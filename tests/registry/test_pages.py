@@ -1,7 +1,7 @@
 """The card and the links that people open."""
 
-from aigc_ops.registry.pages import LOCAL_UI, card, links
 from aigc_ops.registry.registration import register
+from aigc_ops.registry.ui_links import LOCAL_UI, card, links
 from tests.registry.conftest import MakeCheckpoint
 
 

@@ -13,15 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from aigc_ops.artifacts import Checkpoint
-from aigc_ops.checkpoints import load_model
-from aigc_ops.errors import CheckpointError, ModelError
+from aigc_ops.core.artifacts import Checkpoint
+from aigc_ops.core.errors import CheckpointError, ModelError
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.request import Message, SampleRequest
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.pyfunc import SamplingFunction
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, resolve
-from aigc_ops.sample_request import Message, SampleRequest
-from aigc_ops.sampling import draw, png_bytes
+from aigc_ops.sampling.sampler import draw
+from aigc_ops.storage.checkpoints import load_model
 from tests.registry.conftest import MakeCheckpoint, crown, scores_of, stored_models
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
@@ -57,7 +58,7 @@ def test_a_plain_mlflow_client_samples_the_champion_without_a_word_of_complaint(
     assert answer["seed"] == [3, 4]
     assert answer["label"] == [2, 1]
     assert [base64.b64decode(image) for image in answer["image"]] == [
-        png_bytes(image) for image in expected
+        find_modality("image").samples.encode(image) for image in expected
     ]
     assert not (tmp_path / ".aigc_ops").exists()
 
@@ -99,7 +100,9 @@ def test_controls_are_set_row_by_row_through_mlflows_own_checks(
     table = mlflow.pyfunc.load_model("models:/digits/1").predict(pd.DataFrame(rows))
     asked = [SampleRequest(3, 1, controls={"truncation": 0}), SampleRequest(3, 1)]
     images = draw(load_model(Path(checkpoint.uri)), asked)
-    assert list(table["image"]) == [png_bytes(image) for image in images]
+    assert list(table["image"]) == [
+        find_modality("image").samples.encode(image) for image in images
+    ]
     assert table["image"][0] != table["image"][1]
 
 

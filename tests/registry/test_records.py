@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops import records
-from aigc_ops.artifacts import RunResult, ValidationReport, Verdict
-from aigc_ops.errors import RegistryError
-from aigc_ops.records import RunRecord
+from aigc_ops.core.artifacts import RunResult, ValidationReport, Verdict
+from aigc_ops.core.errors import RegistryError
+from aigc_ops.pipeline import run_cache
+from aigc_ops.pipeline.run_cache import RunRecord
+from aigc_ops.provenance.code_version import code_digest
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.registration import register
-from aigc_ops.revision import code_digest
 from tests.registry.conftest import DATASET, MakeCheckpoint, crown, scores_of
 
 
@@ -53,23 +53,23 @@ def kept(result: RunResult, *references: str) -> None:
     record = RunRecord(
         code_digest=code_digest(),
         data_path="data",
-        data_digest=records.quick_digest("data"),
-        inputs=records.states(references),
+        data_digest=run_cache.quick_digest("data"),
+        inputs=run_cache.states(references),
         packaged=False,
         result=result,
     )
-    records.keep("key", record)
+    run_cache.keep("key", record)
 
 
 def test_an_unchanged_run_is_recalled(result: RunResult) -> None:
     kept(result, "models:/digits@champion")
-    assert records.recall("key") == result
+    assert run_cache.recall("key") == result
 
 
 def test_a_challenger_deleted_by_hand_is_not_recalled(result: RunResult) -> None:
     kept(result)
     connect().delete_model_version("digits", str(result.version.version))
-    assert records.recall("key") is None
+    assert run_cache.recall("key") is None
 
 
 @pytest.mark.parametrize("what", ["report.json", "index.html", "report.html", "weights", "folder"])
@@ -83,18 +83,18 @@ def test_a_run_whose_files_are_gone_is_not_recalled(
     else:
         path = folder / "model.safetensors" if what == "weights" else tmp_path / what
         path.unlink()
-    assert records.recall("key") is None
+    assert run_cache.recall("key") is None
 
 
 def test_a_run_is_not_recalled_once_an_alias_that_it_names_has_moved(result: RunResult) -> None:
     connect().set_registered_model_alias("digits", "base", "1")
     kept(result, "models:/digits@base")
-    assert records.recall("key") == result
+    assert run_cache.recall("key") == result
     connect().set_registered_model_alias("digits", "base", "2")
-    assert records.recall("key") is None
+    assert run_cache.recall("key") is None
     connect().delete_registered_model_alias("digits", "base")
     with pytest.raises(RegistryError, match="digits@base does not exist"):
-        records.recall("key")
+        run_cache.recall("key")
 
 
 def test_a_run_is_not_recalled_once_a_file_that_it_names_has_changed(
@@ -102,6 +102,6 @@ def test_a_run_is_not_recalled_once_a_file_that_it_names_has_changed(
 ) -> None:
     (named := tmp_path / "weights.pth").write_bytes(b"one")
     kept(result, str(named))
-    assert records.recall("key") == result
+    assert run_cache.recall("key") == result
     named.write_bytes(b"another")
-    assert records.recall("key") is None
+    assert run_cache.recall("key") is None

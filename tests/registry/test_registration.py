@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_ops.artifacts import Checkpoint
-from aigc_ops.checkpoints import load_model
-from aigc_ops.errors import CheckpointError, RegistryError
-from aigc_ops.folders import verify_folder
+from aigc_ops.core.artifacts import Checkpoint
+from aigc_ops.core.atomic_dirs import verify_folder
+from aigc_ops.core.errors import CheckpointError, RegistryError
+from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.registry import registration
 from aigc_ops.registry.client import connect, experiment_id
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, resolve
-from aigc_ops.registry.tracker import MlflowTracker
+from aigc_ops.registry.tracker.tracker import MlflowTracker
 from aigc_ops.registry.versions import SCORES_TAG, models, read_scores
-from aigc_ops.sampling import draw, read_golden
+from aigc_ops.sampling.files import read_golden
+from aigc_ops.sampling.sampler import draw
+from aigc_ops.storage.checkpoints import load_model
 from tests.registry.conftest import DATASET, MakeCheckpoint, scores_of, stored_models
 
 PICKLES = {".pkl", ".pickle", ".pt", ".pt2", ".pth", ".bin", ".joblib", ".npy"}
@@ -55,7 +57,7 @@ def test_golden_samples_are_what_the_stored_model_draws_with_each_class_there(
 ) -> None:
     register(make_checkpoint(), None, name="digits")
     folder = Path(resolve("models:/digits/1").uri)
-    asked, golden = read_golden(folder)
+    asked, golden = read_golden(find_modality("image"), folder)
     assert len(asked) == 8
     assert {request.label for request in asked} == {0, 1, 2}
     drawn = draw(load_model(folder), asked)
@@ -67,7 +69,7 @@ def test_golden_samples_are_what_the_stored_model_draws_with_each_class_there(
 def test_golden_texts_answer_the_given_prompts(gpt_checkpoint: Checkpoint) -> None:
     register(gpt_checkpoint, None, name="talk", prompts=["one?", "two?"])
     folder = Path(resolve("models:/talk/1").uri)
-    asked, golden = read_golden(folder)
+    asked, golden = read_golden(find_modality("text"), folder)
     assert [request.prompt for request in asked] == ["one?", "two?"] * 4
     assert golden == draw(load_model(folder), asked)
 

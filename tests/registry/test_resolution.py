@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.checkpoints import load_model
-from aigc_ops.errors import CheckpointError, RegistryError
-from aigc_ops.folders import MODEL_JSON, verify_folder, write_folder
+from aigc_ops.core.atomic_dirs import MODEL_JSON, verify_folder, write_folder
+from aigc_ops.core.errors import CheckpointError, RegistryError
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.lineage import version_of
+from aigc_ops.registry.lookup import version_of
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, cached, resolve, resolve_version
+from aigc_ops.storage.checkpoints import load_model
 from tests.registry.conftest import MakeCheckpoint, crown, scores_of, stored_models
 
 

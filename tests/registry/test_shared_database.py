@@ -10,9 +10,9 @@ from pathlib import Path
 import pgserver
 import pytest
 
-from aigc_ops.registry.audit import audit
+from aigc_ops.registry.audit_log import audit
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.locks import store_lock
+from aigc_ops.registry.lock import store_lock
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.versions import champion
 from tests.conftest import ROOT
@@ -34,8 +34,8 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 RACER = """\
 import sys
-from aigc_ops.artifacts import ModelVersion
-from aigc_ops.registry.promotion import Decision, promote
+from aigc_ops.core.artifacts import ModelVersion
+from aigc_ops.registry.aliases import Decision, promote
 version = ModelVersion.model_validate_json(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -45,7 +45,7 @@ print("won", flush=True)
 HOLDER = """\
 import sys
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.locks import store_lock
+from aigc_ops.registry.lock import store_lock
 connect()
 with store_lock():
     print("held", flush=True)

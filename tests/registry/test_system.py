@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.registry import tracker as tracker_module
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.tracker import MlflowTracker
+from aigc_ops.registry.tracker import tracker as tracker_module
+from aigc_ops.registry.tracker.tracker import MlflowTracker
 
 CPU = "system/cpu_utilization_percentage"
 

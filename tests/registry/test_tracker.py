@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from aigc_ops.registry import tracker as tracker_module
 from aigc_ops.registry.client import connect, experiment_id
-from aigc_ops.registry.tracker import MlflowTracker, read_curves, reporting_to
+from aigc_ops.registry.tracker import tracker as tracker_module
+from aigc_ops.registry.tracker.tracker import MlflowTracker, read_curves, reporting_to
 from tests.registry.conftest import DATASET
 
 

@@ -15,15 +15,15 @@ import pytest
 import requests
 from PIL import Image
 
-from aigc_ops.artifacts import ModelVersion
-from aigc_ops.errors import DecisionError, RegistryError
-from aigc_ops.registry.audit import audit
+from aigc_ops.core.artifacts import ModelVersion
+from aigc_ops.core.errors import DecisionError, RegistryError
+from aigc_ops.registry.aliases import Decision, promote, reconcile
+from aigc_ops.registry.audit_log import audit
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.pages import links
-from aigc_ops.registry.promotion import Decision, promote, reconcile
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import cached, resolve
-from aigc_ops.registry.tracker import MlflowTracker
+from aigc_ops.registry.tracker.tracker import MlflowTracker
+from aigc_ops.registry.ui_links import links
 from aigc_ops.registry.versions import champion, models
 from tests.conftest import free_port
 from tests.registry.conftest import DATASET, MakeCheckpoint, crown, scores_of, stored_models

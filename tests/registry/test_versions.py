@@ -4,8 +4,8 @@ from argparse import Namespace
 
 import pytest
 
-from aigc_ops import commands
-from aigc_ops.errors import RegistryError
+from aigc_ops.cli import pipeline_commands
+from aigc_ops.core.errors import RegistryError
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.versions import SCORES_TAG, champion, models
@@ -38,7 +38,7 @@ def test_the_list_says_which_scores_do_not_compare_with_the_champions(
         version = register(checkpoint, scores_of(checkpoint, 9.5, **terms), name="digits")
         if not terms:
             crown(version)
-    _, (third, second, first) = commands.models(Namespace(), [])
+    _, (third, second, first) = pipeline_commands.models_command(Namespace(), [])
     assert third.endswith("not comparable with the champion's: other n, reference")
     assert second.endswith("fd 9.5")
     assert first.endswith("fd 9.5")

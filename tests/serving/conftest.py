@@ -13,16 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
-from aigc_ops.artifacts import BentoTag, ImageShape, ModelVersion, file_digest
-from aigc_ops.checkpoints import write_model
-from aigc_ops.folders import MANIFEST, write_folder
-from aigc_ops.generative import Generative, TextData
+from aigc_ops.core.artifacts import BentoTag, ImageShape, ModelVersion, file_digest
+from aigc_ops.core.atomic_dirs import MANIFEST, write_folder
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.model import Generative
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.sampling import GOLDEN, draw, requests, write_samples
+from aigc_ops.sampling.files import GOLDEN, write_samples
+from aigc_ops.sampling.sampler import draw, requests
+from aigc_ops.serving.bento.packaging import package
 from aigc_ops.serving.config import PackagingConfig
-from aigc_ops.serving.packaging import package
-from aigc_ops.serving.process import HOST, ServerProcess
+from aigc_ops.serving.runtime.process import HOST, ServerProcess
+from aigc_ops.storage.checkpoints import write_model
 
 CANARY = "canary-3f9c1b"
 
@@ -70,7 +73,7 @@ def registered(model: Generative, folder: Path, *, num: int = 4, levels: int = 0
 
     def fill(target: Path) -> None:
         write_model(model, target)
-        write_samples(draw(model, asked), asked, target / GOLDEN)
+        write_samples(find_modality(model.modality), draw(model, asked), asked, target / GOLDEN)
         if levels:
             move_pixel(target / GOLDEN / "00002.png", levels)
 

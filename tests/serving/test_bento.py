@@ -18,16 +18,16 @@ import torch
 import yaml
 from PIL import Image
 
+from aigc_ops.compute.random import sample_seeds
+from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.models.gan import Gan
-from aigc_ops.noise import sample_seeds
-from aigc_ops.sample_request import SampleRequest
-from aigc_ops.serving import bentos
-from aigc_ops.serving.bentos import find_bento, model_folder
+from aigc_ops.serving.api.native import Call
+from aigc_ops.serving.bento import store
+from aigc_ops.serving.bento.packaging import package
+from aigc_ops.serving.bento.requirements import REQUIREMENTS
+from aigc_ops.serving.bento.store import find_bento, model_folder
 from aigc_ops.serving.config import PackagingConfig
-from aigc_ops.serving.endpoint import Call
-from aigc_ops.serving.packaging import package
-from aigc_ops.serving.process import HOST, ServerProcess, running
-from aigc_ops.serving.requirements import REQUIREMENTS
+from aigc_ops.serving.runtime.process import HOST, ServerProcess, running
 from tests.serving.conftest import CANARY, Packaged, error_of, in_progress
 
 
@@ -113,8 +113,8 @@ def test_packaging_again_returns_the_confirmed_bento_at_once(packaged: Packaged)
 def test_a_confirmed_bento_is_found_without_torch_or_bentoml(packaged: Packaged) -> None:
     program = """
 import sys
-from aigc_ops.artifacts import ModelVersion
-from aigc_ops.serving.bentos import find_bento
+from aigc_ops.core.artifacts import ModelVersion
+from aigc_ops.serving.bento.store import find_bento
 print(find_bento(ModelVersion.model_validate_json(sys.argv[1])).tag)
 assert not {"torch", "bentoml"} & sys.modules.keys()
 """
@@ -129,7 +129,7 @@ assert not {"torch", "bentoml"} & sys.modules.keys()
 
 @pytest.mark.parametrize(
     "name",
-    ["confirmed.json", "bento.yaml", "src/aigc_ops/sampling.py", "model", "other version"],
+    ["confirmed.json", "bento.yaml", "src/aigc_ops/sampling/sampler.py", "model", "other version"],
 )
 def test_a_bento_that_is_not_whole_is_not_found(packaged: Packaged, name: str) -> None:
     version = packaged.version
@@ -155,11 +155,11 @@ def test_a_bento_that_is_not_whole_is_not_found(packaged: Packaged, name: str) -
 def test_after_a_change_of_code_the_bento_of_the_earlier_code_still_stands(
     packaged: Packaged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bentos, "code_digest", lambda root: "0" * 64)
+    monkeypatch.setattr(store, "code_digest", lambda root: "0" * 64)
     assert find_bento(packaged.version) is None
-    assert bentos.standing_bento(packaged.version) == packaged.bento
+    assert store.standing_bento(packaged.version) == packaged.bento
     other = packaged.version.model_copy(update={"version": 4})
-    assert bentos.standing_bento(other) is None
+    assert store.standing_bento(other) is None
 
 
 def test_one_image_is_a_png_with_its_origin_in_the_headers(
@@ -328,7 +328,7 @@ def test_the_service_describes_itself_from_its_own_files(client: httpx.Client) -
     described = client.get("/docs.json").json()
     call = described["paths"]["/generate"]["post"]
     schema = call["requestBody"]["content"]["application/json"]["schema"]
-    assert set(schema["properties"]) == set(Call.model_fields)
+    assert set(schema["properties"]) == {*Call.model_fields, "label"}
     controls = schema["properties"]["controls"]
     assert not controls["additionalProperties"]
     assert controls["properties"].keys() == {"truncation"}

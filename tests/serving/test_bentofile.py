@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from aigc_ops.artifacts import ModelVersion
-from aigc_ops.errors import PackagingError
-from aigc_ops.serving import bentos
-from aigc_ops.serving.bentos import (
+from aigc_ops.core.artifacts import ModelVersion
+from aigc_ops.core.errors import PackagingError
+from aigc_ops.serving.bento import store
+from aigc_ops.serving.bento.requirements import DIRECT, REQUIREMENTS, requirements
+from aigc_ops.serving.bento.store import (
     BENTOFILE,
     bento_version,
     code_digest,
@@ -21,15 +22,25 @@ from aigc_ops.serving.bentos import (
     find_project,
     tag_name,
 )
-from aigc_ops.serving.requirements import DIRECT, REQUIREMENTS, requirements
 from tests.conftest import ROOT
+
+SERVED_PARTS = ("codec", "requests")
+"""Parts of a modality that a service uses; the others are imported by stages alone."""
 
 
 def imported_by(files: list[Path]) -> set[str]:
     """Full names of all modules that the files import anywhere, also inside functions."""
     names: set[str] = set()
     for path in (path for path in files if path.suffix == ".py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        is_modality = path.match("modalities/*/__init__.py")
+        tree = ast.parse(path.read_text())
+        for block in tree.body:
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+                block.body = []
+        for node in ast.walk(tree):
+            module = getattr(node, "module", None) or ""
+            if is_modality and module.rpartition(".")[2] not in (*SERVED_PARTS, "config"):
+                continue
             if isinstance(node, ast.Import):
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -39,7 +50,7 @@ def imported_by(files: list[Path]) -> set[str]:
 
 def test_the_bento_holds_every_module_of_ours_that_it_imports() -> None:
     files = code_files(ROOT)
-    assert ROOT / "aigc_ops" / "serving" / "service.py" in files
+    assert ROOT / "aigc_ops" / "serving" / "runtime" / "service.py" in files
     for name in imported_by(files):
         if name.split(".")[0] == "aigc_ops":
             base = ROOT.joinpath(*name.split("."))
@@ -56,7 +67,7 @@ def test_the_bento_requires_every_package_that_it_imports() -> None:
 def test_the_bento_installs_what_the_lock_pins_and_nothing_else() -> None:
     lock = (ROOT / "constraints.txt").read_text()
     written = (ROOT / REQUIREMENTS).read_text()
-    assert written == requirements(lock), "run `python -m aigc_ops.serving.requirements`"
+    assert written == requirements(lock), "run `python -m aigc_ops.serving.bento.requirements`"
     pins = [line for line in written.splitlines() if not line.startswith("#")]
     assert set(pins) < set(lock.splitlines())
     names = {pin.partition("==")[0] for pin in pins}
@@ -67,7 +78,9 @@ def test_the_bento_installs_what_the_lock_pins_and_nothing_else() -> None:
 def test_stages_and_their_libraries_stay_out_of_the_bento() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in code_files(ROOT)}
     folders = {name.split("/")[1] for name in names if name.count("/") > 1}
-    assert folders == {"models", "serving"}
+    assert {"models", "serving"} < folders
+    stages = {"data", "training", "evaluation", "registry", "promotion", "pipeline", "cli"}
+    assert not stages & folders
     libraries = {name.split(".")[0] for name in imported_by(code_files(ROOT))}
     assert not {"mlflow", "prefect", "dvc", "great_expectations", "torchvision"} & libraries
 
@@ -75,7 +88,7 @@ def test_stages_and_their_libraries_stay_out_of_the_bento() -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what bentofile.yaml speaks of, and a file that it leaves out."""
-    for path in [ROOT / BENTOFILE, *code_files(ROOT), ROOT / "aigc_ops" / "home.py"]:
+    for path in [ROOT / BENTOFILE, *code_files(ROOT), ROOT / "aigc_ops" / "core" / "state_dir.py"]:
         target = tmp_path / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -100,16 +113,16 @@ def test_bentoml_build_by_hand_takes_the_same_files(checkout: Path, home: Path) 
 def test_the_code_digest_follows_the_included_files_alone(checkout: Path) -> None:
     before = code_digest(checkout)
     (checkout / "notes.txt").write_text("changed")
-    (checkout / "aigc_ops" / "home.py").write_text("changed")
+    (checkout / "aigc_ops" / "core" / "state_dir.py").write_text("changed")
     assert code_digest(checkout) == before == code_digest(ROOT)
-    with (checkout / "aigc_ops" / "sampling.py").open("a") as file:
+    with (checkout / "aigc_ops" / "sampling" / "sampler.py").open("a") as file:
         file.write("\n")
     assert code_digest(checkout) != before
 
 
 def test_a_pattern_without_files_is_named(checkout: Path) -> None:
-    (checkout / "aigc_ops" / "serving" / "served.py").unlink()
-    with pytest.raises(PackagingError, match=r"serving/served\.py names no file"):
+    (checkout / "aigc_ops" / "serving" / "runtime" / "model_runner.py").unlink()
+    with pytest.raises(PackagingError, match=r"model_runner\.py names no file"):
         code_files(checkout)
 
 
@@ -119,7 +132,7 @@ def test_the_checkout_is_that_of_the_package_or_the_current_folder(
     monkeypatch.chdir(checkout)
     assert find_project() == ROOT
     installed = tmp_path_factory.mktemp("site-packages") / "aigc_ops" / "__init__.py"
-    monkeypatch.setattr(bentos.aigc_ops, "__file__", str(installed))
+    monkeypatch.setattr(store.aigc_ops, "__file__", str(installed))
     assert find_project() == checkout
     monkeypatch.chdir(installed.parent.parent)
     assert find_project() is None

@@ -10,10 +10,10 @@ import httpx
 import psutil
 import pytest
 
-from aigc_ops.serving.door import BODY_SECONDS
-from aigc_ops.serving.names import MODEL_VARIABLE
-from aigc_ops.serving.process import HOST, ServerProcess, running
-from aigc_ops.serving.server import SERVICE
+from aigc_ops.serving.api.guard import BODY_SECONDS
+from aigc_ops.serving.env_vars import MODEL_VARIABLE
+from aigc_ops.serving.runtime.process import HOST, ServerProcess, running
+from aigc_ops.serving.runtime.server import SERVICE
 from tests.serving.conftest import error_of
 
 HALF_A_CALL = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"

@@ -8,9 +8,9 @@ import sys
 import httpx
 import pytest
 
-from aigc_ops.registry import promotion
+from aigc_ops.registry import aliases
 from aigc_ops.registry.registration import register
-from aigc_ops.serving.process import HOST, free_port
+from aigc_ops.serving.runtime.process import HOST, free_port
 from tests.conftest import ROOT, eventually
 from tests.registry.conftest import MakeCheckpoint, crown, empty_database, make_checkpoint, store
 
@@ -40,7 +40,7 @@ def test_a_rollback_takes_the_service_with_it(make_checkpoint: MakeCheckpoint) -
 
     try:
         assert eventually(served) == 2
-        promotion.rollback("digits", None, promotion.Decision(who="Ann", reason="complaints"))
+        aliases.rollback("digits", None, aliases.Decision(who="Ann", reason="complaints"))
         assert eventually(lambda: served() == 1)
         service.send_signal(signal.SIGTERM)
         assert service.wait(60) == 0

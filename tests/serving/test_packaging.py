@@ -10,22 +10,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aigc_ops.checkpoints import write_model
-from aigc_ops.errors import CheckpointError, PackagingError
-from aigc_ops.folders import write_folder
+from aigc_ops.core.atomic_dirs import write_folder
+from aigc_ops.core.errors import CheckpointError, PackagingError
 from aigc_ops.models.gan import Gan
-from aigc_ops.serving import packaging
-from aigc_ops.serving.bentos import find_bento
+from aigc_ops.serving.bento import packaging
+from aigc_ops.serving.bento.packaging import package
+from aigc_ops.serving.bento.store import find_bento
 from aigc_ops.serving.config import PackagingConfig
-from aigc_ops.serving.packaging import package
+from aigc_ops.storage.checkpoints import write_model
 from tests.serving.conftest import copy_of, registered, version_of
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from aigc_ops.artifacts import ModelVersion
+from aigc_ops.core.artifacts import ModelVersion
 from aigc_ops.serving.config import PackagingConfig
-from aigc_ops.serving.packaging import package
+from aigc_ops.serving.bento.packaging import package
 package(ModelVersion.model_validate_json(sys.argv[2]), Path(sys.argv[1]), config=PackagingConfig())
 """
 
@@ -62,7 +62,9 @@ def test_a_service_that_is_slow_to_start_is_given_up(gan_folder: Path, home: Pat
     assert stored(home) == []
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_killed_packaging_takes_its_server_with_it(
     gan_folder: Path, home: Path, signum: signal.Signals
 ) -> None:

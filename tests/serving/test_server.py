@@ -12,19 +12,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aigc_ops.errors import CheckpointError, PackagingError
+from aigc_ops.compute.random import sample_seeds
+from aigc_ops.core.errors import CheckpointError, PackagingError
+from aigc_ops.interfaces.request import Message, SampleRequest
 from aigc_ops.models.gpt import Gpt
-from aigc_ops.noise import sample_seeds
-from aigc_ops.sample_request import Message, SampleRequest
-from aigc_ops.serving.process import HOST, free_port
-from aigc_ops.serving.server import require_address, serve
+from aigc_ops.serving.runtime.process import HOST, free_port
+from aigc_ops.serving.runtime.server import require_address, serve
 from tests.serving.conftest import copy_of, error_of, in_progress, version_of
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from aigc_ops.artifacts import ModelVersion
-from aigc_ops.serving.server import serve
+from aigc_ops.core.artifacts import ModelVersion
+from aigc_ops.serving.runtime.server import serve
 version = ModelVersion.model_validate_json(sys.argv[3])
 serve(Path(sys.argv[1]), version=version, port=int(sys.argv[2]))
 """

@@ -1,7 +1,6 @@
 """Small training runs that the tests of the loop share."""
 
 from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +8,20 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from aigc_ops.artifacts import Checkpoint, ImageShape
+from aigc_ops.core.artifacts import Checkpoint, ImageShape
+from aigc_ops.core.tracking import SilentTracker, Tracker
 from aigc_ops.data import DataConfig, open_dataset, read_split
-from aigc_ops.data.streaming import ImageStream
-from aigc_ops.generative import FamilyConfig, ImageData, Images
+from aigc_ops.interfaces.model import FamilyConfig
+from aigc_ops.modalities.image.model import ImageData, Images
+from aigc_ops.modalities.image.streaming import ImageStream
 from aigc_ops.models.gan import GanConfig
 from aigc_ops.models.vae import VaeConfig
-from aigc_ops.tracking import SilentTracker, Tracker
-from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
 from tests.conftest import ref_of, striped_digits
 
 GAN = GanConfig(latent_dim=4, generator_width=4, critic_width=4)
 VAE = VaeConfig(latent_dim=4, width=4)
 FILES = ("model.safetensors", "training.safetensors")
-
-# Real processes, forked from one that has imported all of this and has not yet trained: a fork of
-# one that has cannot differentiate.
-CHILDREN = get_context("forkserver")
-CHILDREN.set_forkserver_preload(["tests.training.runs", "transformers.models.llama.modeling_llama"])
 
 
 class Recorder(SilentTracker):
@@ -64,7 +59,7 @@ def real_digits(num: int) -> ImageData:
 
 def little_memory(shards: Path, *, num_workers: int = 2) -> DataConfig:
     """Shards of which seven groups of two images are kept at a time."""
-    return DataConfig(path=str(shards), memory_gb=50 / 2**20, num_workers=num_workers)
+    return DataConfig(path=str(shards), image={"memory_gb": 50 / 2**20, "num_workers": num_workers})
 
 
 def stream_of(shards: Path) -> ImageStream:
@@ -89,14 +84,16 @@ def run(
     data = make(num)
     config = TrainingConfig(**{"batch_size": 6, "ema_decay": 0.9, "log_every": 1, **settings})
     return train(
-        model,
-        config,
-        ref_of(data).model_copy(update={"num_heldout": num_heldout}),
-        lambda split: data if split == "train" else make(num_heldout),
-        seed=3,
-        folder=RunFolder(folder),
-        tracker=tracker or SilentTracker(),
-        initial=initial,
+        TrainingJob(
+            model=model,
+            config=config,
+            dataset=ref_of(data).model_copy(update={"num_heldout": num_heldout}),
+            read_data=lambda split: data if split == "train" else make(num_heldout),
+            seed=3,
+            folder=RunFolder(folder),
+            tracker=tracker or SilentTracker(),
+            initial=initial,
+        )
     )
 
 

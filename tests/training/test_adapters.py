@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aigc_ops.artifacts import Checkpoint, DatasetRef
-from aigc_ops.checkpoints import load_model
-from aigc_ops.errors import ModelError
-from aigc_ops.generative import TextData
+from aigc_ops.core.artifacts import Checkpoint, DatasetRef
+from aigc_ops.core.errors import ModelError
+from aigc_ops.core.tracking import SilentTracker, Tracker
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.tracking import SilentTracker, Tracker
-from aigc_ops.training import RunFolder, TrainingConfig, train
-from tests.conftest import free_port
+from aigc_ops.storage.checkpoints import load_model
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
+from tests.conftest import CHILDREN, free_port
 from tests.models.test_pretrained import save_pretrained
-from tests.training.runs import CHILDREN, FILES, Recorder, assert_bit_equal
+from tests.training.runs import FILES, Recorder, assert_bit_equal
 
 DATA = TextData([f"Answer {i}, {'你好 ' * (i % 3)}😀" for i in range(24)], ["What?"] * 24)
 LORA = {"rank": 2, "alpha": 8.0}
@@ -45,14 +45,18 @@ def run(
             pretrained=str(source), context_length=64, lora=lora, train_on_prompts=False
         )
     return train(
-        source,
-        TrainingConfig(**{"batch_size": 4, "log_every": 1, "ema_decay": 0.9, **settings}),
-        ref,
-        lambda _: data,
-        seed=3,
-        folder=RunFolder(folder),
-        tracker=tracker or SilentTracker(),
-        initial=initial,
+        TrainingJob(
+            model=source,
+            config=TrainingConfig(
+                **{"batch_size": 4, "log_every": 1, "ema_decay": 0.9, **settings}
+            ),
+            dataset=ref,
+            read_data=lambda _: data,
+            seed=3,
+            folder=RunFolder(folder),
+            tracker=tracker or SilentTracker(),
+            initial=initial,
+        )
     )
 
 

@@ -1,17 +1,17 @@
 """`aigc-ops validate` and `aigc-ops train` on folders of unusual images."""
 
 import os
-from io import BytesIO, StringIO
+from io import BytesIO
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from aigc_ops import commands
-from aigc_ops.__main__ import parser
-from aigc_ops.errors import AigcOpsError, CheckpointError, TrainingError
-from aigc_ops.generative import AdamConfig
+from aigc_ops.cli import pipeline_commands
+from aigc_ops.cli.parser import parser
+from aigc_ops.core.errors import AigcOpsError, CheckpointError, TrainingError
+from aigc_ops.interfaces.optimizer import AdamConfig
 from tests.training.runs import GAN, VAE, run
 
 
@@ -62,7 +62,8 @@ def both(home, shared_home, tmp_path, monkeypatch):
         answers = []
         for command in ("validate", "train"):
             try:
-                commands.execute(*parser().parse_known_args([command, str(path)]), StringIO())
+                arguments, flags = parser().parse_known_args([command, str(path)])
+                pipeline_commands.COMMANDS[command](arguments, flags)
                 answers.append((0, ""))
             except AigcOpsError as error:  # what `main` prints before it exits with 1
                 answers.append((1, str(error)))
@@ -79,7 +80,7 @@ def both(home, shared_home, tmp_path, monkeypatch):
         (sound(5), {}),  # fewer than a batch of 16: an epoch lies within one
         ({f"cats/{name}": content for name, content in sound(12).items()}, {}),  # one class
         ({**sound(12), **MIXED_MODES}, {}),
-        (MIXED_SIZES, {"image_size": 8}),
+        (MIXED_SIZES, {"image": {"size": 8}}),
     ],
     ids=["few", "one class", "modes", "sizes"],
 )
@@ -91,7 +92,7 @@ def test_unusual_images_are_valid_and_trained_on(both, files, data):
 @pytest.mark.parametrize(
     ("files", "of_validation", "of_training"),
     [
-        (MIXED_SIZES, "every image is 8x8 as the first (data.image_size", "set data.image_size"),
+        (MIXED_SIZES, "every image is 8x8 as the first (data.image.size", "set data.image.size"),
         (
             {**sound(12), "x.jpg": encoded(image(1, mode="CMYK"), "JPEG")},
             "x.jpg (mode CMYK)",
@@ -114,7 +115,7 @@ def test_images_that_are_not_square_are_valid_but_want_another_network(both):
     (code, _), (train_code, told) = both(sound(12, width=12))
     assert (code, train_code) == (0, 1)
     assert "images of 8 x 12 pixels do not fit" in told
-    assert "--data.image-size 8" in told
+    assert "--data.image.size 8" in told
 
 
 def test_a_single_image_lacks_one_to_hold_out_and_can_be_trained_on_all_the_same(both):

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from aigc_ops.core.errors import CheckpointError, ModelError, TrainingError
+from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data.config import DataConfig
-from aigc_ops.errors import CheckpointError, ModelError, TrainingError
-from aigc_ops.generative import AdamConfig
+from aigc_ops.interfaces.optimizer import AdamConfig
 from aigc_ops.models.gpt import GptConfig
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, run_key, train
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, run_key, train
 from aigc_ops.training.config import WatchConfig
-from tests.conftest import ref_of, striped_digits
-from tests.training.runs import CHILDREN, FILES, GAN, VAE, Recorder, assert_bit_equal, run
+from tests.conftest import CHILDREN, ref_of, striped_digits
+from tests.training.runs import FILES, GAN, VAE, Recorder, assert_bit_equal, run
 
 DATA = DataConfig(path="anywhere")
 
@@ -94,13 +94,15 @@ def test_a_finished_run_is_returned_without_reading_the_data(tmp_path):
 
     data = striped_digits(20)
     again = train(
-        GAN,
-        TrainingConfig(batch_size=6, steps=2),
-        ref_of(data),
-        unread,
-        seed=3,
-        folder=RunFolder(tmp_path),
-        tracker=SilentTracker(),
+        TrainingJob(
+            model=GAN,
+            config=TrainingConfig(batch_size=6, steps=2),
+            dataset=ref_of(data),
+            read_data=unread,
+            seed=3,
+            folder=RunFolder(tmp_path),
+            tracker=SilentTracker(),
+        )
     )
     assert again == first
 
@@ -125,14 +127,16 @@ def test_weights_of_another_image_shape_are_refused(tmp_path):
         ModelError, match=r"images of another kind: height is 8 there and 16 here, width"
     ):
         train(
-            GAN,
-            TrainingConfig(steps=1, batch_size=4),
-            ref_of(data),
-            lambda split: data,
-            seed=0,
-            folder=RunFolder(tmp_path / "second"),
-            tracker=SilentTracker(),
-            initial=first,
+            TrainingJob(
+                model=GAN,
+                config=TrainingConfig(steps=1, batch_size=4),
+                dataset=ref_of(data),
+                read_data=lambda split: data,
+                seed=0,
+                folder=RunFolder(tmp_path / "second"),
+                tracker=SilentTracker(),
+                initial=first,
+            )
         )
 
 
@@ -201,7 +205,7 @@ def test_the_run_key_changes_with_all_that_decides_the_weights_and_nothing_else(
     assert base != run_key(
         GAN.model_copy(update={"latent_dim": 5}), TrainingConfig(), ref, DATA, seed=0
     )
-    resized = DATA.model_copy(update={"image_size": 16})
+    resized = DATA.with_section("image", size=16)
     assert base != run_key(GAN, TrainingConfig(), ref, resized, seed=0)
     other = ref.model_copy(update={"content_digest": "1" * 64})
     assert base != run_key(GAN, TrainingConfig(), other, DATA, seed=0)

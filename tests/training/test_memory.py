@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_ops.errors import TrainingError
+from aigc_ops.core.errors import TrainingError
 from aigc_ops.models.gan import Gan
 from aigc_ops.training import RunFolder, TrainingConfig
-from aigc_ops.training.memory import within_memory
+from aigc_ops.training.oom import free_memory, smaller_batches
 from tests.training.runs import GAN, assert_bit_equal, run
 
 CUDA = (
@@ -73,8 +73,13 @@ def test_parts_grow_in_number_to_the_next_divisor_of_the_batch():
             raise torch.OutOfMemoryError(CUDA)
         return "done"
 
-    config = TrainingConfig(batch_size=20)
-    assert within_memory(attempt, config, GAN, RunFolder(Path()), may_split=True) == "done"
+    config, done = TrainingConfig(batch_size=20), None
+    while done is None:
+        try:
+            done = attempt(config)
+        except torch.OutOfMemoryError as error:
+            config = smaller_batches(error, config, GAN, RunFolder(Path()), may_split=True)
+        free_memory()
     assert seen == [1, 2, 4, 10, 20]
 
 
@@ -84,7 +89,7 @@ def test_no_memory_for_a_single_row_ends_with_what_to_lower(room, tmp_path):
     wanted = (
         r"memory ran out \(asked for 2\.50 GiB, 312\.19 MiB free\); lower training\.batch_size "
         r"\(now 6\), raise training\.micro_batches \(now 6\).*model\.critic_width.*"
-        r"data\.image_size.*step-00000002"
+        r"data\.image\.size.*step-00000002"
     )
     with pytest.raises(TrainingError, match=wanted):
         run(GAN, tmp_path, steps=4)
@@ -99,12 +104,13 @@ def test_the_cpus_own_refusal_is_told_alike_and_not_worked_around_when_forbidden
 
 
 def test_memory_that_ran_out_for_the_data_ends_with_the_settings_that_hold_it():
-    def attempt(_):
-        return np.empty(2**52)
-
-    wanted = r"^memory ran out \(asked for 32\.0 PiB\); lower .*, data\.memory_gb$"
+    wanted = r"^memory ran out \(asked for 32\.0 PiB\); lower .*, data\.image\.memory_gb$"
+    with pytest.raises(MemoryError) as caught:
+        np.empty(2**52)
     with pytest.raises(TrainingError, match=wanted):
-        within_memory(attempt, TrainingConfig(), GAN, RunFolder(Path("none")), may_split=True)
+        smaller_batches(
+            caught.value, TrainingConfig(), GAN, RunFolder(Path("none")), may_split=True
+        )
 
 
 @pytest.mark.parametrize("text", ["could not create a primitive", "std::bad_alloc"])

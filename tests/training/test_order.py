@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigc_ops.generative import Groups
+from aigc_ops.interfaces.data import Groups
 from aigc_ops.training.order import DataOrder
 
 sizes = st.integers(1, 40)

@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from aigc_ops.__main__ import main
-from aigc_ops.errors import ConfigError
-from aigc_ops.home import exclusive
+from aigc_ops.core.errors import ConfigError
+from aigc_ops.core.state_dir import exclusive
 from tests.conftest import ROOT
 from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, run, stream_of
 

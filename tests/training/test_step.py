@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_ops.artifacts import ImageShape
-from aigc_ops.errors import ConfigError
-from aigc_ops.generative import AdamConfig, TextData
+from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.core.errors import ConfigError
+from aigc_ops.interfaces.optimizer import AdamConfig
+from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.models.vae import Vae
 from aigc_ops.training import TrainingConfig
 from aigc_ops.training.batches import Batches
+from aigc_ops.training.distributed import Processes
 from aigc_ops.training.examples import Examples
-from aigc_ops.training.processes import Processes
 from aigc_ops.training.state import new_state
 from aigc_ops.training.step import set_learning_rates, take_step
 from tests.conftest import striped_digits

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.artifacts import Checkpoint
-from aigc_ops.data import DataConfig, open_dataset, read_split, streaming
-from aigc_ops.data.layout import find_layout
-from aigc_ops.data.streaming import ImageStream
-from aigc_ops.generative import FamilyConfig
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, train
+from aigc_ops.core.artifacts import Checkpoint
+from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.data import DataConfig, open_dataset, read_split
+from aigc_ops.formats.layout import find_layout
+from aigc_ops.interfaces.ingestion import all_data_hooks
+from aigc_ops.interfaces.model import FamilyConfig
+from aigc_ops.modalities.image import streaming
+from aigc_ops.modalities.image.monitor import SampleFigures
+from aigc_ops.modalities.image.streaming import ImageStream
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
 from aigc_ops.training.examples import Examples
-from aigc_ops.training.judge import SampleFigures
 from tests.training.runs import GAN, VAE, assert_bit_equal, little_memory
 
 
@@ -26,13 +28,15 @@ def streamed(
     read = partial(read_split, ref, config)
     assert isinstance(read("train"), ImageStream)
     checkpoint: Checkpoint = train(
-        model,
-        TrainingConfig(**{"batch_size": 6, "ema_decay": 0.9, **settings}),
-        ref,
-        read,
-        seed=3,
-        folder=RunFolder(folder),
-        tracker=SilentTracker(),
+        TrainingJob(
+            model=model,
+            config=TrainingConfig(**{"batch_size": 6, "ema_decay": 0.9, **settings}),
+            dataset=ref,
+            read_data=read,
+            seed=3,
+            folder=RunFolder(folder),
+            tracker=SilentTracker(),
+        )
     )
     return Path(checkpoint.uri)
 
@@ -57,17 +61,20 @@ def test_neither_workers_nor_reading_ahead_change_a_run(shards, tmp_path, monkey
 def test_where_all_groups_fit_a_stream_trains_as_the_resident_split_does(shards, tmp_path):
     config = DataConfig(path=str(shards))
     ref = open_dataset(config)
-    stream = ImageStream(find_layout(Path(ref.uri), config), config, "train", ref.image_shape)
+    layout = find_layout(Path(ref.uri), config, all_data_hooks())
+    stream = ImageStream(layout, config, "train", ref.image_shape)
     assert stream.groups.at_once > len(stream.groups.sizes)
     ends = [
         train(
-            VAE,
-            TrainingConfig(steps=20, batch_size=6),
-            ref,
-            lambda split, data=data: data,
-            seed=3,
-            folder=RunFolder(tmp_path / type(data).__name__),
-            tracker=SilentTracker(),
+            TrainingJob(
+                model=VAE,
+                config=TrainingConfig(steps=20, batch_size=6),
+                dataset=ref,
+                read_data=lambda split, data=data: data,
+                seed=3,
+                folder=RunFolder(tmp_path / type(data).__name__),
+                tracker=SilentTracker(),
+            )
         )
         for data in (stream, read_split(ref, config, "train"))
     ]

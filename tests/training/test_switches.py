@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_ops.devices import tuned
-from aigc_ops.errors import ConfigError, TrainingError
-from aigc_ops.home import home
+from aigc_ops.compute.devices import tuned
+from aigc_ops.core.errors import ConfigError, TrainingError
+from aigc_ops.core.state_dir import home
 from aigc_ops.models.vae import Vae
 from aigc_ops.training.state import Progress
 from aigc_ops.training.watchdog import _note_best

@@ -7,18 +7,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aigc_ops.artifacts import DatasetRef
-from aigc_ops.errors import TrainingError
-from aigc_ops.generative import AdamConfig, TextData
-from aigc_ops.models._tokens import Vocabulary
-from aigc_ops.models._transformer import Block
+from aigc_ops.core.artifacts import DatasetRef
+from aigc_ops.core.errors import TrainingError
+from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.interfaces.optimizer import AdamConfig
+from aigc_ops.interfaces.request import SampleRequest
+from aigc_ops.modalities.text import model as text_model
+from aigc_ops.modalities.text.model import TextData
+from aigc_ops.modalities.text.training import TextTraining
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.sample_request import SampleRequest
-from aigc_ops.tracking import SilentTracker
-from aigc_ops.training import RunFolder, TrainingConfig, judge, train
-from aigc_ops.training import examples as kept
+from aigc_ops.models.language.tokenizer import Vocabulary
+from aigc_ops.models.language.transformer import Block
+from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
 from aigc_ops.training.examples import Examples
 from aigc_ops.training.loop import _compile
+from aigc_ops.training.monitor import OnlineMetrics
 from aigc_ops.training.state import new_state
 from tests.training.runs import Recorder
 
@@ -41,13 +44,15 @@ def run(
         uri="memory", modality="text", content_digest="0" * 64, num_train=len(data), num_heldout=0
     )
     return train(
-        config,
-        TrainingConfig(**{"batch_size": 8, "log_every": 1, **settings}),
-        ref,
-        lambda _: data,
-        seed=3,
-        folder=RunFolder(folder),
-        tracker=tracker or SilentTracker(),
+        TrainingJob(
+            model=config,
+            config=TrainingConfig(**{"batch_size": 8, "log_every": 1, **settings}),
+            dataset=ref,
+            read_data=lambda _: data,
+            seed=3,
+            folder=RunFolder(folder),
+            tracker=tracker or SilentTracker(),
+        )
     )
 
 
@@ -69,7 +74,7 @@ def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     examples = Gpt.examples
     monkeypatch.setattr(Gpt, "examples", lambda *args: calls.append(0) or examples(*args))
-    monkeypatch.setattr(kept, "KEPT_FROM", 0)
+    monkeypatch.setattr(text_model, "KEPT_FROM", 0)
     return calls
 
 
@@ -114,10 +119,9 @@ def test_no_more_heldout_text_is_looked_at_than_steers_a_run(
     monkeypatch.setattr(
         Vocabulary, "_encodings", lambda self, texts: encoded.extend(texts) or encode(self, texts)
     )
-    monkeypatch.setattr(judge, "NUM_CHARACTERS", 60)
-    monkeypatch.setattr(judge, "NUM_HELDOUT", 4)
+    monkeypatch.setattr("aigc_ops.modalities.text.training.NUM_CHARACTERS", 60)
     model = Gpt.from_data(SMALL, DATA)
-    assert len(judge._first_examples(model, DATA)["inputs"]) == 4
+    assert len(TextTraining().heldout_examples(model, DATA, 4)["inputs"]) == 4
     assert set(encoded) - {""} < set(DATA.texts[:20])
 
 
@@ -127,7 +131,8 @@ def test_the_heldout_loss_is_the_same_however_many_rows_are_passed_at_once(at_on
     model = Gpt.from_data(SMALL.model_copy(update={"train_on_prompts": False}), data).eval()
     rows = list[int]()
     model.network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    loss = judge.Judge(data, lambda: data, rows_at_once=at_once).look(model)["heldout/loss"]
+    online = OnlineMetrics(TextTraining(), data, lambda: data, rows_at_once=at_once)
+    loss = online.measure(model)["heldout/loss"]
     assert max(rows) <= at_once
     totals, counts = model.log_likelihood(data)
     assert loss == pytest.approx(-(totals.sum() / counts.sum()).item(), rel=1e-5)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aigc_ops.errors import TrainingError
-from aigc_ops.generative import AdamConfig
+from aigc_ops.core.errors import TrainingError
+from aigc_ops.interfaces.optimizer import AdamConfig
 from aigc_ops.models.gan import Gan
 from aigc_ops.models.vae import Vae
 from aigc_ops.training import RunFolder, loop
@@ -87,7 +87,7 @@ def test_a_second_fall_goes_back_to_a_checkpoint_that_lies_there(
 
         def __init__(self, *_, **__): ...
 
-        def look(self, _):
+        def measure(self, _):
             Scripted.steps += 1
             spread, coverage = 1.0, {4: 0.6, best: 0.9}.get(Scripted.steps, 0.5)
             if Scripted.steps == Scripted.fall:
@@ -95,7 +95,7 @@ def test_a_second_fall_goes_back_to_a_checkpoint_that_lies_there(
                 Scripted.steps = 4  # where the rollback goes, both times
             return {"samples/class_spread": spread, "samples/coverage": coverage}
 
-    monkeypatch.setattr(loop, "Judge", Scripted)
+    monkeypatch.setattr(loop, "OnlineMetrics", Scripted)
     watch = {"every": 1, "action": "roll_back", "patience": 1, "grace_steps": 0}
     end = run(GAN, tmp_path, steps=12, checkpoint_every=2, watch={**watch, "max_rollbacks": 5})
     progress = json.loads((Path(end.uri) / "training.json").read_text())["progress"]

@@ -1,0 +1,144 @@
+"""A config's fields as command-line flags, with help, from the config type itself."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, create_model
+from pydantic_settings import CliSettingsSource
+
+from aigc_ops.core.errors import ConfigError
+from aigc_ops.interfaces.sections import former_field_paths
+from aigc_ops.pipeline.run_config import (
+    field_paths,
+    nearest_field,
+    nested_type,
+    warn_of_former_name,
+)
+
+SUBJECTS = dict.fromkeys(("run", "validate", "train"), "CONFIG") | {"register": "CHECKPOINT"}
+
+
+def parse_flags(kind: type[BaseModel], flags: Sequence[str]) -> dict[str, Any]:
+    """Nested values of `--a.b-c=value` flags, still as text; the config validates them.
+
+    Raises ConfigError naming the nearest flag for one that is no field.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    source = _flag_source(kind, parser)
+    spelt = [_present_name(kind, _kebab(flag)) for flag in flags]
+    _check_no_section(kind, spelt)
+    try:
+        values, unknown = parser.parse_known_args(spelt)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    if unknown:
+        raise ConfigError(_unknown_flag(kind, unknown[0]))
+    return _emptied(kind, source(parsed_args=vars(values))())
+
+
+def _emptied(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with None for an empty text, where the field may be None."""
+    emptied: dict[str, Any] = {}
+    for name, value in values.items():
+        annotation = kind.model_fields[name].annotation
+        if isinstance(value, Mapping) and (nested := nested_type(annotation)):
+            emptied[name] = _emptied(nested, value)
+        else:
+            emptied[name] = None if value == "" and type(None) in get_args(annotation) else value
+    return emptied
+
+
+def family_flag(flags: Sequence[str]) -> dict[str, Any]:
+    """`{"model": {"family": …}}` when a flag names the family, which decides all others."""
+    named = [flag.partition("=")[2] for flag in flags if flag.startswith("--model.family=")]
+    return {"model": {"family": named[-1]}} if named else {}
+
+
+def control_values(words: Sequence[str]) -> dict[str, float]:
+    """Values of `NAME=NUMBER` by name; the model knows which names it has.
+
+    Raises ConfigError for a word of another form and for a name given twice.
+    """
+    values: dict[str, float] = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if name in values:
+            raise ConfigError(f"--set {word}: {name} is set already; give it once")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            raise ConfigError(
+                f"--set {word}: expected NAME=NUMBER, such as truncation=0.7"
+            ) from None
+    return values
+
+
+def with_values(config: BaseModel) -> type[BaseModel]:
+    """The config's own type, with its values as the defaults that help shows."""
+    values = {
+        name: (info.annotation, info.merge_field_infos(info, default=getattr(config, name)))
+        for name, info in type(config).model_fields.items()
+    }
+    return create_model(type(config).__name__, __base__=type(config), **values)  # type: ignore[call-overload, no-any-return]
+
+
+def help_text(command: str, summary: str, kind: type[BaseModel], hint: str) -> str:
+    """A command's usage and each of the config's flags with its meaning."""
+    parser = argparse.ArgumentParser(
+        prog=f"aigc-ops {command}",
+        description=f"{summary}\n\n{hint}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        usage=f"aigc-ops {command} {SUBJECTS.get(command, 'MODEL')} [--json] [--FIELD VALUE ...]",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    if command == "run":
+        parser.add_argument("--force", action="store_true", help="run every stage anew")
+    _flag_source(kind, parser)
+    return parser.format_help()
+
+
+def _flag_source(kind: type[BaseModel], parser: argparse.ArgumentParser) -> Any:
+    return CliSettingsSource(
+        kind,  # type: ignore[arg-type]
+        root_parser=parser,
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+
+def _kebab(flag: str) -> str:
+    name, equals, value = flag.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else flag
+
+
+def _present_name(kind: type[BaseModel], flag: str) -> str:
+    """Return the flag by its field's name of today, with a warning for a former one."""
+    name, equals, value = flag.partition("=")
+    path = name.removeprefix("--").replace("-", "_")
+    new = former_field_paths(kind).get(path)
+    if new is None:
+        return flag
+    present = "--" + new.replace("_", "-")
+    warn_of_former_name(name, present)
+    return f"{present}{equals}{value}"
+
+
+def _check_no_section(kind: type[BaseModel], flags: Sequence[str]) -> None:
+    """Raise ConfigError for a flag that names many fields at once, such as `--model`."""
+    paths = ["--" + path.replace("_", "-") for path in field_paths(kind)]
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        if value and (inside := [path for path in paths if path.startswith(f"{name}.")]):
+            raise ConfigError(f"{name} is a section, not a field; give {', '.join(inside[:3])}, …")
+
+
+def _unknown_flag(kind: type[BaseModel], flag: str) -> str:
+    name = flag.partition("=")[0]
+    if not name.startswith("--"):
+        return f"{flag!r} is one argument too many"
+    hint = nearest_field(kind, name.removeprefix("--").replace("-", "_"))
+    near = hint.replace("_", "-").replace("did you mean ", "did you mean --")
+    return f"{name} is not a flag{near}"

@@ -1,0 +1,43 @@
+"""The commands about datasets: data, dvc."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from aigc_ops.core.errors import ConfigError
+
+Answer = dict[str, Any]
+
+
+def data(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Return a dataset's rows, digest and pin; or fetch the pinned data."""
+    from aigc_ops.data import DataConfig, dvc, open_dataset, pin_hint
+    from aigc_ops.interfaces.discovery import find_modality
+
+    if not arguments.path:
+        raise ConfigError("data: an empty path; give the folder or file of a dataset")
+    if arguments.action == "pull":
+        dvc.pull(arguments.path)
+        return {"pulled": arguments.path}, [f"{arguments.path} is what DVC pins"]
+    dataset = open_dataset(DataConfig(path=arguments.path))
+    lines = [
+        f"{find_modality(dataset.modality).unit}: {dataset.num_train} to train on, "
+        f"{dataset.num_heldout} held out",
+        f"digest: {dataset.content_digest}",
+        pin_hint(dataset) or f"pinned by DVC as {dataset.dvc_digest}",
+    ]
+    return dataset.model_dump(mode="json"), lines
+
+
+def dvc(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Run a command of DVC, which prints its own answer; return its exit code."""
+    from aigc_ops.data.dvc import run_dvc
+
+    if not arguments.words:
+        raise ConfigError("dvc: which command of DVC? For example: aigc-ops dvc add FOLDER")
+    code = run_dvc(arguments.words, sys.stderr if arguments.json else arguments.output)
+    return {"command": arguments.words, "exit_code": code, "failed": code != 0}, []
+
+
+COMMANDS = {"data": data, "dvc": dvc}

@@ -1,0 +1,72 @@
+"""What a person reads after a command."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from aigc_ops.core.artifacts import RunResult, Verdict
+
+
+def score_lines(scores: Any) -> list[str]:
+    """Return a line for each score of a checkpoint."""
+    return values_lines(scores.values)
+
+
+def values_lines(values: Any) -> list[str]:
+    """Return a line for each score by name: value, interval and number of samples."""
+    return [
+        f"{name}: {score.value:.4g} ({score.low:.4g} to {score.high:.4g}, n = "
+        f"{score.contract.get('n')})"
+        for name, score in values.items()
+    ]
+
+
+def run_summary(result: RunResult, *, reused: bool, seconds: float) -> list[str]:
+    """What a person wants after a run: the picture, the scores, the champion, how to serve."""
+    champion, primary = result.verdict.champion, result.scores.primary
+    store = os.environ["MLFLOW_TRACKING_URI"]
+    done = "nothing has changed; reused the run of" if reused else "finished"
+    lines = [
+        f"{done} {result.version.uri} in {seconds:.1f} s",
+        f"  samples    {_shown(result.checkpoint.grid_uri)}",
+        f"  data docs  {_shown(result.report.html_uri)}",
+        f"  report     {_shown(result.scores.report_uri)}",
+        f"  score      {values_lines({primary: result.scores.values[primary]})[0]}",
+        f"  verdict    {result.version.uri} {verdict_text(result.verdict)}: "
+        + "; ".join(result.verdict.reasons),
+        f"  review     {_program('aigc-ops')} review {result.version.name} "
+        f"{result.version.version}",
+    ]
+    if champion:
+        lines.append(f"  champion   {champion.uri} (models:/{champion.name}@champion)")
+    if result.bento:
+        lines += [
+            f"  Bento      {result.bento.tag}",
+            f"  serve it   {_program('aigc-ops')} serve models:/{result.name}@champion",
+        ]
+    local = store.replace(f"{Path.cwd()}{os.sep}", "")
+    ui = f"{_program('mlflow')} ui --backend-store-uri {local}"
+    return [*lines, f"  MLflow     {store if store.startswith('http') else ui}"]
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Return what became of a version, to follow its name."""
+    if verdict.waiting:
+        name, number = verdict.model.name, verdict.model.version
+        return f"waits for a decision ({_program('aigc-ops')} approve {name} {number})"
+    return f"is {verdict.alias}"
+
+
+def _program(name: str) -> str:
+    """A program of this environment as a person would type it here."""
+    beside, found = Path(sys.executable).parent / name, shutil.which(name)
+    reached = found is not None and Path(found).parent == beside.parent
+    return name if reached or not beside.is_file() else _shown(str(beside))
+
+
+def _shown(path: str | None) -> str:
+    """A path as a person would type it here."""
+    here = f"{Path.cwd()}{os.sep}"
+    return (path or "none").removeprefix(here)

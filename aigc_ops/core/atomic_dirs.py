@@ -1,0 +1,151 @@
+"""Folders at rest: written whole or not at all, checked by digest when read.
+
+Nothing here imports torch, so a model's record is told without it.
+"""
+
+import glob
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from aigc_ops.core.artifacts import file_digest
+from aigc_ops.core.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+MODEL_JSON = "model.json"
+PROVENANCE = "provenance.json"
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> str:
+    """Write a folder atomically with a SHA-256 manifest; return the manifest's digest.
+
+    `fill` writes the files into a hidden sibling, which is synced to disk and renamed
+    over `target` only when it is whole. A kill leaves the old folder or the new one; the
+    old one perhaps under a hidden name, from which `recover` takes it back.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover(target)
+    partial = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
+    partial.mkdir()
+    try:
+        fill(partial)
+        return _seal(partial, target)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}); "
+            "free space or choose another AIGC_OPS_HOME, then run again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _seal(partial: Path, target: Path) -> str:
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    entries = {
+        path.relative_to(partial).as_posix(): {
+            "sha256": file_digest(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in files
+    }
+    manifest = partial / MANIFEST
+    manifest.write_text(json.dumps({"files": entries}, indent=2, sort_keys=True) + "\n")
+    for path in [*files, manifest]:
+        _sync(path)
+    _sync(partial)
+    digest = file_digest(manifest)
+    if target.exists():
+        retired = partial.with_suffix(".retired")
+        target.rename(retired)
+        partial.rename(target)
+        shutil.rmtree(retired)
+    else:
+        partial.rename(target)
+    _sync(target.parent)
+    return digest
+
+
+def recover(target: Path) -> None:
+    """Put the old folder back where a kill has cut its replacement short."""
+    for retired in target.parent.glob(f".{glob.escape(target.name)}.*.retired"):
+        if target.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            with suppress(FileNotFoundError):  # another process was quicker
+                retired.rename(target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def verify_folder(folder: Path, *, expected: str | None = None) -> str:
+    """Check every file against the manifest; return the manifest's SHA-256.
+
+    Raises CheckpointError naming the first file that is missing, extra or changed.
+    """
+    manifest = folder / MANIFEST
+    if not folder.exists():
+        recover(folder)
+    if not manifest.is_file():
+        raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a model folder")
+    digest = file_digest(manifest)
+    if expected is not None and digest != expected:
+        raise CheckpointError(
+            f"{folder}: manifest digest is {digest[:12]}, expected {expected[:12]}; "
+            "the folder is not the one that was recorded"
+        )
+    entries = read_manifest(folder)
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not _is_folder(p)}
+    if extra := sorted(present - entries.keys() - {MANIFEST}):
+        raise CheckpointError(f"{folder}: {extra[0]} is not in its manifest; do not trust it")
+    for name, sha256 in entries.items():
+        path = folder / name
+        if name not in present or path.is_symlink():
+            raise CheckpointError(f"{folder}: {name} is missing")
+        if file_digest(path) != sha256:
+            raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 differs)")
+    return digest
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 (hex) of each file of a folder, as its manifest states them."""
+    manifest = folder / MANIFEST
+    try:
+        files = json.loads(manifest.read_text())["files"]
+        return {name: entry["sha256"] for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{manifest}: not a manifest ({error})") from error
+
+
+def read_model_json(folder: Path) -> dict[str, Any]:
+    """`{"family", "config", "blueprint"}` of a model folder."""
+    try:
+        record: dict[str, Any] = json.loads((folder / MODEL_JSON).read_text())
+        return {name: record[name] for name in ("family", "config", "blueprint")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / MODEL_JSON}: unreadable ({error!r})") from error
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """What training recorded of a model folder: step, data, seed, run, config, revision."""
+    try:
+        record: dict[str, Any] = dict(json.loads((folder / PROVENANCE).read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / PROVENANCE}: unreadable ({error!r})") from error
+    return record

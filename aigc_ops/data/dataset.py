@@ -1,0 +1,169 @@
+"""A dataset: opened without decoding all of it, and read split by split."""
+
+import json
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aigc_ops.core.artifacts import DatasetRef
+from aigc_ops.core.errors import DataError
+from aigc_ops.core.kept_results import recall_or_compute
+from aigc_ops.data.config import DataConfig
+from aigc_ops.data.content_digest import content_digest, files_by_name, split_terms
+from aigc_ops.data.dvc import check_pin
+from aigc_ops.formats.layout import find_layout
+from aigc_ops.formats.parquet import read_schema
+from aigc_ops.formats.rows import read_rows
+from aigc_ops.formats.stat_digest import absolute
+from aigc_ops.interfaces.ingestion import SPLITS, Layout, Split, SplitRows, all_data_hooks
+from aigc_ops.interfaces.labels import class_names
+from aigc_ops.interfaces.row import Label, Row
+from aigc_ops.provenance.code_version import code_digest
+
+if TYPE_CHECKING:
+    from aigc_ops.interfaces.data import TrainingData
+
+
+class Dataset:
+    """An opened dataset; each split is decoded once and kept as long as this object is."""
+
+    def __init__(self, ref: DatasetRef, config: DataConfig) -> None:
+        """Take a dataset that was opened; its content is checked when a split is read."""
+        self.ref, self.config = ref, config
+        self._splits: dict[Split, TrainingData] = {}
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The files of the dataset."""
+        return find_layout(Path(self.ref.uri), self.config, all_data_hooks())
+
+    def rows(self, split: Split) -> Iterator[Row]:
+        """Yield the undecoded rows of a split, in file order."""
+        return read_rows(self.layout, self.config, split)
+
+    def read(self, split: Split) -> "TrainingData":
+        """Return a split; raises DataError naming the first damaged row.
+
+        The content must still be what `open_dataset` found. A modality may decode rows only as
+        they are needed, and finds a damaged one then.
+        """
+        if split not in self._splits:
+            self._splits[split] = self._read(split)
+        return self._splits[split]
+
+    def _read(self, split: Split) -> "TrainingData":
+        if present_digest(Path(self.ref.uri), self.config) != self.ref.content_digest:
+            raise DataError(f"{self.ref.uri}: changed since it was opened; run the stage again")
+        hooks = self.layout.hooks
+        if not self.ref.num_rows(split):
+            raise DataError(
+                f"{self.ref.uri}: the {split} split is empty; add rows to it{hooks.more_rows_hint}"
+            )
+        source = SplitRows(self.ref, self.layout, self.config, split, self.rows(split))
+        return hooks.decode(source)
+
+
+def open_dataset(config: DataConfig) -> DatasetRef:
+    """Return the record of a config's dataset, checked against its DVC pin when it has one.
+
+    Rows need not be sound: only what tells the shape is decoded, so that validation can name
+    every bad row. Unchanged data is not read again. Raises DataError when there is no dataset,
+    when it is not what DVC pins, or when a file or column cannot be read at all.
+    """
+    root = absolute(config.path)
+    dvc_digest = check_pin(root)
+    if not root.exists():
+        looked = "" if root == Path(config.path) else f"; looked in {Path.cwd()}"
+        raise DataError(f"data.path: {config.path} does not exist{looked}")
+    layout = find_layout(root, config, all_data_hooks())
+    files = files_by_name(layout)
+    record = recall_or_compute(
+        "dataset",
+        {
+            "root": str(root),
+            "modality": layout.modality,
+            "files": split_terms(layout, config.heldout_fraction, {name: name for name in files}),
+            "config": config.decisive_values(),
+            "code": code_digest(),
+        },
+        files,
+        lambda: _survey(layout, config).model_dump_json(),
+    )
+    return DatasetRef.model_validate_json(record).model_copy(update={"dvc_digest": dvc_digest})
+
+
+def _survey(layout: Layout, config: DataConfig) -> DatasetRef:
+    """Return the record of a dataset, made of one pass over its rows, without its pin."""
+    survey, counts = layout.hooks.survey(), _Counts()
+    for split in SPLITS:
+        for row in read_rows(layout, config, split):
+            counts.add(row, split)
+            survey.add(row)
+    return DatasetRef(
+        uri=str(layout.root),
+        modality=layout.modality,
+        content_digest=content_digest(layout, config.heldout_fraction),
+        num_train=counts.num_rows["train"],
+        num_heldout=counts.num_rows["heldout"],
+        **survey.shape_fields(config, _declared_classes(layout, config) or counts.class_names()),
+        licences=tuple(sorted(counts.licences)),
+        sources=tuple(sorted(counts.sources)),
+    )
+
+
+def read_split(ref: DatasetRef, config: DataConfig, split: Split) -> "TrainingData":
+    """Return one split of a dataset that was opened, as `Dataset.read` does."""
+    return Dataset(ref, config).read(split)
+
+
+def pin_hint(ref: DatasetRef) -> str | None:
+    """Return how to pin a dataset by DVC; None when it is pinned."""
+    if ref.dvc_digest is not None:
+        return None
+    path = os.path.relpath(ref.uri)
+    if path.startswith(os.pardir):
+        do, place = "copy it into this repository, then", Path(path).name
+    else:
+        do, place = "to pin it", path
+    command = f"aigc-ops dvc add {shlex.quote(place)} && git add {shlex.quote(place + '.dvc')}"
+    return f"{path} is not pinned by DVC; {do} run: {command}"
+
+
+def present_digest(path: Path, config: DataConfig) -> str:
+    """Return the content digest of the dataset at a path, read as a config says."""
+    return content_digest(find_layout(path, config, all_data_hooks()), config.heldout_fraction)
+
+
+def _declared_classes(layout: Layout, config: DataConfig) -> tuple[str, ...]:
+    """Return the class names in a Parquet file's `datasets` metadata, in order of label."""
+    if not layout.is_parquet or "label" not in layout.hooks.columns((), config):
+        return ()
+    metadata = read_schema(layout.root / layout.every_file()[0]).metadata or {}
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[config.label_column]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+class _Counts:
+    """What one pass over the undecoded rows counts, whatever their modality."""
+
+    def __init__(self) -> None:
+        self.num_rows: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self.licences: set[str] = set()
+        self.sources: set[str] = set()
+        self._labels: dict[Split, Counter[Label]] = {split: Counter() for split in SPLITS}
+
+    def add(self, row: Row, split: Split) -> None:
+        self.num_rows[split] += 1
+        self._labels[split][row.label] += 1
+        self.licences |= {row.licence} if row.licence else set()
+        self.sources |= {row.source} if row.source else set()
+
+    def class_names(self) -> tuple[str, ...]:
+        return class_names(self._labels["train"], self._labels["heldout"])

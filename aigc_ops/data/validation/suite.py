@@ -1,0 +1,251 @@
+"""Verdicts over a dataset's manifest, by Great Expectations: its only import."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aigc_ops.core.artifacts import DatasetRef, ValidationReport
+from aigc_ops.core.errors import ValidationFailed
+from aigc_ops.data.config import DataConfig
+from aigc_ops.data.validation.config import ValidationConfig
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.ingestion import Check, DataHooks
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from great_expectations.data_context.types.base import DataContextConfig
+    from great_expectations.expectations.expectation import Expectation
+
+NUM_ROWS_NAMED = 10
+MAX_ROWS_KEPT = 10_000
+
+
+def validate(
+    ref: DatasetRef,
+    data_config: DataConfig,
+    validation_config: ValidationConfig,
+    *,
+    folder: Path,
+) -> ValidationReport:
+    """The report of all expectations, kept in `folder` as report.json and Data Docs.
+
+    A failed report is returned, not raised: see `require`.
+    """
+    # Imported here: the command line's --help needs this module's settings and no more.
+    from aigc_ops.data.validation.manifest import read_manifest
+
+    manifest = read_manifest(ref, data_config)
+    expectations = _expectations(ref, data_config, validation_config, manifest)
+    html = folder / "data-docs"
+    html.mkdir(parents=True, exist_ok=True)
+    results = _run(manifest, expectations, html, run_name=f"data-{ref.version}")
+    failures = tuple(_failure(result) for result in results if not result["success"])
+    report = ValidationReport(
+        success=not failures,
+        dataset_digest=ref.content_digest,
+        num_expectations=len(results),
+        num_rows=len(manifest),
+        failures=failures,
+        json_uri=str((folder / "report.json").absolute()),
+        html_uri=str((html / "index.html").absolute()),
+    )
+    record = {**report.model_dump(mode="json"), "expectations": results}
+    Path(report.json_uri).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
+def require(report: ValidationReport) -> None:
+    """Raise ValidationFailed with every failure unless the report is a success."""
+    if not report.success:
+        failures = "\n".join(f"  - {failure}" for failure in report.failures)
+        raise ValidationFailed(
+            f"the dataset is not fit to train on:\n{failures}\n"
+            f"mend the data (or data.* and validation.* in the config) and run again; "
+            f"the report is {report.html_uri}"
+        )
+
+
+# The suite: each check's description is the sentence that the report shows.
+
+
+def _expectations(
+    ref: DatasetRef, data: DataConfig, config: ValidationConfig, manifest: "pd.DataFrame"
+) -> "list[Expectation]":
+    modality = find_modality(ref.modality)
+    measured = {str(name) for name in manifest if manifest[name].notna().any()}
+    checks = _row_checks(config)
+    checks += modality.data.checks(ref, data, config.section(modality.name), measured)
+    if ref.class_names:
+        checks += _label_checks(modality.data.sample_noun, len(ref.class_names))
+    licensed = config.require_licence == "auto" and "licence" in measured
+    if licensed or config.require_licence == "always":
+        checks.append(Check("not_null", "licence", "every row states its licence"))
+    return [*_count_expectations(config, modality.data), *map(_expectation, checks)]
+
+
+def _count_expectations(config: ValidationConfig, hooks: DataHooks) -> "list[Expectation]":
+    import great_expectations.expectations as gxe
+    from great_expectations.expectations.row_conditions import Column
+
+    least = {"train": config.min_train_rows, "heldout": config.min_heldout_rows}
+    return [
+        gxe.ExpectTableRowCountToBeBetween(
+            min_value=num,
+            row_condition=Column("split") == split,
+            description=f"the {split} split has at least {num} row"
+            + "s" * (num > 1)
+            + (" (data.heldout_fraction takes more from data without splits)" * (split != "train"))
+            + hooks.more_rows_hint,
+        )
+        for split, num in least.items()
+    ]
+
+
+def _row_checks(config: ValidationConfig) -> list[Check]:
+    allowed = config.max_duplicate_fraction
+    return [
+        Check("null", "error", "every row can be decoded"),
+        Check(
+            "null",
+            "duplicate_of",
+            "no row repeats an earlier one of its split "
+            f"(validation.max_duplicate_fraction allows {allowed:.2%})",
+            mostly=1 - allowed,
+        ),
+        Check("null", "also_trained_on", "no held-out row is in the training split too"),
+    ]
+
+
+def _label_checks(sample: str, num_classes: int) -> list[Check]:
+    """Return the checks of labels 0..K-1; `sample` is the modality's noun with its article."""
+    noun, last = sample.split(" ", 1)[1], num_classes - 1
+    classes = list(range(num_classes))
+    return [
+        Check("not_null", "label", f"every {noun} has a label"),
+        Check("between", "label", f"every label is from 0 to {last}", low=0, high=last),
+        Check("contains", "train_label", "every class has rows to train on", values=classes),
+    ]
+
+
+def _expectation(check: Check) -> "Expectation":
+    import great_expectations.expectations as gxe
+
+    values = list(check.values)
+    rules: dict[str, tuple[Any, dict[str, Any]]] = {
+        "null": (gxe.ExpectColumnValuesToBeNull, {}),
+        "not_null": (gxe.ExpectColumnValuesToNotBeNull, {}),
+        "in_set": (gxe.ExpectColumnValuesToBeInSet, {"value_set": values}),
+        "between": (
+            gxe.ExpectColumnValuesToBeBetween,
+            {"min_value": check.low, "max_value": check.high},
+        ),
+        "contains": (gxe.ExpectColumnDistinctValuesToContainSet, {"value_set": values}),
+    }
+    kind, arguments = rules[check.kind]
+    if check.mostly < 1:
+        arguments["mostly"] = check.mostly
+    expectation: Expectation = kind(column=check.column, description=check.description, **arguments)
+    return expectation
+
+
+# Running it
+
+
+def _run(
+    manifest: "pd.DataFrame", expectations: "list[Expectation]", html: Path, *, run_name: str
+) -> list[dict[str, Any]]:
+    """Results as JSON in the order of the suite, and Data Docs written to `html`."""
+    import great_expectations as gx
+    from great_expectations.core.run_identifier import RunIdentifier
+
+    shutil.rmtree(html, ignore_errors=True)
+    context = gx.get_context(mode="ephemeral", project_config=_context_config(html))
+    asset = context.data_sources.add_pandas("manifest").add_dataframe_asset("rows")
+    suite = context.suites.add(gx.ExpectationSuite("dataset", expectations=list(expectations)))
+    definition = context.validation_definitions.add(
+        gx.ValidationDefinition(
+            name="dataset", data=asset.add_batch_definition_whole_dataframe("all"), suite=suite
+        )
+    )
+    outcome = definition.run(
+        batch_parameters={"dataframe": manifest},
+        run_id=RunIdentifier(run_name=run_name),
+        result_format={
+            "result_format": "COMPLETE",
+            "unexpected_index_column_names": ["row"],
+            "partial_unexpected_count": NUM_ROWS_NAMED,
+        },
+    )
+    context.build_data_docs()
+    for picture in html.rglob("static/images/*.gif"):
+        picture.unlink()  # 3 MB of a tutorial that no page shows
+    order = {expectation.description: place for place, expectation in enumerate(expectations)}
+    results = [_result(r.to_json_dict()) for r in outcome.results]
+    return sorted(results, key=lambda result: order[result["expectation"]])
+
+
+def _context_config(html: Path) -> "DataContextConfig":
+    """A context that keeps nothing but Data Docs, reports nothing and prints nothing."""
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    site = {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "store_backend": {
+            "class_name": "TupleFilesystemStoreBackend",
+            "base_directory": str(html.absolute()),
+        },
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+    }
+    return DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+        data_docs_sites={"aigc-ops": site},
+        analytics_enabled=False,
+        progress_bars=ProgressBarsConfig(globally=False),
+    )
+
+
+def _result(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report keeps of one expectation's outcome."""
+    config, result = raw["expectation_config"], raw["result"]
+    column = config["kwargs"].get("column")
+    return {
+        "expectation": config["description"],
+        "type": config["type"],
+        "success": raw["success"],
+        "num_rows_failing": result.get("unexpected_count"),
+        "rows": [
+            {"row": entry["row"], column: entry.get(column)}
+            for entry in (result.get("unexpected_index_list") or [])[:MAX_ROWS_KEPT]
+        ],
+        "observed": result.get("observed_value"),
+        "missing": result.get("partial_missing_list"),
+        "exception": raw["exception_info"].get("exception_message"),
+    }
+
+
+def _failure(result: Mapping[str, Any]) -> str:
+    """One line: the expectation that did not hold, and the rows or values at fault."""
+    if result["exception"]:
+        return f"{result['expectation']}: could not be checked ({result['exception']})"
+    if result["missing"]:
+        missing = ", ".join(map(str, result["missing"][:NUM_ROWS_NAMED]))
+        return f"{result['expectation']}: none for {missing}"
+    if not result["rows"]:
+        return f"{result['expectation']}: found {result['observed']}"
+    first = result["rows"][:NUM_ROWS_NAMED]
+    named = ", ".join(_named(entry) for entry in first)
+    num = result["num_rows_failing"]
+    more = f" and {num - len(first)} more" if num > len(first) else ""
+    return f"{result['expectation']}: fails for {num} row{'s' * (num > 1)}: {named}{more}"
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    facts = [f"{key} {value}" for key, value in entry.items() if key != "row" and value is not None]
+    return f"{entry['row']} ({', '.join(facts)})" if facts else str(entry["row"])

@@ -1,0 +1,193 @@
+"""Which files make up a dataset, and which of them belong to which split."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from aigc_ops.core.errors import DataError
+from aigc_ops.formats.parquet import column_names
+from aigc_ops.formats.stat_digest import require_regular, visible_files
+from aigc_ops.interfaces.ingestion import AUTO, DataHooks, DataSettings, Layout, Split
+
+PARQUET = ".parquet"
+TRAIN_NAMES = ("train", "training")
+HELDOUT_NAMES = (
+    *("heldout", "held-out", "validation", "valid", "val", "dev", "eval", "evaluation"),
+    *("test", "testing"),
+)
+_SPLIT_NAME = re.compile(
+    rf"({'|'.join((*TRAIN_NAMES, *HELDOUT_NAMES))})([-_.]\d[\w-]*)?", re.IGNORECASE
+)
+_NAMED_SPLIT = re.compile(rf"[\w.-]+[-_.]{_SPLIT_NAME.pattern}", re.IGNORECASE)
+
+
+def find_layout(root: Path, config: DataSettings, modalities: Sequence[DataHooks]) -> Layout:
+    """Return the files of the dataset at `root`, which exists; raises DataError on none.
+
+    Parquet at the top of a folder is taken first. Else the files of one modality are: of the one
+    that the config names, else of the one with the highest priority. Parquet in sub-folders goes
+    before files of priority 0.
+    """
+    modalities = _by_precedence(modalities, config)
+    if not root.is_dir():
+        require_regular(root)
+        return _file_layout(root, config, modalities)
+    names = list(visible_files(root))
+    files = {hooks.name: _files_of(hooks, names) for hooks in modalities}
+    parquet = [name for name in names if _is_parquet(name) and len(name.parts) == 1]
+    hides_parquet = (
+        files[hooks.name] and hooks.priority > 0 and config.modality in (AUTO, hooks.name)
+        for hooks in modalities
+    )
+    if not parquet and not any(hides_parquet):
+        parquet = _of_one_dataset(root, names)
+    if parquet:
+        return _parquet_layout(root, parquet, config, modalities)
+    for hooks in modalities:
+        if files[hooks.name]:
+            return _files_layout(root, files[hooks.name], config, hooks)
+    kinds = [f"no {hooks.files_noun}" for hooks in modalities]
+    expected = " and ".join(filter(None, [", ".join(["no Parquet", *kinds[:-1]]), *kinds[-1:]]))
+    raise DataError(f"{root} is not a dataset: {expected}; found {_listing(root)}")
+
+
+def _by_precedence(modalities: Sequence[DataHooks], config: DataSettings) -> list[DataHooks]:
+    return sorted(
+        modalities, key=lambda hooks: (hooks.name != config.modality, -hooks.priority, hooks.name)
+    )
+
+
+def _is_parquet(name: Path) -> bool:
+    return name.suffix.lower() == PARQUET
+
+
+def _files_of(hooks: DataHooks, names: list[Path]) -> list[Path]:
+    return [n for n in names if n.suffix.lower() in hooks.suffixes + hooks.refused_suffixes]
+
+
+def _of_one_dataset(root: Path, names: list[Path]) -> list[Path]:
+    """Return Parquet in one sub-folder, or in folders named after splits; refuse others."""
+    parquet = [name for name in names if _is_parquet(name)]
+    folders = {name.parent for name in parquet}
+    if len(folders) < 2 or all(_SPLIT_NAME.fullmatch(folder.parts[0]) for folder in folders):
+        return parquet
+    raise DataError(
+        f"{root}: Parquet in several folders is several datasets; give data.path one of them; "
+        f"found {_listing(root)}"
+    )
+
+
+def _file_layout(path: Path, config: DataSettings, modalities: Sequence[DataHooks]) -> Layout:
+    if _is_parquet(path):
+        hooks = _parquet_hooks(path, config, modalities)
+        return Layout(path, hooks.name, True, None, unsplit=(Path(),))
+    of_many_rows = [hooks for hooks in modalities if hooks.has_many_rows_a_file]
+    for hooks in of_many_rows:
+        if path.suffix.lower() in hooks.suffixes:
+            _require_wanted(path, config, hooks)
+            return Layout(path, hooks.name, False, None, unsplit=(Path(),))
+    suffixes = [suffix for hooks in of_many_rows for suffix in hooks.suffixes]
+    single = [hooks.files_noun for hooks in modalities if not hooks.has_many_rows_a_file]
+    raise DataError(
+        f"{path}: expected a folder, or a file ending in {', '.join([PARQUET, *suffixes])}; put "
+        f"single {' or '.join(single)} in a folder"
+    )
+
+
+def _parquet_layout(
+    root: Path, names: list[Path], config: DataSettings, modalities: Sequence[DataHooks]
+) -> Layout:
+    files, every = _split(root, names, is_parquet=True)
+    for name in every:
+        require_regular(root / name)
+    hooks = _parquet_hooks(root / every[0], config, modalities)
+    return Layout(root, hooks.name, True, files, unsplit=() if files else every)
+
+
+def _files_layout(root: Path, names: list[Path], config: DataSettings, hooks: DataHooks) -> Layout:
+    files, every = _split(root, names, is_parquet=False)
+    for name in every:
+        require_regular(root / name, hooks.max_file_bytes, hooks.sample_noun)
+    _require_wanted(root / every[0], config, hooks)
+    return Layout(root, hooks.name, False, files, unsplit=() if files else every)
+
+
+def _split(
+    root: Path, names: list[Path], *, is_parquet: bool
+) -> tuple[dict[Split, tuple[Path, ...]] | None, tuple[Path, ...]]:
+    """Return the files by split (None when unsplit), and all that are read, train first."""
+    files = _split_files(names, is_parquet=is_parquet)
+    if files is None:
+        _check_no_splits(root, names)
+        return None, tuple(names)
+    return files, files["train"] + files["heldout"]
+
+
+def _split_files(names: list[Path], *, is_parquet: bool) -> dict[Split, tuple[Path, ...]] | None:
+    """Return the files by split, by the file's or the top folder's name; None when unsplit.
+
+    Parquet's own name may begin with another (digits-train.parquet), in whatever folder. Of
+    several held-out splits the first of HELDOUT_NAMES is read and the others are not, so a
+    test split beside a validation split stays untouched.
+    """
+    by_name: dict[str, list[Path]] = {}
+    for name in names:
+        top = name.parts[0] if len(name.parts) > 1 else name.stem
+        match = _SPLIT_NAME.fullmatch(top)
+        if match is None and is_parquet:
+            match = _SPLIT_NAME.fullmatch(name.stem) or _NAMED_SPLIT.fullmatch(name.stem)
+        if match:
+            by_name.setdefault(match[1].lower(), []).append(name)
+    train = next((split for split in TRAIN_NAMES if split in by_name), None)
+    heldout = next((split for split in HELDOUT_NAMES if split in by_name), None)
+    if train is None or heldout is None:
+        return None
+    return {"train": tuple(by_name[train]), "heldout": tuple(by_name[heldout])}
+
+
+def _check_no_splits(root: Path, names: list[Path]) -> None:
+    """Raise DataError where splits would be taken for classes, or be mixed."""
+    tops = {name.parts[0] for name in names if len(name.parts) > 1}
+    if not tops or any(len(name.parts) == 1 for name in names):
+        return
+    if all(_SPLIT_NAME.fullmatch(top) for top in tops):
+        raise DataError(
+            f"{root}: {', '.join(sorted(tops))} seem to be splits, of which one is missing; name "
+            f"them train and heldout, or give data.path the one folder to read"
+        )
+    below = {name.parts[1] for name in names if len(name.parts) > 2}
+    if len(tops) == 1 and below and all(_SPLIT_NAME.fullmatch(name) for name in below):
+        raise DataError(f"{root}: holds one folder, {min(tops)}, of splits; give data.path that")
+
+
+def _require_wanted(path: Path, config: DataSettings, hooks: DataHooks) -> None:
+    if config.modality not in (AUTO, hooks.name):
+        raise DataError(
+            f"{path}: data.modality is {config.modality}, but this is {hooks.name} data"
+        )
+
+
+def _parquet_hooks(path: Path, config: DataSettings, modalities: Sequence[DataHooks]) -> DataHooks:
+    """Return the modality that the columns of a Parquet file hold."""
+    columns = column_names(path)
+    wanted = [hooks for hooks in modalities if config.modality in (AUTO, hooks.name)]
+    for hooks in wanted:
+        if hooks.holds(columns, config):
+            return hooks
+    expected = " or ".join(describe_content_column(hooks, config) for hooks in wanted)
+    raise DataError(f"{path}: expected a column {expected}; found {', '.join(columns)}")
+
+
+def describe_content_column(hooks: DataHooks, config: DataSettings) -> str:
+    """Return the column that a modality's samples are expected in, and the setting of it."""
+    setting = f"data.{hooks.name}.column"
+    has_setting = hasattr(config.section(hooks.name), "column")
+    return f"{hooks.content_column(config)!r}" + f" ({setting})" * has_setting
+
+
+def _listing(root: Path) -> str:
+    entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
+    if not entries:
+        return "an empty folder"
+    more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
+    return ", ".join(entries[:8]) + more

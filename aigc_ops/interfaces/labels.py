@@ -1,0 +1,39 @@
+"""Classes of rows: their names, and a row's label as an integer."""
+
+from collections.abc import Mapping
+
+from aigc_ops.core.errors import DataError
+from aigc_ops.interfaces.row import Label, Row
+
+
+def class_names(train: Mapping[Label, int], heldout: Mapping[Label, int]) -> tuple[str, ...]:
+    """Return the names of labels 0..K-1, given how many rows of each split have each label.
+
+    Named classes are put in order (by number when all are numbers). For plain integers K
+    is the number of distinct labels in the training split, without those on fewer rows than
+    a hundredth of the average class: so a few stray labels are out of range instead of
+    stretching it.
+    """
+    labels = {label for label in {*train, *heldout} if label is not None}
+    names = {label for label in labels if isinstance(label, str)}
+    if names:
+        numbered = all(name.isdecimal() for name in names)
+        return tuple(sorted(names, key=lambda name: (int(name) if numbered else 0, name)))
+    counts = [num for label, num in train.items() if isinstance(label, int) and label >= 0]
+    num_classes = sum(num * 100 * len(counts) >= sum(counts) for num in counts)
+    return tuple(str(label) for label in range(num_classes))
+
+
+def label_index(label: Label, names: tuple[str, ...]) -> int | None:
+    """Return the label as an integer: itself, or the index of its name (-1: unknown name)."""
+    if isinstance(label, str):
+        return names.index(label) if label in names else -1
+    return label
+
+
+def class_of(row: Row, names: tuple[str, ...]) -> int:
+    """Return the index of a row's class; raises DataError naming a row without one."""
+    label = label_index(row.label, names)
+    if label is None or not 0 <= label < len(names):
+        raise DataError(f"{row.name}: label {label} is outside 0..{len(names) - 1}")
+    return label

@@ -1,0 +1,66 @@
+"""Images: (C, H, W) uint8, one or three channels, of one size in a dataset."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from aigc_ops.interfaces.modality import Modality
+from aigc_ops.modalities.image.config import (
+    GUARDS,
+    MEANINGS,
+    ImageDataConfig,
+    ImageEvaluationConfig,
+    ImageValidationConfig,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aigc_ops.interfaces.evaluation import EvaluationHooks
+    from aigc_ops.interfaces.ingestion import DataHooks
+    from aigc_ops.interfaces.sampling import RequestFields, SampleCodec
+    from aigc_ops.interfaces.training import TrainingHooks
+
+
+class Image(Modality["Tensor"]):
+    """Pictures; a batch is a (N, C, H, W) uint8 tensor on the CPU."""
+
+    name = "image"
+    unit = rate_unit = "images"
+    data_section = ImageDataConfig
+    validation_section = ImageValidationConfig
+    evaluation_section = ImageEvaluationConfig
+    guards = GUARDS
+    meanings = MEANINGS
+
+    @cached_property
+    def data(self) -> "DataHooks":
+        from aigc_ops.modalities.image.ingestion import ImageFiles
+
+        return ImageFiles()
+
+    @cached_property
+    def samples(self) -> "SampleCodec[Tensor]":
+        from aigc_ops.modalities.image.codec import ImageCodec
+
+        return ImageCodec()
+
+    @cached_property
+    def requests(self) -> "RequestFields":
+        from aigc_ops.modalities.image.requests import ImageRequests
+
+        return ImageRequests()
+
+    @cached_property
+    def training(self) -> "TrainingHooks":
+        from aigc_ops.modalities.image.training import ImageTraining
+
+        return ImageTraining()
+
+    @cached_property
+    def evaluation(self) -> "EvaluationHooks":
+        from aigc_ops.modalities.image.evaluation import ImageEvaluation
+
+        return ImageEvaluation()
+
+
+MODALITY = Image()

@@ -1,0 +1,36 @@
+"""Rows decoded into images; the first damaged row is named."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.core.errors import DataError
+from aigc_ops.interfaces.labels import class_of
+from aigc_ops.interfaces.row import Row
+from aigc_ops.modalities.image.config import ImageDataConfig
+from aigc_ops.modalities.image.files import decode, fit
+from aigc_ops.modalities.image.model import ImageData
+
+
+def image_data(
+    rows: Iterable[Row], count: int, settings: ImageDataConfig, shape: ImageShape
+) -> ImageData:
+    """Return `count` rows as images of that shape; raises DataError naming a bad one."""
+    images = np.empty((count, shape.channels, shape.height, shape.width), dtype=np.uint8)
+    labels = []
+    for index, row in enumerate(rows):
+        try:
+            pixels = fit(decode(row.content or b""), settings.size, shape.channels)
+        except DataError as error:
+            raise DataError(f"{row.name}: {error}") from error
+        if pixels.shape != images.shape[1:]:
+            raise DataError(
+                f"{row.name}: {pixels.shape[2]}x{pixels.shape[1]} pixels, expected "
+                f"{shape.width}x{shape.height}; set data.image.size to resize all images"
+            )
+        images[index] = pixels
+        labels.append(class_of(row, shape.class_names) if shape.class_names else 0)
+    classes = torch.tensor(labels) if shape.class_names else None
+    return ImageData(torch.from_numpy(images), classes, shape)

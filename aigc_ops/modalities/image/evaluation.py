@@ -1,0 +1,139 @@
+"""How image models are scored, compared and shown side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from aigc_ops.interfaces.evaluation import (
+    Evaluation,
+    EvaluationContext,
+    EvaluationHooks,
+    LoadedModel,
+    Paired,
+)
+from aigc_ops.interfaces.media import Findings, Media, Picture, Section, Text
+from aigc_ops.modalities.image.extractors.base import Extractor
+from aigc_ops.modalities.image.extractors.loading import load_extractor
+from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
+from aigc_ops.modalities.image.metrics.controls import look_at_controls
+from aigc_ops.modalities.image.metrics.grids import class_grid, pairs_grid
+from aigc_ops.modalities.image.metrics.kept_samples import first_samples, keep_samples
+from aigc_ops.modalities.image.metrics.likelihood import score_heldout
+from aigc_ops.modalities.image.metrics.memorisation import MIN_HELDOUT, NEXT, Pictured, nearest
+from aigc_ops.modalities.image.metrics.report import (
+    CONTROLS_TEXT,
+    memorisation_note,
+    pictures_section,
+    sample_sections,
+)
+from aigc_ops.modalities.image.metrics.score import score_images
+from aigc_ops.modalities.image.metrics.splits import Splits
+from aigc_ops.modalities.image.model import ImageLikelihoodModel, ImageModel
+from aigc_ops.statistics.intervals import paired_error
+
+CONTROLS, TRAVERSALS = "controls.json", "controls.png"
+SIDE_BY_SIDE = "Samples from the same seeds"
+PAIRS = "Nearest training images"
+PAIRS_TEXT = (
+    "Above, the samples closest to a training image for where they lie; below each, that image."
+)
+
+
+class ImageEvaluation(EvaluationHooks):
+    """A Fréchet distance in an extractor's features decides."""
+
+    version = EVALUATION_VERSION
+    growing = "num_samples"
+    num_timed = 32
+    not_examined = (
+        f"copies of training images were not looked for: {MIN_HELDOUT} held-out images bound "
+        "what counts as one"
+    )
+
+    def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
+        """Return every score; a model with controls adds files, as one with a likelihood does."""
+        model = _image_model(candidate)
+        extractor = load_extractor(context.section, context.settings)
+        scores = score_images(model, context, extractor)
+        keep_samples(scores.samples, candidate, extractor, seed=context.seed, cache=context.cache)
+        num_classes = model.shape.num_classes
+        grid = class_grid(scores.samples.images, num_classes)
+        sections = sample_sections(scores, grid, num_classes)
+        values, (files, metrics) = scores.values, _controls(model, extractor, context)
+        if isinstance(picture := files.get(TRAVERSALS), Picture):
+            sections.append(Section("Controls", CONTROLS_TEXT, [("", picture)]))
+        if isinstance(model, ImageLikelihoodModel) and context.ref.num_heldout:
+            figures, pictures = score_heldout(model, context)
+            values |= figures
+            files |= {f"{name}.png": Picture(image) for name, image in pictures.items()}
+            if pictures:
+                sections.append(pictures_section("Held-out images", pictures))
+        return Evaluation(
+            primary=scores.primary,
+            values=values,
+            preview=Picture(grid),
+            findings=Findings([memorisation_note(scores)], sections),
+            files=files,
+            metrics=metrics,
+        )
+
+    def compare(
+        self, candidate: LoadedModel, champion: LoadedModel, context: EvaluationContext
+    ) -> Paired:
+        """Return the difference of the distances; what an evaluation generated is reused."""
+        extractor = load_extractor(context.section, context.settings)
+        reference = Splits(context, extractor).reference(context.section.reference)
+        sides = [first_samples(each, context, extractor) for each in (candidate, champion)]
+        ours, theirs, error, freedom = paired_error(
+            sides[0].features, sides[1].features, reference.gaussian
+        )
+        return Paired(extractor.metric, ours, theirs, error, freedom, len(sides[0].features))
+
+    def side_by_side(
+        self, models: Sequence[tuple[str, LoadedModel]], context: EvaluationContext
+    ) -> list[Section]:
+        """Return grids of samples, and the samples nearest to training images."""
+        extractor = load_extractor(context.section, context.settings)
+        has_pairs = context.ref.num_train > NEXT + 1
+        train = Splits(context, extractor).pictured("train") if has_pairs else None
+        grids, pairs = {}, {}
+        for name, loaded in models:
+            samples = first_samples(loaded, context, extractor)
+            grids[name] = class_grid(samples.images, _image_model(loaded).shape.num_classes)
+            if train:
+                pairs[name] = _pairs(samples, train)
+        sections = [pictures_section(SIDE_BY_SIDE, grids)]
+        return [*sections, pictures_section(PAIRS, pairs, PAIRS_TEXT)] if pairs else sections
+
+
+def _image_model(loaded: LoadedModel) -> ImageModel:
+    assert isinstance(loaded.model, ImageModel), type(loaded.model)
+    return loaded.model
+
+
+def _controls(
+    model: ImageModel, extractor: Extractor, context: EvaluationContext
+) -> tuple[dict[str, Media], dict[str, float]]:
+    """Return files and metrics of what the model's controls do; both empty without controls."""
+    found = look_at_controls(
+        model,
+        extractor,
+        num_controls=context.section.num_controls,
+        num_samples=context.section.num_samples,
+        seed=context.seed,
+    )
+    if found is None:
+        return {}, {}
+    report, picture = found
+    text = Text(report.model_dump_json(indent=2) + "\n")
+    return {CONTROLS: text, TRAVERSALS: Picture(picture)}, report.metrics()
+
+
+def _pairs(samples: Pictured, train: Pictured) -> Image.Image:
+    """Return the kept samples nearest to training images, above these."""
+    num = len(samples.images)
+    features = torch.from_numpy(np.asarray(samples.features[:num], np.float32))
+    found = nearest(features, torch.from_numpy(np.asarray(train.features, np.float32)))
+    return pairs_grid(samples.images, train.images, found.index, found.closeness)

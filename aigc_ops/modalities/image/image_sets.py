@@ -1,0 +1,220 @@
+"""Images for comparison, wherever they lie: a folder, an archive, Parquet, or an array."""
+
+import hashlib
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_ops.core.errors import DataError
+from aigc_ops.formats.parquet import open_parquet, read_batches
+from aigc_ops.formats.stat_digest import require_regular, visible_files
+from aigc_ops.modalities.image.config import ImageDataConfig
+from aigc_ops.modalities.image.files import MAX_BYTES, SUFFIXES, decode_as_stored, fit
+
+ARRAYS = ("arr_0", "images", "samples")
+KINDS = {".zip": "archive", ".parquet": "table", ".npy": "array", ".npz": "array"}
+
+Picture = NDArray[np.uint8]
+"""(3, H, W) uint8; a grey image thrice."""
+
+
+@dataclass
+class Collection:
+    """A set of images of any sizes, of which one at a time is in memory."""
+
+    path: Path
+    skip_damaged: bool = False
+    skipped: list[str] = field(default_factory=list)
+    """Names of the images passed over in the last reading, with the reasons."""
+
+    def __post_init__(self) -> None:
+        if not self.path.exists():
+            raise DataError(f"{self.path} does not exist; give a folder, zip, Parquet, npy or npz")
+        self._kind = "folder" if self.path.is_dir() else KINDS.get(self.path.suffix.lower())
+        if self._kind is None:
+            raise DataError(f"{self.path}: expected a folder, zip, Parquet, npy or npz")
+        if self._kind != "folder":
+            require_regular(self.path)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the names and content of all files that can be read."""
+        digest = hashlib.sha256()
+        names = sorted(visible_files(self.path)) if self.path.is_dir() else [Path()]
+        for name in names:
+            digest.update(f"{name.as_posix()}\0".encode())
+            with suppress(OSError, DataError):
+                require_regular(self.path / name)
+                with (self.path / name).open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        """Number of images, damaged ones among them."""
+        if self._kind == "array":
+            with _array(self.path) as (_, shape):
+                return shape[0]
+        if self._kind == "table":
+            with open_parquet(self.path) as table:
+                return int(table.metadata.num_rows)
+        return len(self._names)
+
+    def images(self, places: Sequence[int] | NDArray[np.intp] | None = None) -> Iterator[Picture]:
+        """The images at ascending places in the order of their names; all of them by default.
+
+        They are as Pillow converts them to RGB, which is how published distances take theirs:
+        transparency is dropped, an EXIF orientation not followed. Raises DataError naming one
+        that is damaged.
+        """
+        self.skipped = []
+        places = range(len(self)) if places is None else [int(place) for place in places]
+        if self._kind == "array":
+            yield from _in_array(self.path, places)
+            return
+        for name, content in self._encoded(places):
+            try:
+                if isinstance(content, Exception):
+                    reason = getattr(content, "strerror", None) or content
+                    raise DataError(f"cannot be read ({reason})")
+                yield fit(decode_as_stored(content), None, 3)
+            except DataError as error:
+                if not self.skip_damaged:
+                    raise DataError(
+                        f"{name}: {error}; mend it, or pass damaged images over with --skip-damaged"
+                    ) from error
+                self.skipped.append(f"{name}: {error}")
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """Of the images in a folder or an archive."""
+        if self._kind == "archive":
+            with _archive(self.path) as archive:
+                found = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        else:
+            found = [str(name) for name in visible_files(self.path)]
+        return sorted(name for name in found if Path(name).suffix.lower() in SUFFIXES)
+
+    def _encoded(self, places: Sequence[int]) -> Iterator[tuple[str, bytes | Exception]]:
+        """Names and bytes of image files, or why a file has none."""
+        if self._kind == "table":
+            yield from self._in_table(places)
+        elif self._kind == "archive":
+            with _archive(self.path) as archive:
+                for entry in (archive.getinfo(self._names[place]) for place in places):
+                    name = f"{self.path}: {entry.filename}"
+                    if entry.file_size > MAX_BYTES:
+                        raise DataError(f"{name} unpacks to {entry.file_size:,} bytes; too many")
+                    yield name, _bytes_of(partial(archive.read, entry))
+        else:
+            for file in (self.path / self._names[place] for place in places):
+                yield str(file), _bytes_of(partial(_file_bytes, file))
+
+    def _in_table(self, places: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+        column, first, wanted = ImageDataConfig.model_fields["column"].default, 0, set(places)
+        with open_parquet(self.path) as table:
+            if column not in table.schema_arrow.names:
+                found = ", ".join(table.schema_arrow.names)
+                raise DataError(f"{self.path}: expected a column {column!r}; found {found}")
+            for group in range(table.num_row_groups):
+                index, first = first, first + table.metadata.row_group(group).num_rows
+                if wanted.isdisjoint(range(index, first)):
+                    continue
+                for batch in read_batches(self.path, [column], [group]):
+                    for value in batch.column(0).to_pylist():
+                        content = value.get("bytes") if isinstance(value, dict) else value
+                        if index in wanted:
+                            yield f"{self.path} row {index}", content or b""
+                        index += 1
+
+
+def _bytes_of(read: Callable[[], bytes]) -> bytes | Exception:
+    try:
+        return read()
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, DataError) as error:
+        return error
+
+
+def _file_bytes(file: Path) -> bytes:
+    require_regular(file, MAX_BYTES, "an image")
+    return file.read_bytes()
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        raise DataError(f"{path}: not a whole zip ({error})") from error
+
+
+@contextmanager
+def _array(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+    """A NumPy file behind its header, whose pickles are refused, and the shape (N, H, W, C)."""
+    try:
+        with ExitStack() as stack:
+            if path.suffix.lower() == ".npz":
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                file = stack.enter_context(archive.open(_member(path, archive.namelist())))
+            else:
+                file = stack.enter_context(path.open("rb"))
+            yield file, _shape(path, file)
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a NumPy file of plain numbers ({error})") from error
+
+
+def _member(path: Path, names: list[str]) -> str:
+    for name in ARRAYS:
+        if f"{name}.npy" in names:
+            return f"{name}.npy"
+    found = ", ".join(name.removesuffix(".npy") for name in names)
+    raise DataError(f"{path}: expected an array {', '.join(ARRAYS)}; found {found}")
+
+
+def _shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
+    """Reads the header; (N, H, W, C) of images, C 1 or 3."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"format {version[0]}.{version[1]}")
+    read = np.lib.format.read_array_header_1_0
+    if version == (2, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("Python objects")
+    if is_fortran and 0 not in shape:
+        raise DataError(f"{path}: stored by columns; save np.ascontiguousarray of it")
+    if (
+        dtype != np.uint8
+        or len(shape) not in (3, 4)
+        or (len(shape) == 4 and shape[-1] not in (1, 3))
+    ):
+        raise DataError(
+            f"{path}: {dtype} of shape {shape}; expected uint8 (N, H, W, 3), (N, H, W, 1) or "
+            "(N, H, W)"
+        )
+    if 0 in shape[1:]:
+        raise DataError(f"{path}: images of shape {shape[1:]} have no pixels")
+    return shape if len(shape) == 4 else (*shape, 1)
+
+
+def _in_array(path: Path, places: Sequence[int]) -> Iterator[Picture]:
+    with _array(path) as (file, shape):
+        first, num_bytes = file.tell(), math.prod(shape[1:])
+        for place in places:
+            file.seek(first + place * num_bytes)
+            content = file.read(num_bytes)
+            if len(content) < num_bytes:
+                raise ValueError("cut short")
+            image = np.frombuffer(content, np.uint8).reshape(shape[1:])
+            yield np.ascontiguousarray(
+                np.broadcast_to(image, (*image.shape[:2], 3)).transpose(2, 0, 1)
+            )

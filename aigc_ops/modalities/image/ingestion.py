@@ -1,0 +1,144 @@
+"""How images are found, read and measured."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from aigc_ops.core.artifacts import DatasetRef, ImageShape
+from aigc_ops.core.errors import DataError
+from aigc_ops.interfaces.ingestion import Check, DataHooks, DataSettings, SplitRows, Survey
+from aigc_ops.interfaces.row import Row
+from aigc_ops.modalities.image.config import ImageDataConfig, ImageValidationConfig
+from aigc_ops.modalities.image.files import (
+    COLOUR_MODES,
+    GREY_MODES,
+    MAX_BYTES,
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    decode,
+    flatten,
+    measure,
+    read_header,
+    strips,
+)
+
+if TYPE_CHECKING:
+    from aigc_ops.modalities.image.model import Images
+
+
+def image_settings(config: DataSettings) -> ImageDataConfig:
+    """Return the section `data.image`."""
+    section: ImageDataConfig = config.section("image")
+    return section
+
+
+class ImageSurvey(Survey):
+    """Size of the first undamaged image, and whether all are grey."""
+
+    def __init__(self) -> None:
+        self.size: tuple[int, int] | None = None
+        self.are_grey = True
+
+    def add(self, row: Row) -> None:
+        try:
+            header = read_header(row.content or b"")
+            self.are_grey &= header.mode in GREY_MODES
+            self.size = self.size or decode(row.content or b"").size
+        except DataError:
+            pass  # validation names it
+
+    def shape_fields(self, config: DataSettings, class_names: tuple[str, ...]) -> dict[str, Any]:
+        """Return the shape; none when no image is sound."""
+        if self.size is None:
+            return {}
+        width, height = self.size
+        if (size := image_settings(config).size) is not None:
+            width = height = size
+        channels = 1 if self.are_grey else 3
+        shape = ImageShape(channels=channels, height=height, width=width, class_names=class_names)
+        return {"image_shape": shape}
+
+
+class ImageFiles(DataHooks):
+    """Image files with classes by sub-folder, and Parquet of encoded images."""
+
+    name = "image"
+    sample_noun = "an image"
+    files_noun = "images"
+    suffixes = SUFFIXES
+    refused_suffixes = OTHER_SUFFIXES
+    max_file_bytes = MAX_BYTES
+    manifest_columns: ClassVar[Mapping[str, str]] = {
+        "width": "Int64",
+        "height": "Int64",
+        "size": "object",
+        "mode": "object",
+        "format": "object",
+        "num_frames": "Int64",
+    }
+
+    def survey(self) -> ImageSurvey:
+        return ImageSurvey()
+
+    def decode(self, source: SplitRows) -> "Images":
+        """Return the images, decoded as they are needed where they exceed `data.image.memory_gb`.
+
+        A damaged one is found then.
+        """
+        from aigc_ops.modalities.image.decoding import image_data
+        from aigc_ops.modalities.image.streaming import ImageStream
+
+        shape, settings = source.ref.image_shape, image_settings(source.config)
+        if shape is None:
+            raise DataError(f"{source.ref.uri}: no image of it can be read; validate it to see why")
+        num_bytes = source.num_rows * shape.channels * shape.height * shape.width
+        if num_bytes > settings.memory_bytes:
+            return ImageStream(source.layout, source.config, source.split, shape)
+        return image_data(source.rows, source.num_rows, settings, shape)
+
+    def measure(self, row: Row) -> dict[str, Any]:
+        if row.content is None:
+            return {"error": "null"}
+        try:
+            header, image = measure(row.content)
+        except DataError as error:
+            return {"error": str(error)}
+        facts: dict[str, Any] = {
+            "width": image.width,
+            "height": image.height,
+            "size": f"{image.width}x{image.height}",
+            "mode": header.mode,
+            "format": header.format,
+            "num_frames": header.frames,
+        }
+        if header.mode in GREY_MODES + COLOUR_MODES:
+            flat = flatten(image)
+            digest = hashlib.sha256(f"{flat.mode} {facts['size']} ".encode())
+            for _, strip in strips(flat):
+                digest.update(strip.tobytes())
+            facts["digest"] = digest.hexdigest()
+        return facts
+
+    def checks(
+        self,
+        ref: DatasetRef,
+        config: DataSettings,
+        rules: ImageValidationConfig,
+        measured: Collection[str],  # noqa: ARG002
+    ) -> list[Check]:
+        low, high = rules.min_side, rules.max_side
+        modes = GREY_MODES + COLOUR_MODES
+        sides = {
+            side: f"every {side} is from {low} to {high} pixels" for side in ("width", "height")
+        }
+        checks = [
+            Check("in_set", "mode", f"every image is 8-bit: {', '.join(modes)}", values=modes),
+            Check("in_set", "num_frames", "no image is animated", values=[1]),
+            *(Check("between", side, told, low=low, high=high) for side, told in sides.items()),
+        ]
+        shape = ref.image_shape
+        if shape is not None and image_settings(config).size is None:
+            size = f"{shape.width}x{shape.height}"
+            one_size = f"every image is {size} as the first (data.image.size resizes them)"
+            checks.append(Check("in_set", "size", one_size, values=[size]))
+        return checks

@@ -1,0 +1,47 @@
+"""Text files, cut into documents."""
+
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+
+def split_documents(lines: BinaryIO, unit: str) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, document) of a text file, stripped and never empty.
+
+    `unit` is line, paragraph, file, or auto: paragraphs where blank lines stand between
+    lines, else lines. Bytes stay undecoded, so that bad UTF-8 is reported by its row. No more
+    than one document is in memory.
+    """
+    if unit == "auto":
+        unit = "paragraph" if _has_paragraphs(lines) else "line"
+        lines.seek(0)
+    first, document = 0, list[bytes]()
+    for number, line in enumerate(_plain(lines), start=1):
+        is_blank = not line.strip()
+        if document and (unit == "line" or (unit == "paragraph" and is_blank)):
+            yield first, b"".join(document).strip()
+            document = []
+        if document or not is_blank:
+            first = first if document else number
+            document.append(line)
+    if document:
+        yield first, b"".join(document).strip()
+
+
+def _has_paragraphs(lines: Iterable[bytes]) -> bool:
+    """Return whether blank lines stand between lines."""
+    has_text, has_blank = False, False
+    for line in _plain(lines):
+        if not line.strip():
+            has_blank = has_text
+        elif has_blank:
+            return True
+        else:
+            has_text = True
+    return False
+
+
+def _plain(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines with their ends as on Unix and without a byte order mark."""
+    for number, line in enumerate(lines):
+        content = line if number else line.removeprefix(b"\xef\xbb\xbf")
+        yield content[:-2] + b"\n" if content.endswith(b"\r\n") else content

@@ -1,0 +1,127 @@
+"""How text models are scored, compared and shown side by side."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from aigc_ops.interfaces.evaluation import (
+    Evaluation,
+    EvaluationContext,
+    EvaluationHooks,
+    LoadedModel,
+    Paired,
+)
+from aigc_ops.interfaces.media import Section, Table, Text
+from aigc_ops.modalities.text.metrics import EVALUATION_VERSION
+from aigc_ops.modalities.text.metrics.generated import searched
+from aigc_ops.modalities.text.metrics.overlap import overlap
+from aigc_ops.modalities.text.metrics.report import findings_of
+from aigc_ops.modalities.text.metrics.score import (
+    negative_log_likelihood,
+    score_texts,
+    text_terms,
+)
+from aigc_ops.modalities.text.model import TextModel
+from aigc_ops.sampling import sampler
+from aigc_ops.statistics.intervals import paired_ratio_error
+from aigc_ops.statistics.reference import reference_rows
+
+NUM_TEXTS = 12
+NUM_NEAR = 4
+"""Texts of each model that are shown beside their nearest training texts."""
+MAX_CHARACTERS = 600
+SIDE_BY_SIDE = "Texts from the same prompts and seeds"
+NEAR = "Nearest training texts"
+NEAR_TEXT = "The texts above that share most with a training text, by their pairs of words."
+
+
+class TextEvaluation(EvaluationHooks):
+    """Bits per byte of held-out texts decide; all of them are scored, so there is one look."""
+
+    version = EVALUATION_VERSION
+    num_timed = 4
+    not_examined = (
+        "training texts known by heart were not looked for: the report says why, or "
+        "evaluation.text.num_beginnings is 0"
+    )
+
+    def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
+        """Return every score, of predicted and of generated texts."""
+        scores = score_texts(_text_model(candidate), context)
+        return Evaluation(
+            primary=scores.primary,
+            values=scores.values,
+            preview=Text(scores.drawn.lines),
+            findings=findings_of(scores),
+        )
+
+    def compare(
+        self, candidate: LoadedModel, champion: LoadedModel, context: EvaluationContext
+    ) -> Paired:
+        """Return the difference in bits per byte of the same held-out texts."""
+        num = text_terms(context)["num_reference"]
+        assert isinstance(num, int), num
+        heldout = context.read("heldout")
+        data = heldout.take(reference_rows(len(heldout), num))
+        num_bytes = np.array([float(len(text.encode())) for text in data.texts])
+        bits = [
+            negative_log_likelihood(_text_model(each), data)[0] / math.log(2)
+            for each in (candidate, champion)
+        ]
+        error = paired_ratio_error(bits[0], bits[1], num_bytes)
+        ours, theirs = (float(each.sum() / num_bytes.sum()) for each in bits)
+        return Paired("bits_per_byte", ours, theirs, error, num - 1, num)
+
+    def side_by_side(
+        self, models: Sequence[tuple[str, LoadedModel]], context: EvaluationContext
+    ) -> list[Section]:
+        """Return texts of equal requests, and those likest to training texts."""
+        names, loaded = zip(*[(name, _text_model(each)) for name, each in models], strict=True)
+        prompts: list[str] = []
+        if context.ref.num_heldout:
+            prompts = list(context.read("heldout").prompts or ())[: 4 * NUM_TEXTS]
+        for model in loaded:
+            prompts = sampler.servable(model, prompts, NUM_TEXTS)
+        asked = [
+            sampler.requests(model, NUM_TEXTS, seed=context.seed, prompt=prompts or None)
+            for model in loaded
+        ]
+        answers = [sampler.draw(m, requests) for m, requests in zip(loaded, asked, strict=True)]
+        rows = [
+            (request.prompt or "", *texts)
+            for request, *texts in zip(asked[0], *answers, strict=True)
+        ]
+        columns = ("Prompt", *(name.capitalize() for name in names))
+        sections = [Section(SIDE_BY_SIDE, items=[("", Table(columns, rows))])]
+        train = context.read("train").texts
+        near = [
+            (name, *row)
+            for name, texts in zip(names, answers, strict=True)
+            for row in _nearest(texts, train)
+        ]
+        if near:
+            columns = ("Model", "Text", "Nearest training text", "Likeness")
+            sections.append(Section(NEAR, NEAR_TEXT, [("", Table(columns, near))]))
+        return sections
+
+
+def _text_model(loaded: LoadedModel) -> TextModel:
+    assert isinstance(loaded.model, TextModel), type(loaded.model)
+    return loaded.model
+
+
+def _nearest(texts: Sequence[str], train: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return the texts likest to a training text, that text, and how alike they are."""
+    rows = searched(train)
+    _, found = overlap(texts, (train[row] for row in rows), num_near=len(texts))
+    pairs = [(text, near) for text, near in zip(texts, found, strict=True) if near]
+    pairs.sort(key=lambda pair: -pair[1].similarity)
+    return [
+        (text, _shortened(train[rows[near.index]]), f"{near.similarity:.2f}")
+        for text, near in pairs[:NUM_NEAR]
+    ]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} …"

@@ -1,0 +1,131 @@
+"""How texts are found, cut into rows, read and measured."""
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from aigc_ops.core.artifacts import DatasetRef
+from aigc_ops.core.file_contents import open_content
+from aigc_ops.interfaces.ingestion import (
+    Check,
+    DataHooks,
+    DataSettings,
+    Layout,
+    SplitRows,
+    unreadable,
+)
+from aigc_ops.interfaces.row import Row
+from aigc_ops.modalities.text.config import TextValidationConfig
+from aigc_ops.modalities.text.conversations import (
+    answers,
+    json_rows,
+    text_column,
+    text_settings,
+)
+from aigc_ops.modalities.text.documents import split_documents
+
+if TYPE_CHECKING:
+    from aigc_ops.modalities.text.model import TextData
+
+JSON_LINES = ".jsonl"
+
+
+class TextFiles(DataHooks):
+    """Text files, JSON lines, and Parquet of texts or of conversations."""
+
+    name = "text"
+    sample_noun = "a text"
+    files_noun = "text files"
+    priority = 0
+    suffixes = (".txt", ".text", ".md", JSON_LINES)
+    has_many_rows_a_file = True
+    optional_fields = ("prompt",)
+    more_rows_hint = " (data.text.documents paragraph or line makes more of a text file)"
+    manifest_columns: ClassVar[Mapping[str, str]] = {
+        "num_characters": "Int64",
+        "num_prompt_characters": "Int64",
+    }
+
+    def holds(self, columns: Collection[str], config: DataSettings) -> bool:
+        settings = text_settings(config)
+        return settings.messages_column in columns or text_column(columns, settings) is not None
+
+    def columns(self, found: Collection[str], config: DataSettings) -> dict[str, str]:
+        settings = text_settings(config)
+        columns = super().columns(found, config)
+        if settings.messages_column in found:
+            facts = {field: columns[field] for field in ("source", "licence")}
+            return {"messages": settings.messages_column, **facts}
+        return {**columns, "content": text_column(found, settings) or settings.column}
+
+    def column_rows(self, name: str, values: Mapping[str, Any]) -> Iterator[Row]:
+        """Yield a row, or a row for each answer of a conversation."""
+        return (
+            answers(name, **values) if "messages" in values else super().column_rows(name, values)
+        )
+
+    def file_rows(self, layout: Layout, file: Path, config: DataSettings) -> Iterator[Row]:
+        """Yield the documents of a text file, or the answers of JSON lines."""
+        path = layout.root / file
+        name = path.name if file == Path() else file.as_posix()
+        if path.suffix.lower() == JSON_LINES:
+            yield from json_rows(path, name, config)
+            return
+        unit = _document_unit(layout, config)
+        try:
+            with open_content(path) as lines:
+                for line, document in split_documents(lines, unit):
+                    yield Row(name if unit == "file" else f"{name} line {line}", document)
+        except OSError as error:
+            raise unreadable(path, error) from error
+
+    def decode(self, source: SplitRows) -> "TextData":
+        from aigc_ops.modalities.text.decoding import text_data
+
+        return text_data(source.rows)
+
+    def measure(self, row: Row) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        errors = {}
+        for part, content in {"text": row.content, "prompt": row.prompt}.items():
+            column = "num_characters" if part == "text" else "num_prompt_characters"
+            try:
+                facts[column] = None if content is None else len(content.decode().strip())
+                if content is not None and 0 in content:
+                    errors[part] = f"{part} holds a null character; UTF-16 is no UTF-8"
+            except UnicodeDecodeError as error:
+                errors[part] = f"{part} is not UTF-8 ({error.reason} at byte {error.start})"
+        if row.content is None:
+            errors["text"] = row.error or "text is null"
+        if errors:
+            return facts | {"error": "; ".join(errors.values())}
+        before = b"".join(turn.text.encode(errors="replace") + b"\0" for turn in row.history)
+        key = before + (row.prompt or b"") + b"\0" + (row.content or b"")
+        return facts | {"digest": hashlib.sha256(key).hexdigest()}
+
+    def checks(
+        self,
+        ref: DatasetRef,  # noqa: ARG002
+        config: DataSettings,  # noqa: ARG002
+        rules: TextValidationConfig,
+        measured: Collection[str],
+    ) -> list[Check]:
+        low, high = rules.min_characters, rules.max_characters
+        text = f"every text is from {low:,} to {high:,} characters"
+        checks = [Check("between", "num_characters", text, low=low, high=high)]
+        if "num_prompt_characters" in measured:
+            prompt = f"every prompt is from 1 to {high:,} characters"
+            checks += [
+                Check("not_null", "num_prompt_characters", "every text has a prompt"),
+                Check("between", "num_prompt_characters", prompt, low=1, high=high),
+            ]
+        return checks
+
+
+def _document_unit(layout: Layout, config: DataSettings) -> str:
+    """Return what one document is: a file, in a folder of unsplit text files."""
+    documents = text_settings(config).documents
+    if documents == "auto" and layout.files is None and layout.root.is_dir():
+        return "file"
+    return documents

@@ -1,0 +1,105 @@
+"""A GPT as a Hugging Face folder: transformers loads it and computes equal logits."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_ops.models.language.pretrained import Pretrained
+from aigc_ops.models.language.tokenizer import Vocabulary
+from aigc_ops.models.language.transformer import Transformer
+
+_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'user' %}TURN"
+    "{% elif message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}"
+)
+"""The frame of `Vocabulary`, as a chat template."""
+
+
+def export(
+    network: Transformer | Pretrained, vocabulary: Vocabulary, folder: Path, *, context_length: int
+) -> None:
+    """Write network (safetensors), tokenizer and chat template into a folder."""
+    if isinstance(network, Pretrained):
+        model = network.model
+        if hasattr(model, "merge_and_unload"):  # adapters alone would be saved
+            model = deepcopy(model).merge_and_unload()
+    else:
+        model = _neox(network, vocabulary, context_length)
+    model.save_pretrained(folder)
+    _tokenizer(vocabulary, context_length).save_pretrained(folder)
+
+
+def _tokenizer(vocabulary: Vocabulary, context_length: int) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    untyped: Any = PreTrainedTokenizerFast
+    named = {
+        "bos_token": vocabulary.tokenizer.id_to_token(vocabulary.start),
+        "eos_token": vocabulary.tokenizer.id_to_token(vocabulary.end),
+    }
+    whole = untyped(tokenizer_object=vocabulary.tokenizer, model_max_length=context_length, **named)
+    if vocabulary.template:
+        whole.chat_template = vocabulary.template.source
+    elif vocabulary.turn:
+        mark = vocabulary.tokenizer.id_to_token(vocabulary.turn[0])
+        whole.chat_template = _TEMPLATE.replace("TURN", str(mark))
+    return whole
+
+
+def _neox(network: Transformer, vocabulary: Vocabulary, context_length: int) -> Any:
+    """The same network as GPT-NeoX (Black et al. 2022) with its layers one after another."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    width = network.embedding.embedding_dim
+    blocks: Any = list(network.blocks)
+    untyped: Any = GPTNeoXForCausalLM
+    model = untyped(
+        GPTNeoXConfig(
+            vocab_size=network.num_tokens,
+            hidden_size=width,
+            num_hidden_layers=len(blocks),
+            num_attention_heads=blocks[0].num_heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=context_length,
+            hidden_act="gelu",
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": 1.0,
+            },
+            use_parallel_residual=False,
+            tie_word_embeddings=True,
+            layer_norm_eps=network.norm.eps,
+            bos_token_id=vocabulary.start,
+            eos_token_id=vocabulary.end,
+        )
+    )
+    names = {
+        "attention_norm": "input_layernorm",
+        "network_norm": "post_attention_layernorm",
+        "query_key_value": "attention.query_key_value",
+        "project": "attention.dense",
+        "widen": "mlp.dense_h_to_4h",
+        "narrow": "mlp.dense_4h_to_h",
+    }
+    state: dict[str, Tensor] = {
+        "gpt_neox.embed_in.weight": network.embedding.weight,
+        "lm_head.weight": network.embedding.weight,
+        "gpt_neox.final_layer_norm.weight": network.norm.weight,
+        "gpt_neox.final_layer_norm.bias": network.norm.bias,
+    }
+    for layer, block in enumerate(blocks):
+        for ours, theirs in names.items():
+            for kind in ("weight", "bias"):
+                rows = getattr(getattr(block, ours), kind)
+                if ours == "query_key_value":  # there head by head, here kind by kind
+                    rows = rows.unflatten(0, (3, block.num_heads, -1)).transpose(0, 1).flatten(0, 2)
+                state[f"gpt_neox.layers.{layer}.{theirs}.{kind}"] = rows
+    with torch.no_grad():
+        model.load_state_dict(state)
+    return model.eval()

@@ -1,0 +1,362 @@
+"""Pretrained causal language models of transformers, which is imported only for them."""
+
+import inspect
+import json
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from aigc_ops.core.atomic_dirs import MODEL_JSON
+from aigc_ops.core.errors import ModelError
+from aigc_ops.modalities.text.model import TextData
+from aigc_ops.models.language.chat_templates import ChatTemplate
+from aigc_ops.models.language.lora import LoraConfig, adapted, add_adapters
+from aigc_ops.models.language.packed_linear import can_lay_out, laid_out, product
+from aigc_ops.models.language.tokenizer import Vocabulary
+from aigc_ops.models.language.transformer import attention_in_fp32
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_PINNED = re.compile(rf"({_HUB_NAME.pattern})@([0-9a-f]{{40}})")
+_ATTENTION = "sdpa_in_fp32_on_cpus"
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
+MOST_PADDING = 1024  # tokens that a network knows beyond its tokenizer's, to make the number round
+_UNREADABLE = (
+    OSError, ValueError, ImportError, RuntimeError, LookupError, SafetensorError, struct.error
+)  # fmt: skip
+
+
+class Pretrained(nn.Module):
+    """A causal language model of transformers, called like `Transformer`."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The config of the network that reads texts, which some models keep inside another."""
+        shape: dict[str, Any] = self.model.config.get_text_config().to_dict()
+        return shape
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it has a logit for."""
+        size: int = self.shape["vocab_size"]
+        return size
+
+    def prepare(self, lora: LoraConfig | None, *, recompute: bool) -> None:
+        """Put adapters in, all other weights frozen; `recompute` saves activations' memory."""
+        if recompute:
+            again = {"use_reentrant": False}
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
+        if lora:
+            self.model = adapted(self.model, lora)
+            self.register_load_state_dict_pre_hook(add_adapters)  # type: ignore[no-untyped-call]
+
+    def merged(self) -> "Pretrained":
+        """The network with its adapters added to the weights; this one is used up."""
+        return Pretrained(self.model.merge_and_unload())
+
+    @classmethod
+    def from_folder(cls, folder: Path, gguf: str | None = None) -> Self:
+        """Network and weights of a local Hugging Face folder; no code of the folder runs."""
+        from transformers import AutoModelForCausalLM
+
+        untyped: Any = AutoModelForCausalLM
+        source = folder / gguf if gguf else folder
+        try:
+            model, report = untyped.from_pretrained(
+                folder,
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                attn_implementation=_attention(),
+                **({"gguf_file": gguf} if gguf else {"use_safetensors": True}),
+            )
+        except _UNREADABLE as error:
+            again = f"; is it whole? it has {source.stat().st_size:,} bytes" if gguf else ""
+            raise ModelError(
+                f"model.pretrained: {source}: cannot be loaded ({error}){again}; fetch it again"
+            ) from error
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(
+                f"model.pretrained: {source}: lacks {len(missing)} of the network's weights, "
+                f"{missing[0]} first; give the folder of a whole causal language model"
+            )
+        if "position_ids" not in inspect.signature(model.forward).parameters:
+            raise ModelError(
+                f"model.pretrained: {source}: networks of type {model.config.model_type!r} take "
+                "no position_ids, which packed texts need; take a model of another type"
+            )
+        return cls(model)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """An untrained network of the shape that `record()` gave."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.for_model(**record)
+        untyped: Any = AutoModelForCausalLM
+        return cls(
+            untyped.from_config(
+                config,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                attn_implementation=_attention(),
+            )
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The network's Hugging Face config, without the folder it came from."""
+        config: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))
+        return {name: value for name, value in config.items() if name != "_name_or_path"}
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: Any = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        output = self.model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=int(last_only),
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    @contextmanager
+    def drawing(self, num_rows: int) -> Iterator[None]:
+        """On the CPU, weights laid out for a few rows at a time, until the block ends.
+
+        It halves each step of SmolLM2-135M with 8 rows.
+        """
+        linears = [m for m in self.modules() if isinstance(m, nn.Linear) and can_lay_out(m.weight)]
+        for module in linears:
+            module.forward = partial(  # type: ignore[method-assign]
+                product, weight=laid_out(module.weight, num_rows), bias=module.bias
+            )
+        try:
+            yield
+        finally:
+            for module in linears:
+                module.__dict__.pop("forward", None)
+
+    def new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
+
+def _attention() -> str:
+    """The name under which transformers finds its own attention, in fp32 on the CPU."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **settings: Any
+    ) -> tuple[Tensor, None]:
+        dtype = query.dtype
+        with attention_in_fp32(query):
+            if query.device.type == "cpu":
+                query, key, value = query.float(), key.float(), value.float()
+            mixed, _ = sdpa_attention_forward(module, query, key, value, *rest, **settings)
+        return mixed.to(dtype), None
+
+    AttentionInterface.register(_ATTENTION, attend)
+    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+    return _ATTENTION
+
+
+def load_pretrained(source: str, data: TextData) -> tuple[Pretrained, Vocabulary]:
+    """Network and vocabulary of a folder, a GGUF file or a pinned hub model, for the data.
+
+    Raises ModelError when there are no safetensors (or GGUF), tokenizer and network.
+    """
+    folder, gguf = Path(source), None
+    if folder.suffix == ".gguf":
+        if not folder.is_file():
+            raise ModelError(f"model.pretrained: {folder} does not exist; give a GGUF file")
+        folder, gguf = folder.parent, folder.name
+    elif not folder.exists() and _HUB_NAME.match(source) and "@" in source:
+        folder = _from_hub(source)
+    if gguf is None:
+        _check_folder(folder)
+    network = Pretrained.from_folder(folder, gguf)
+    return network, _vocabulary(folder, gguf, network.shape, data)
+
+
+def _from_hub(source: str) -> Path:
+    """The local copy of OWNER/NAME@COMMIT, fetched when it is missing; no code, no pickle."""
+    from huggingface_hub import snapshot_download
+
+    pinned = _PINNED.fullmatch(source)
+    if not pinned:
+        raise ModelError(
+            f"model.pretrained: {source!r} is not pinned; give OWNER/NAME@COMMIT with the 40 hex "
+            "digits of a commit, for a branch or tag can change"
+        )
+    name, commit = pinned.groups()
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES))
+    except Exception as error:  # one of many of huggingface_hub's, requests' and the system's
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"model.pretrained: {source} cannot be fetched from the hub ({reason}); without a "
+            "network, copy its folder here and give the folder's path"
+        ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise ModelError unless the folder looks like a model of safetensors and tokenizer."""
+    if str(folder).startswith("models:/") or (folder / MODEL_JSON).is_file():
+        raise ModelError(
+            f"model.pretrained: {folder} is a model of aigc-ops; start from it by "
+            f"--training.init-from {folder} instead"
+        )
+    if not folder.is_dir():
+        raise ModelError(
+            f"model.pretrained: {folder} is not a folder; give a local Hugging Face folder, a "
+            ".gguf file, or OWNER/NAME@COMMIT of the hub"
+        )
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"model.pretrained: {folder} has no *.safetensors; pickled weights (.bin) can run "
+            "code when loaded and are refused, so save them again with save_pretrained"
+        )
+    for name in ("config.json", "tokenizer.json", "*.safetensors"):
+        if not any(folder.glob(name)):
+            raise ModelError(
+                f"model.pretrained: {folder} has no {name}; save model and tokenizer there with "
+                "transformers' save_pretrained"
+            )
+
+
+def _vocabulary(
+    folder: Path, gguf: str | None, record: Mapping[str, Any], data: TextData
+) -> Vocabulary:
+    """The model's tokenizer; texts start as it says, prompts have its chat template's form.
+
+    Without a template a prompt ends with a new line, or begins the text of a plain document.
+    """
+    tokenizer, settings = _gguf_tokenizer(folder, gguf, record) if gguf else _tokenizer(folder)
+    end = record.get("eos_token_id")
+    end = end[0] if isinstance(end, list) else end
+    if end is None:
+        raise ModelError(f"model.pretrained: {folder}/config.json has no eos_token_id; set it")
+    _check_marks(tokenizer, settings, record)
+    start = record.get("bos_token_id")
+    start = end if start is None else start
+    vocabulary = Vocabulary(tokenizer, start=start, turn=[], end=end)
+    if data.prompts is not None:
+        vocabulary.take_turns()
+    if source := settings.get("chat_template"):
+        marks = settings.get("bos_token", ""), settings.get("eos_token", "")
+        vocabulary.take_template(ChatTemplate(source, *marks))
+    return vocabulary
+
+
+def _tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
+    """A folder's tokenizer, and its template and marks where it has them."""
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises no narrower class
+        raise ModelError(
+            f"model.pretrained: {folder}/tokenizer.json: cannot be read ({error})"
+        ) from error
+    path = folder / "tokenizer_config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.pretrained: {path}: cannot be read ({error})") from error
+    found = {}
+    for name in ("chat_template", "bos_token", "eos_token"):
+        value = settings.get(name) or ""
+        if isinstance(value, list):  # several templates by name
+            value = {each["name"]: each["template"] for each in value}.get("default", "")
+        found[name] = value["content"] if isinstance(value, dict) else value
+    if (folder / "chat_template.jinja").is_file():
+        found["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return tokenizer, found
+
+
+def _gguf_tokenizer(
+    folder: Path, gguf: str, record: Mapping[str, Any]
+) -> tuple[Tokenizer, dict[str, str]]:
+    from transformers import AutoTokenizer
+
+    untyped: Any = AutoTokenizer
+    try:
+        whole = untyped.from_pretrained(folder, gguf_file=gguf, local_files_only=True)
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"model.pretrained: {folder / gguf}: its tokenizer cannot be read ({error})"
+        ) from error
+    # Not its own bos_token and eos_token: transformers 5.16 gives the first for both.
+    marks = {
+        name: whole.convert_ids_to_tokens(token)
+        for name in ("bos_token", "eos_token")
+        if isinstance(token := record.get(f"{name}_id"), int)
+    }
+    return whole.backend_tokenizer, {"chat_template": whole.chat_template or "", **marks}
+
+
+def check_fit(network: Pretrained, vocabulary: Vocabulary, context_length: int) -> None:
+    """Raise ModelError unless network, tokenizer and context length belong together."""
+    shape, last = network.shape, max(vocabulary.tokenizer.get_vocab().values())
+    problem = ""
+    if last >= network.num_tokens:
+        problem = f"has {vocabulary.size} tokens, the network {network.num_tokens}"
+    for name in ("start", "end"):
+        if (token := getattr(vocabulary, name)) > last:
+            problem = (
+                f"has {vocabulary.size} tokens, the network's mark of a text's {name} is {token}"
+            )
+    if problem:
+        raise _of_different_models(problem)
+    longest = shape.get("max_position_embeddings") or shape.get("n_positions")
+    if longest is not None and context_length > longest:
+        raise ModelError(
+            f"model.context_length is {context_length}, the pretrained network knows "
+            f"{longest} positions; give at most {longest}"
+        )
+
+
+def _check_marks(
+    tokenizer: Tokenizer, settings: Mapping[str, str], shape: Mapping[str, Any]
+) -> None:
+    """Raise ModelError when the tokenizer's size or marks are not those that the network knows."""
+    size, known = tokenizer.get_vocab_size(), shape["vocab_size"]
+    if known - size > MOST_PADDING:
+        raise _of_different_models(f"has {size} tokens, the network {known}")
+    for name in ("bos_token", "eos_token"):
+        ids, mark = shape.get(f"{name}_id"), settings.get(name)
+        token = tokenizer.token_to_id(mark) if mark else None
+        if mark and ids is not None and token not in (ids if isinstance(ids, list) else [ids]):
+            raise _of_different_models(
+                f"has the {name} {mark} as {token}, the network's config.json says {ids}"
+            )
+
+
+def _of_different_models(problem: str) -> ModelError:
+    return ModelError(
+        f"model.pretrained: the tokenizer {problem}; they are of different models, so put the "
+        "tokenizer.json beside the weights that came with them"
+    )

@@ -1,0 +1,73 @@
+"""Asks a running service for the golden samples and compares what it answers."""
+
+import http.client
+import json
+from typing import Any
+
+from aigc_ops.core.artifacts import ModelVersion
+from aigc_ops.core.errors import PackagingError
+from aigc_ops.interfaces.modality import Modality
+from aigc_ops.interfaces.request import SampleRequest
+from aigc_ops.serving.runtime.process import HOST, ServerProcess
+
+ANSWER_TIMEOUT_SECONDS = 300
+
+Golden = tuple[list[SampleRequest], Any]
+"""Requests and what they drew when the model was registered."""
+
+
+def compare_golden(
+    server: ServerProcess,
+    version: ModelVersion,
+    modality: Modality[Any],
+    golden: Golden,
+    tolerance_levels: int,
+) -> int:
+    """Return the largest difference, of 255 levels, between served and golden samples.
+
+    Texts must be equal. Raises PackagingError naming the first sample that differs.
+    """
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=ANSWER_TIMEOUT_SECONDS)
+    levels = 0
+    try:
+        for request, sample in zip(*golden, strict=True):
+            apart = modality.samples.difference(
+                _ask(connection, modality, request, version), sample
+            )
+            if apart > tolerance_levels:
+                raise PackagingError(
+                    f"{version.uri}: the service's sample of {request} is {apart} levels from "
+                    f"its golden sample, allowed are {tolerance_levels}"
+                )
+            levels = max(levels, apart)
+    except (OSError, http.client.HTTPException) as error:
+        raise PackagingError(server.explain(f"the service stopped answering ({error})")) from error
+    finally:
+        connection.close()
+    return levels
+
+
+def _ask(
+    connection: http.client.HTTPConnection,
+    modality: Modality[Any],
+    request: SampleRequest,
+    version: ModelVersion,
+) -> bytes:
+    """The body of the answer to one request."""
+    call = {
+        "seed": request.seed,
+        "controls": dict(request.controls),
+        **modality.requests.call(request),
+    }
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/generate", json.dumps(call).encode(), headers)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        raise PackagingError(
+            f"{version.uri}: the service answered {request} with {response.status}: {body!r}"
+        )
+    served = response.headers["X-AIGC-Manifest"]
+    if served != version.manifest_digest:
+        raise PackagingError(f"{version.uri}: the service serves another model ({served})")
+    return body

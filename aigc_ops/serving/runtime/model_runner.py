@@ -1,0 +1,164 @@
+"""A model that answers calls: loaded from a verified folder, encoding what it draws."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import JSONResponse, Response
+
+from aigc_ops.compute.devices import DeviceName, choose_device
+from aigc_ops.core.artifacts import file_digest
+from aigc_ops.core.atomic_dirs import MANIFEST
+from aigc_ops.core.errors import ConfigError, ModelError
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.modality import Modality
+from aigc_ops.interfaces.model import Generative
+from aigc_ops.interfaces.request import Control, SampleRequest
+from aigc_ops.sampling.metadata import Origin, sample_metadata
+from aigc_ops.sampling.sampler import draw, requests
+from aigc_ops.serving.api.native import Call, call_type
+from aigc_ops.storage.checkpoints import load_model
+
+SETTING_VARIABLES = {"device": "AIGC_OPS_DEVICE", "max_num": "AIGC_OPS_MAX_NUM"}
+
+
+class Settings(BaseModel):
+    """What the operator of a service may set by environment variables."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: DeviceName = "auto"
+    max_num: int = Field(default=64, ge=1, le=100_000)
+
+
+def read_settings() -> Settings:
+    """The operator's settings; raises ConfigError naming the variable that does not fit."""
+    values = {
+        field: os.environ[variable]
+        for field, variable in SETTING_VARIABLES.items()
+        if variable in os.environ
+    }
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        [problem, *_] = error.errors()
+        variable = SETTING_VARIABLES[str(problem["loc"][0])]
+        raise ConfigError(f"{variable}={problem['input']}: {problem['msg']}") from error
+    choose_device(settings.device)
+    return settings
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model with the name, version and limit under which it answers."""
+
+    model: Generative[Any]
+    name: str
+    version: str
+    manifest_digest: str
+    max_num: int
+
+    @property
+    def controls(self) -> Mapping[str, Control]:
+        return self.model.controls()
+
+    @cached_property
+    def call_type(self) -> type[Call]:
+        return call_type(self.modality.requests.fields)
+
+    @property
+    def media_type(self) -> str:
+        return self.modality.samples.media_type
+
+    @property
+    def modality(self) -> Modality[Any]:
+        return find_modality(self.model.modality)
+
+    def asked(self, call: Call) -> list[SampleRequest]:
+        """Return the requests of one call; raises ModelError for what it cannot serve."""
+        return requests(
+            self.model,
+            call.num,
+            seed=call.seed,
+            controls=call.controls,
+            max_num=self.max_num,
+            **self.modality.requests.arguments(call),
+        )
+
+    def answer(self, asked: Sequence[SampleRequest]) -> Response:
+        """Generate the samples of one call: one as it is, several as JSON with their seeds."""
+        samples, codec = draw(self.model, asked), self.modality.samples
+        encoded = [
+            codec.encode(sample, sample_metadata(self.modality, self._origin(), request))
+            for sample, request in zip(samples, asked, strict=True)
+        ]
+        if len(encoded) == 1:
+            response = Response(encoded[0], media_type=codec.media_type)
+        else:
+            response = JSONResponse({codec.json_names: self._entries(encoded, asked)})
+        response.headers.update(self._headers(asked[0]))
+        return response
+
+    def _entries(
+        self, encoded: Sequence[bytes], asked: Sequence[SampleRequest]
+    ) -> list[dict[str, Any]]:
+        codec, echoed = self.modality.samples, self.modality.requests.in_answers
+        return [
+            {
+                codec.json_name: codec.json_value(content),
+                "seed": request.seed,
+                **{name: getattr(request, name) for name in echoed},
+            }
+            for content, request in zip(encoded, asked, strict=True)
+        ]
+
+    def stream(self, asked: Sequence[SampleRequest]) -> tuple[Iterator[str], Mapping[str, str]]:
+        """Return the pieces of one text and the answer's headers.
+
+        Raises ModelError for a model whose samples do not come in pieces.
+        """
+        (one,) = asked
+        if not self.model.can_stream:
+            raise ModelError(f"this model draws {self.modality.unit}; leave stream out")
+        return self.model.stream(one), self._headers(one)
+
+    def _origin(self) -> Origin:
+        """What an image tells of the model; a folder that was never registered has no URI."""
+        is_registered = self.version.isdecimal()
+        uri = f"models:/{self.name}/{self.version}" if is_registered else None
+        return Origin(model=uri, manifest_digest=self.manifest_digest)
+
+    def _headers(self, first: SampleRequest) -> dict[str, str]:
+        headers = {
+            "X-AIGC-Model": quote(self.name),
+            "X-AIGC-Version": quote(self.version),
+            "X-AIGC-Manifest": self.manifest_digest,
+            "X-AIGC-Seed": str(first.seed),
+            "X-Content-Type-Options": "nosniff",
+        }
+        if first.label is not None:
+            headers["X-AIGC-Label"] = str(first.label)
+        if first.controls:
+            headers["X-AIGC-Controls"] = json.dumps(first.controls)
+        return headers
+
+
+def load_served(folder: Path, *, name: str, version: str, expected: str | None) -> ServedModel:
+    """The model of a verified folder, on `AIGC_OPS_DEVICE` (auto).
+
+    `AIGC_OPS_MAX_NUM` (64) bounds the samples of one call.
+    """
+    settings = read_settings()
+    return ServedModel(
+        model=load_model(folder, expected=expected).to(choose_device(settings.device)),
+        name=name,
+        version=version,
+        manifest_digest=file_digest(folder / MANIFEST),
+        max_num=settings.max_num,
+    )

@@ -1,0 +1,45 @@
+"""What statistics of features must know of the network that made them."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+class FeatureIdentity(Protocol):
+    """All that decides the features of a sample; a `Noun` with these fields, and others."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def width(self) -> int:
+        """Features of a sample."""
+
+    def model_dump(self, *, mode: str = ..., exclude: Any = ...) -> dict[str, Any]: ...
+
+
+class FeatureExtractor(Protocol):
+    """A network that turns samples into features."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the Fréchet distance of these features, such as `fid`."""
+
+    @property
+    def identity(self) -> FeatureIdentity: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def unit(self) -> str:
+        """What samples are called in messages, in the plural."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions whose versions decide the features beside the identity."""
+
+    def features(self, samples: Any, *, what: str) -> NDArray[np.float32]:
+        """Return features (N, width); `what` names the samples in the progress bar."""

@@ -1,0 +1,143 @@
+"""Statistics of the data that samples are compared with, kept by what they were made of."""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from safetensors.numpy import load_file, save_file
+
+from aigc_ops.compute.random import sample_seeds
+from aigc_ops.core import caches
+from aigc_ops.core.artifacts import DatasetRef, json_digest
+from aigc_ops.core.atomic_dirs import verify_folder, write_folder
+from aigc_ops.core.errors import CheckpointError, EvaluationError
+from aigc_ops.statistics.extractor import FeatureExtractor
+from aigc_ops.statistics.frechet import Gaussian
+from aigc_ops.statistics.moments import MAX_KEPT, FeatureSet
+
+if TYPE_CHECKING:
+    from aigc_ops.interfaces.ingestion import Split
+
+FACTOR = "reference.safetensors"
+DESCRIPTION = "reference.json"
+MORE_ROWS = "hold more data out"
+
+
+def reference_terms(
+    ref: DatasetRef,
+    split: "Split",
+    num_reference: int,
+    appearance: Mapping[str, JsonValue],
+    *,
+    advice: str = MORE_ROWS,
+) -> dict[str, JsonValue]:
+    """Return the part of a contract that says which rows of which data stand for it.
+
+    `appearance` holds what decides the samples that are read, beside the files themselves. Raises
+    EvaluationError with the advice when the split has fewer than two rows.
+    """
+    available = ref.num_train if split == "train" else ref.num_heldout
+    if available < 2:
+        raise EvaluationError(
+            f"{ref.uri}: the {split} split has {available} rows and a score needs at least 2; "
+            f"{advice}"
+        )
+    terms: dict[str, JsonValue] = {
+        "dataset": ref.content_digest,
+        "split": split,
+        "num_reference": min(num_reference, available),
+    }
+    return {**terms, "reference": json_digest({**terms, **appearance})}
+
+
+def reference_rows(available: int, num: int) -> list[int]:
+    """Return the `num` rows that stand for a split: the same at every call, scattered evenly."""
+    if num >= available:
+        return list(range(available))
+    # Not every k-th row: data that goes round its classes would lose some of them.
+    keys = sample_seeds(0, available)
+    return sorted(sorted(range(available), key=keys.__getitem__)[:num])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What samples are compared with."""
+
+    num: int
+    gaussian: Gaussian
+    features: NDArray[np.float32]
+    """(M, D), of every row in order, or of those of a large set that are kept."""
+
+
+def computed_by(extractor: FeatureExtractor, version: int) -> dict[str, JsonValue]:
+    """Return all that decides features beside the samples, for the names of cache entries.
+
+    `version` is that of the modality's evaluation, which stands for its code.
+    """
+    return {
+        "extractor": extractor.identity.model_dump(mode="json"),
+        "device": extractor.device.type,
+        "version": version,
+        "packages": {name: package_version(name) for name in extractor.packages},
+    }
+
+
+def reference_statistics(
+    compute: Callable[[], FeatureSet],
+    terms: dict[str, JsonValue],
+    extractor: FeatureExtractor,
+    cache: Path,
+    *,
+    version: int,
+) -> Reference:
+    """Return features of the reference rows and their statistics, computed once per cache.
+
+    `compute` gives the features of what `terms` name, by this extractor, and is not called
+    when the cache holds them. Damaged ones are computed again with a warning; a
+    second process waits for the first.
+    """
+    from filelock import FileLock
+
+    description = {"kept": MAX_KEPT, "terms": terms, **computed_by(extractor, version)}
+    folder = cache / json_digest(description)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if kept := _read(folder):
+            return kept
+        found = compute().pooled()
+        reference = Reference(found.num, found.gaussian(), found.rows)
+
+        def fill(partial: Path) -> None:
+            arrays: dict[str, NDArray[Any]] = {
+                "num": np.array(reference.num),
+                "mean": reference.gaussian.mean,
+                "factor": np.ascontiguousarray(reference.gaussian.factor),
+                "features": reference.features,
+            }
+            save_file(arrays, partial / FACTOR)
+            (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+        write_folder(folder, fill)
+        return reference
+
+
+def _read(folder: Path) -> Reference | None:
+    """Return cached statistics; None when there are none, or (with a warning) damaged ones."""
+    if not folder.exists():
+        return None
+    try:
+        verify_folder(folder)
+    except CheckpointError as error:
+        warnings.warn(f"reference statistics are computed again: {error}", stacklevel=2)
+        return None
+    caches.mark_used(folder)
+    kept = load_file(folder / FACTOR)
+    gaussian = Gaussian(kept["mean"], kept["factor"])
+    return Reference(int(kept["num"]), gaussian, kept["features"])

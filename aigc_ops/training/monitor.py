@@ -1,0 +1,70 @@
+"""How a model does while it trains, measured from little data and few samples in moments.
+
+These figures steer one run: they stop it, roll it back, or pick its best checkpoint. They
+are never a model's score; the evaluation makes those.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_ops.compute.random import Noise
+from aigc_ops.interfaces.data import TrainingData
+from aigc_ops.interfaces.model import Generative, Loss
+from aigc_ops.interfaces.training import Monitor, TrainingHooks
+
+NUM_HELDOUT = 256
+
+
+class OnlineMetrics:
+    """Figures over a fixed set of samples, of training data, and of held-out examples.
+
+    What they are compared with is read and measured at the first call. `rows_at_once`: those
+    of a pass through the networks, as many as training has room for.
+    """
+
+    def __init__(
+        self,
+        hooks: TrainingHooks,
+        train: TrainingData,
+        read_heldout: Callable[[], TrainingData] | None,
+        *,
+        rows_at_once: int,
+    ) -> None:
+        self._hooks, self._rows_at_once = hooks, rows_at_once
+        self._read_heldout = read_heldout
+        self._monitor: Monitor | None = hooks.monitor(train)
+        self._heldout: dict[str, Tensor] = {}
+
+    def measure(self, model: Generative[Any]) -> dict[str, float]:
+        """Return figures of the model, which is in eval mode and samples with its averages."""
+        figures: dict[str, float] = {}
+        if self._monitor:
+            figures |= self._monitor(model)
+        if self._read_heldout and model.judged_by.startswith("heldout/"):
+            if not self._heldout:
+                data = self._read_heldout()
+                self._heldout = self._hooks.heldout_examples(model, data, NUM_HELDOUT)
+            figures["heldout/loss"] = self._heldout_loss(model)
+        return figures
+
+    @torch.no_grad()
+    def _heldout_loss(self, model: Generative[Any]) -> float:
+        """Mean over the first examples of the losses of all parts."""
+        device = next(model.parameters()).device
+        num = len(next(iter(self._heldout.values())))
+        sums: dict[str, float] = defaultdict(float)
+        weights: dict[str, float] = defaultdict(float)
+        for first in range(0, num, self._rows_at_once):
+            rows = slice(first, min(num, first + self._rows_at_once))
+            batch = {name: each[rows].to(device) for name, each in self._heldout.items()}
+            for pair in model.losses(batch, Noise(0, rows=rows, batch_size=num, device=device)):
+                loss = Loss(*pair)
+                weight = (rows.stop - first) * (1.0 if loss.weight is None else loss.weight.item())
+                weights[loss.part] += weight
+                if weight:  # the mean over no targets is no number
+                    sums[loss.part] += weight * loss.value.item()
+        return sum(total / weights[part] for part, total in sums.items())
