@@ -93,10 +93,10 @@ def review(model: str, version: int) -> Verdict:
             continue
         complaint = ""
         try:
-            verdict = _answered(candidate, form, attempt, done)
+            verdict = _answered(candidate, form, done)
         except StaleDecision as error:
             complaint = f"{error} It was weighed anew: this is the evidence now."
-            verdict = _weigh_anew(candidate, attempt, times=1)
+            verdict = _weigh_anew(candidate, done, times=1)
         except DecisionError as error:
             if _is_decided(candidate):
                 raise
@@ -112,11 +112,12 @@ def review(model: str, version: int) -> Verdict:
 
 
 def _done_here(candidate: ModelVersion) -> list[Entry]:
-    """What this flow run decided before it was suspended or cut short, in order."""
+    """Return what this flow run decided and weighed before it was suspended or cut short."""
     return [
         entry
         for entry in audit(candidate.name).entries
-        if entry.flow_run == str(flow_run.id) and entry.action in ("approve", "promote", "reject")
+        if entry.flow_run == str(flow_run.id)
+        and entry.action in ("approve", "promote", "reject", "challenge")
     ]
 
 
@@ -125,12 +126,10 @@ def _is_decided(candidate: ModelVersion) -> bool:
     return last is not None and last.action in ("promote", "reject", "rollback")
 
 
-def _answered(
-    candidate: ModelVersion, form: ReviewForm, attempt: int, done: list[Entry]
-) -> Verdict:
+def _answered(candidate: ModelVersion, form: ReviewForm, done: list[Entry]) -> Verdict:
     """Carry the form out; what a rerun finds done already is taken from `done`."""
     if form.decision == "more samples":
-        return _weigh_anew(candidate, attempt, times=2)
+        return _weigh_anew(candidate, done, times=2)
     said = Decision(who=form.reviewer, reason=form.reason)
     if done and (done[0].who, done[0].reason) == (said.who, said.reason):
         return people.verdict_of(candidate, done.pop(0))
@@ -156,13 +155,11 @@ def _weigh(candidate: ModelVersion, times: int) -> Verdict:
     return verdict.model_copy(update={"waiting": not verdict.promoted})
 
 
-def _weigh_anew(candidate: ModelVersion, attempt: int, *, times: int) -> Verdict:
-    """Weigh once for each answer, for a suspended flow runs again from its top."""
-    return stage_records.recall_or_compute(
-        json_digest(["weigh", str(flow_run.id), attempt, times]),
-        Verdict,
-        lambda: _WEIGH(candidate, times),
-    )
+def _weigh_anew(candidate: ModelVersion, done: list[Entry], *, times: int) -> Verdict:
+    """Weigh once for each answer: a suspended flow runs again from its top."""
+    if done and done[0].action == "challenge":
+        return people.verdict_of(candidate, done.pop(0))
+    return _WEIGH(candidate, times)
 
 
 _WEIGH = Task(

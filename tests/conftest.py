@@ -78,14 +78,20 @@ def _in_environment(
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home for this test alone; nothing of the machine's own state is read."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home for this test alone; nothing of the machine's own state is read.
+
+    Variables that the code under test sets in this process end with the test.
+    """
+    before = dict(os.environ)
     folder = tmp_path / "home"
     monkeypatch.setenv("AIGC_OPS_HOME", str(folder))
     servers = ("PREFECT_HOME", "BENTOML_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
     for variable in (*servers, *PRIVATE_FOLDERS, "PYTHONSAFEPATH"):
         monkeypatch.delenv(variable, raising=False)
-    return folder
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

@@ -61,22 +61,27 @@ def rollback(
 
 
 def verdict_of(version: ModelVersion, entry: Entry) -> Verdict:
-    """The verdict that an entry of the log on this version stands for."""
+    """Return the verdict that an entry of the log on this version stands for."""
     packet = read_packet(version)
-    is_waiting = entry.action == "approve"
-    said = "rejected" if entry.action == "reject" else "approved"
-    more = "; another reviewer must approve too" if is_waiting else ""
     return Verdict(
         model=version,
         promoted=entry.action == "promote",
         alias="champion" if entry.action == "promote" else "challenger",
         champion=champion(version.name),
-        reasons=(f"{said} by {entry.who}: {entry.reason}{more}",),
+        reasons=(_reason_of(entry),),
         gate=packet.content["ruling"]["outcome"],
-        waiting=is_waiting,
+        waiting=entry.action in ("approve", "challenge"),
         packet_digest=packet.packet_digest,
         packet_uri=f"{packet.folder}/{PAGE}",
     )
+
+
+def _reason_of(entry: Entry) -> str:
+    if entry.action == "challenge":
+        return entry.reason
+    said = "rejected" if entry.action == "reject" else "approved"
+    more = "; another reviewer must approve too" if entry.action == "approve" else ""
+    return f"{said} by {entry.who}: {entry.reason}{more}"
 
 
 def _packet(version: ModelVersion, seen: str | None) -> StoredPacket:

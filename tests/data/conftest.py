@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from making_data import PROJECT
+
+from tests.data.making_data import PROJECT
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from making_data import encode, noise, write_images
 
 from aigc_ops.core import file_contents, kept_results
 from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, Dataset, content_digest, open_dataset, read_split
+from tests.data.making_data import encode, noise, write_images
 
 NAMES = ["a/1.png", "a/2.png", "b/3.png", "b/4.png"]
 

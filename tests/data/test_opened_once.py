@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from making_data import PROJECT, image_rows, write_splits
 
 from aigc_ops.core import file_contents
+from tests.data.making_data import PROJECT, image_rows, write_splits
 
 STRACE = shutil.which("strace")
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")

@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from making_data import PROJECT, encode, image_rows, noise, write_images, write_splits
 from PIL import Image
 
 from aigc_ops.core.artifacts import DatasetRef
@@ -19,6 +18,7 @@ from aigc_ops.data import DataConfig, open_dataset, pin_hint, read_split
 from aigc_ops.interfaces.ingestion import Split
 from aigc_ops.modalities.image.model import ImageData
 from aigc_ops.modalities.text.model import TextData
+from tests.data.making_data import PROJECT, encode, image_rows, noise, write_images, write_splits
 
 
 def opened(path: Path, **fields: object) -> DatasetRef:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from making_data import PROJECT
 
 from aigc_ops.core.errors import ConfigError
 from aigc_ops.core.state_dir import home
 from aigc_ops.data.dvc import check_pin, pull
+from tests.data.making_data import PROJECT
 
 Run = Callable[..., str]
 

@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from making_data import encode, noise, write_images, write_splits
-from pulses import Pulse, PulseData
 
 from aigc_ops.core.errors import DataError
 from aigc_ops.data import dataset
@@ -19,6 +17,8 @@ from aigc_ops.data.validation.suite import validate
 from aigc_ops.interfaces import discovery
 from aigc_ops.interfaces.ingestion import DataSettings
 from aigc_ops.interfaces.sections import with_sections
+from tests.data.making_data import encode, noise, write_images, write_splits
+from tests.data.pulses import Pulse, PulseData
 
 
 @pytest.fixture(autouse=True)

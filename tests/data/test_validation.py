@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from making_data import encode, image_rows, noise, write_images, write_splits
 from PIL import Image
 
 from aigc_ops.core.artifacts import ValidationReport
@@ -20,6 +19,7 @@ from aigc_ops.data import DataConfig, open_dataset
 from aigc_ops.data.validation.config import ValidationConfig
 from aigc_ops.data.validation.manifest import read_manifest
 from aigc_ops.data.validation.suite import require, validate
+from tests.data.making_data import encode, image_rows, noise, write_images, write_splits
 
 Check = Callable[..., ValidationReport]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from making_data import write_images
 
 from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, open_dataset, pin_hint
 from aigc_ops.data.dvc import check_pin, find_pin, is_in_remote, pins_here, pull
 from aigc_ops.operations.doctor import LOCAL
+from tests.data.making_data import write_images
 
 Run = Callable[..., str]
 

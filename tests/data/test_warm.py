@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from making_data import PROJECT, write_images
 
 from aigc_ops.data import DataConfig, open_dataset
 from aigc_ops.data.validation import worker
 from aigc_ops.data.validation.config import ValidationConfig
 from tests.conftest import eventually
+from tests.data.making_data import PROJECT, write_images
 
 
 def test_ctrl_c_does_not_wait_for_the_validation(

@@ -71,7 +71,7 @@ class Workplace:
         """The JSON answer and what was said on standard error."""
         process = self.start(*arguments, "--json")
         output, said = ended(process)
-        assert process.returncode == code, said
+        assert process.returncode == code, said + output
         assert output.count("\n") == 1, output
         return json.loads(output), said
 
@@ -118,7 +118,7 @@ class Console:
         self._process.stdin.flush()
         found = self._process.stdout.readline()
         output, said = (Path(self._files[name]).read_text() for name in ("out", "err"))
-        assert found == f"{code}\n", said
+        assert found == f"{code}\n", said + output
         assert output.count("\n") == 1, output
         return json.loads(output), said
 

@@ -15,8 +15,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from prefect.results import ResultRecord
 from safetensors.torch import load_file
 
+from aigc_ops.core.artifacts import Checkpoint, Scores, ValidationReport, Verdict
 from tests.flows.conftest import Console, Workplace
 from tests.old_home.conftest import missing
 from tests.old_home.facts import (
@@ -33,7 +35,7 @@ from tests.old_home.facts import (
     names_in,
 )
 from tests.old_home.golden import check_golden, folder_of, pixels
-from tests.old_home.names import names_of_folder, names_of_model, packets_of
+from tests.old_home.names import names_of_folder, names_of_model, packets_of, results_of
 from tests.old_home.place import HOME, PLACE
 
 Look = Callable[[str], Any]
@@ -92,6 +94,15 @@ def test_the_doctor_finds_nothing_that_it_did_not_find(look: Look, facts: Any) -
 def test_the_commands_answer_with_every_key_that_they_had(look: Look, facts: Any) -> None:
     keys = keys_of({what: look(what) for what in LOOKING_BACK})
     assert missing({word: facts["keys"][word] for word in keys}, keys) == {}
+
+
+def test_results_that_prefect_keeps_are_read_under_their_former_names(
+    old: Workplace, facts: Any
+) -> None:
+    assert results_of(old.home) == {*facts["results"]}
+    kept = sorted((old.home / "prefect" / "storage").iterdir())
+    read = {type(ResultRecord.deserialize(path.read_bytes()).result) for path in kept}
+    assert read == {Checkpoint, Scores, ValidationReport, Verdict, dict, type(None)}
 
 
 def test_a_sample_is_drawn_again_as_it_was(console: Console, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.old_home.place import HOME
 from tests.old_home.prefect import Api
 
 pytestmark = pytest.mark.slow
-VERDICT = "aigc_ops.artifacts.Verdict"
+VERDICT = "aigc_ops.core.artifacts.Verdict"
 """What a review results in, as Prefect's kept results name it."""
 
 
@@ -94,8 +94,8 @@ def test_a_review_goes_on_after_what_it_did_and_decides_once(
     assert entry["packet_digest"] == packet
     assert packets_of(HOME, "stripes") == before, "it was weighed once more"
     assert results_of(HOME, since=began) == {VERDICT}
-    [weighed, repeated] = [t for t in api.task_runs(run) if t["name"].startswith("weigh-")]
-    assert {weighed["state_name"], repeated["state_name"]} == {"Completed", "Cached"}
+    [weighed] = [task for task in api.task_runs(run) if task["name"].startswith("weigh-")]
+    assert weighed["state_name"] == "Completed"
 
     assert api.resume(run, form)["status"] != "ACCEPT"
     rerun(api, run)
@@ -135,7 +135,6 @@ def rerun(api: Api, run: str) -> None:
 def test_a_whole_run_that_was_killed_ends_and_leaves_what_runs_left(
     reporting: Console, facts: Any
 ) -> None:
-    began = time.time()
     half, _ = reporting.run("run", CONFIGS / "half-gan.yaml")
     assert half["checkpoint"]["uri"] == f"{facts['half']['half-gan']['folder']}/step-00000060"
     off = ("--packaging.enabled", "false")
@@ -148,13 +147,11 @@ def test_a_whole_run_that_was_killed_ends_and_leaves_what_runs_left(
         "keys": paths(new),
         "record": names_in(kept),
         "packet": names_in(made),
-        "results": results_of(HOME, since=began),
     }
     recorded = {
         "keys": [key for key in facts["keys"]["run"] if not key.startswith("bento.")],
         "record": [key for key in facts["record"] if not key.startswith("result.bento.")],
         "packet": facts["packet"]["compared"],
-        "results": [name for name in facts["results"] if name != VERDICT],
     }
     assert missing(recorded, found) == {}
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -50,15 +49,12 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def store(home: Path, empty_database: Path) -> Iterator[Path]:
-    """The home's own MLflow store, empty; the environment is put back afterwards."""
-    before = dict(os.environ)
+def store(home: Path, empty_database: Path) -> Path:
+    """The home's own MLflow store, empty."""
     database = home / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     shutil.copyfile(empty_database, database)
-    yield database
-    os.environ.clear()
-    os.environ.update(before)
+    return database
 
 
 class MakeCheckpoint(Protocol):

@@ -1,6 +1,5 @@
 """`aigc-ops validate` and `aigc-ops train` on folders of unusual images."""
 
-import os
 from io import BytesIO
 
 import numpy as np
@@ -47,7 +46,6 @@ def shared_home(tmp_path_factory):
 @pytest.fixture
 def both(home, shared_home, tmp_path, monkeypatch):
     """Exit code and message of validation and of training."""
-    before = dict(os.environ)
     monkeypatch.setenv("AIGC_OPS_HOME", str(shared_home))
 
     def call(files, **data):
@@ -69,9 +67,7 @@ def both(home, shared_home, tmp_path, monkeypatch):
                 answers.append((1, str(error)))
         return answers
 
-    yield call
-    os.environ.clear()
-    os.environ.update(before)
+    return call
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from making_data import encode, noise, write_images, write_splits
 
 from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.modalities.image.model import ImageData
 from aigc_ops.modalities.image.streaming import ImageStream
+from tests.data.making_data import encode, noise, write_images, write_splits
 
 LITTLE = 200 / 2**20  # in GiB: 200 KiB, of which half keeps seven groups of four images
 NO_MEMORY = 1e-9

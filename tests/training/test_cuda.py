@@ -23,7 +23,7 @@ from aigc_ops.training.cuda_graphs import _Recording
 from aigc_ops.training.examples import Examples
 from aigc_ops.training.state import RECORD, TrainingState, recorded_versions
 from tests.conftest import striped_digits
-from tests.model.cases import each_family, trained
+from tests.models.cases import each_family, trained
 from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, real_digits, run
 
 pytestmark = pytest.mark.gpu

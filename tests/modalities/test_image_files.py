@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making_data import encode, noise
 from PIL import Image
 
 from aigc_ops.core.errors import DataError
@@ -23,6 +22,7 @@ from aigc_ops.modalities.image.files import (
     measure,
     read_header,
 )
+from tests.data.making_data import encode, noise
 
 
 def png(width: int, height: int, bit_depth: int, color_type: int, pixels: bytes) -> bytes:

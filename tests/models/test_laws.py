@@ -18,7 +18,7 @@ from aigc_ops.sampling import sampler
 from aigc_ops.storage.checkpoints import load_model, write_model
 from aigc_ops.training.monitor import OnlineMetrics
 from tests.conftest import ROOT, noise_for
-from tests.model.cases import FIRST, Case, cases, each_case, each_family, each_learner, trained
+from tests.models.cases import FIRST, Case, cases, each_case, each_family, each_learner, trained
 from tests.training.runs import assert_bit_equal, real_digits
 
 BY_HEART = {"vae": ("autoencoder", 0.35), "gpt": ("optimizer", 0.05)}

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from making_data import PROJECT, write_images
 
 from aigc_ops.core.errors import DataError
 from aigc_ops.formats.stat_digest import covering_pin, quick_digest
+from tests.data.making_data import PROJECT, write_images
 
 
 @pytest.fixture

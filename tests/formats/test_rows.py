@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making_data import image_rows
 
 from aigc_ops.data.config import DataConfig
 from aigc_ops.formats.layout import find_layout
 from aigc_ops.formats.rows import is_heldout, read_rows
 from aigc_ops.interfaces.ingestion import all_data_hooks
 from aigc_ops.modalities.text.documents import split_documents
+from tests.data.making_data import image_rows
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20)
 LINES = st.lists(TEXT, max_size=20)

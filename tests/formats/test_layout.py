@@ -6,13 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from making_data import image_rows, write_images, write_splits
 
 from aigc_ops.core.artifacts import DatasetRef
 from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, open_dataset
 from aigc_ops.interfaces.labels import class_names
 from aigc_ops.modalities.image.image_sets import Collection
+from tests.data.making_data import image_rows, write_images, write_splits
 
 
 def opened(path: Path) -> DatasetRef:

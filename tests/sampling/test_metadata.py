@@ -18,7 +18,7 @@ from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sampling.files import read_samples, write_samples
 from aigc_ops.sampling.metadata import Note, Origin, read_note
 from aigc_ops.sampling.sampler import draw, requests
-from tests.test_sampling import small_gan
+from tests.sampling.test_sampler import small_gan
 
 ORIGIN = Origin(model="models:/digits/3", manifest_digest="5" * 64)
 

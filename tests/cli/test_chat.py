@@ -17,7 +17,7 @@ from aigc_ops.models.gpt import Gpt
 from aigc_ops.storage.checkpoints import write_model
 from tests.conftest import ROOT
 from tests.models.dialogue import small_model
-from tests.test_sampling import small_gan
+from tests.sampling.test_sampler import small_gan
 
 
 @pytest.fixture
