@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -57,6 +59,25 @@ def call(url: str, body: Any = None) -> Any:
     return eventually(answered)[0]
 
 
+@contextmanager
+def web_hook() -> Iterator[tuple[str, list[str]]]:
+    """Address of a web hook of one's own, and what it receives; under other paths with those."""
+    received: list[str] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["content-length"])
+            text = json.loads(self.rfile.read(length))["text"]
+            received.append(text if self.path == "/hook" else f"{self.path}: {text}")
+            self.send_response(204)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/hook", received
+        server.shutdown()
+
+
 class Servers:
     """Prefect with every deployment served, and MLflow, on one home."""
 
@@ -71,16 +92,16 @@ class Servers:
             "MLFLOW_TRACKING_URI": self.mlflow,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_RUNNER_POLL_FREQUENCY": "3",  # each locks the database for a moment
+            "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # each locks the database for a moment
         }
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Servers]:
-    """Both servers, with every deployment offered, for a while."""
+def serving(folder: Path, *hooks: str) -> Iterator[Servers]:
+    """Both servers, with every deployment offered and messages to the last hook, for a while."""
     servers = Servers(folder)
     servers.home.mkdir()
-    with mlflow_at(servers, folder), prefect_at(servers, folder):
+    with mlflow_at(servers, folder), prefect_at(servers, folder, *hooks):
         yield servers
 
 
@@ -98,15 +119,17 @@ def mlflow_at(servers: Servers, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def prefect_at(servers: Servers, folder: Path) -> Iterator[None]:
+def prefect_at(servers: Servers, folder: Path, *hooks: str) -> Iterator[None]:
     """Prefect's server and the process that serves every deployment, for a while."""
     command = ("-m", "prefect", "server", "start", "--port", servers.prefect.rsplit(":", 1)[1])
-    with process(folder / "prefect.log", *command, **servers.variables):
+    with (
+        process(folder / "prefect.log", *command, **servers.variables),
+        process(folder / "serve.log", "tests/browser/offering.py", *hooks, **servers.variables),
+    ):
         eventually(lambda: answers(f"{servers.prefect}/api/health"))
-        with process(folder / "serve.log", "-m", "flows", **servers.variables):
-            eventually(lambda: len(deployments(servers)) == 6)
-            eventually(lambda: answers(f"{servers.mlflow}/health"))
-            yield
+        eventually(lambda: len(deployments(servers)) == 6)
+        eventually(lambda: answers(f"{servers.mlflow}/health"))
+        yield
 
 
 def deployments(servers: Servers) -> dict[str, Any]:

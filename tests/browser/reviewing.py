@@ -9,6 +9,8 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.conftest import SECONDS, Servers, call, deployments
 from tests.conftest import eventually
 
+SELECT = "button.p-select-button__control"
+
 
 def started(servers: Servers, deployment: str, parameters: dict[str, Any]) -> str:
     """The flow run of a deployment with these parameters."""
@@ -60,6 +62,14 @@ def weighed(images: Path, seed: int, reviewers: int = 1) -> int:
     return version.version
 
 
+def approve(version: int) -> None:
+    """Make a version champion, in this process."""
+    from aigc_ops.pipeline import chain
+    from aigc_ops.promotion import review
+
+    review.approve(chain.version_of(f"models:/pets/{version}"), who="Bob", reason="the first")
+
+
 def packet_digest_of(version: int) -> str:
     from aigc_ops.pipeline import chain
     from aigc_ops.registry.evidence import read_packet
@@ -67,13 +77,20 @@ def packet_digest_of(version: int) -> str:
     return read_packet(chain.version_of(f"models:/pets/{version}")).packet_digest
 
 
-def review_of(servers: Servers, version: int) -> str:
-    """The suspended review of a version: the one that its chain began, or one begun now."""
+def begun_review(servers: Servers, model: str, version: int) -> str:
+    """The one review of a version that its chain, or a person, has begun, once it waits."""
     runs = call(f"{servers.prefect}/api/flow_runs/filter", {})
-    mine = [run["id"] for run in runs if run["name"] == f"review-pets-{version}"]
-    run = mine[0] if mine else started(servers, "review", {"model": "pets", "version": version})
+    asked = {"model": model, "version": version}
+    [run] = [run["id"] for run in runs if run["parameters"] == asked]
     run_of(servers, run, "PAUSED")
     return str(run)
+
+
+def review_of(servers: Servers, version: int) -> str:
+    """A review of a version of this process's own, begun now, once it waits."""
+    run = started(servers, "review", {"model": "pets", "version": version})
+    run_of(servers, run, "PAUSED")
+    return run
 
 
 def shown_of(servers: Servers, run: str) -> set[str]:
@@ -89,8 +106,8 @@ def answered(servers: Servers, run: str, **fields: str) -> str:
     return str(call(url, {"run_input": {"decision": "approve", **fields}})["status"])
 
 
-def champion(servers: Servers) -> int | None:
-    url = f"{servers.mlflow}/api/2.0/mlflow/registered-models/alias?name=pets&alias=champion"
+def champion(servers: Servers, model: str = "pets") -> int | None:
+    url = f"{servers.mlflow}/api/2.0/mlflow/registered-models/alias?name={model}&alias=champion"
     try:
         return int(call(url)["model_version"]["version"])
     except HTTPError:
@@ -108,9 +125,7 @@ def answer(
 
     def sent() -> bool:
         form = opened(servers, page, run)
-        form.locator("button.p-select-button__control").first.focus()
-        page.keyboard.press("ArrowDown")
-        page.locator(".p-select-option").get_by_text(decision, exact=True).click()
+        choose(page, form.locator(SELECT).first, decision)
         texts = {"Reviewer": reviewer, "Reason": reason}
         boxes = {
             title: form.get_by_text(title, exact=True).locator("xpath=following::textarea[1]")
@@ -127,6 +142,13 @@ def answer(
 
     eventually(sent)
     page.goto("about:blank")  # Prefect's own moves all the while, for half a core
+
+
+def choose(page: Page, select: Locator, option: str) -> None:
+    """Open a select by its key and click on one of its options."""
+    select.focus()
+    page.keyboard.press("ArrowDown")
+    page.locator(".p-select-option").get_by_text(option, exact=True).click()
 
 
 def opened(servers: Servers, page: Page, run: str) -> Locator:

@@ -1,12 +1,8 @@
 """Runs and reviews in the forms and pages of Prefect and MLflow, on one pair of servers."""
 
-import json
-import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +17,17 @@ from tests.browser.conftest import (
     mlflow_at,
     prefect_at,
     serving,
+    web_hook,
 )
 from tests.browser.reviewing import (
+    SELECT,
     answer,
     answered,
+    approve,
     asked_again,
+    begun_review,
     champion,
-    config_of,
+    choose,
     packet_digest_of,
     review_of,
     run_of,
@@ -40,37 +40,29 @@ from tests.flows.conftest import write_images
 
 pytestmark = pytest.mark.browser
 
+NAME = "from-the-form"
+
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    with serving(tmp_path_factory.mktemp("servers")) as servers:
+def hook() -> Iterator[tuple[str, list[str]]]:
+    with web_hook() as hook:
+        yield hook
+
+
+@pytest.fixture(scope="module")
+def servers(
+    tmp_path_factory: pytest.TempPathFactory, hook: tuple[str, list[str]]
+) -> Iterator[Servers]:
+    url, _ = hook
+    before = f"{url}-before"  # the second takes its place
+    with serving(tmp_path_factory.mktemp("servers"), before, url) as servers:
         yield servers
 
 
 @pytest.fixture(scope="module")
-def messages(servers: Servers) -> Iterator[list[str]]:
+def messages(hook: tuple[str, list[str]]) -> list[str]:
     """What a web hook of one's own receives."""
-    received: list[str] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            length = int(self.headers["content-length"])
-            received.append(json.loads(self.rfile.read(length))["text"])
-            self.send_response(204)
-            self.end_headers()
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/hook"
-        twice = "from flows.deployments import main; main(); main()"  # replaces the first
-        subprocess.run(
-            [sys.executable, "-c", twice, "--notify", url],
-            cwd=ROOT,
-            env={**os.environ, **servers.variables},
-            check=True,
-        )
-        yield received
-        server.shutdown()
+    return hook[1]
 
 
 @pytest.fixture(scope="module")
@@ -92,23 +84,37 @@ def run(servers: Servers, page: Page) -> Any:
     deployment = deployments(servers)["gan"]
     page.goto(f"{servers.prefect}/deployments/deployment/{deployment['id']}/run")
     expect(page.get_by_text("Length of the noise vector.")).to_be_visible(timeout=60 * SECONDS)
-    fill(page, "Name", "from-the-form")
+    fill(page, "Name", NAME)
     fill(page, "Generator Width (Optional)", "8")
     fill(page, "Critic Width (Optional)", "8")
     fill(page, "Steps (Optional)", "2")
     fill(page, "Num Samples (Optional)", "16")
     fill(page, "Num Reference (Optional)", "16")
+    approval = page.get_by_text("Approval (Optional)", exact=True)
+    choose(page, approval.locator("xpath=following::*").locator(SELECT).first, "review")
     page.get_by_role("button", name="Submit").click()
-    eventually(lambda: call(f"{servers.prefect}/api/flow_runs/filter", {}))
+    [run] = eventually(lambda: call(f"{servers.prefect}/api/flow_runs/filter", {}))
     page.goto("about:blank")  # Prefect's own moves all the while, for half a core
+    return run_of(servers, run["id"], "COMPLETED")
 
-    def ended() -> Any:
-        runs = call(f"{servers.prefect}/api/flow_runs/filter", {})
-        return next(
-            (r for r in runs if r["state_type"] in ("COMPLETED", "FAILED", "CRASHED")), None
-        )
 
-    return eventually(ended, seconds=300)
+@pytest.fixture(scope="module")
+def review(servers: Servers, run: Any) -> str:
+    """The review that this run began, which waits."""
+    return begun_review(servers, NAME, 1)
+
+
+@pytest.fixture(scope="module")
+def approved(servers: Servers, review: str, page: Page) -> str:
+    """That review, which Ann has approved in its form."""
+    answer(page, servers, review, "approve", "Ann", "sharper digits")
+    return review
+
+
+def artifacts(servers: Servers) -> dict[str, Any]:
+    """Every artifact by its key."""
+    found = call(f"{servers.prefect}/api/artifacts/filter", {})
+    return {artifact["key"]: artifact for artifact in found}
 
 
 def test_every_family_has_a_deployment_with_a_paused_schedule(servers: Servers):
@@ -122,8 +128,10 @@ def test_every_family_has_a_deployment_with_a_paused_schedule(servers: Servers):
 
 def test_a_run_from_the_form_completes_with_what_was_typed(servers: Servers, run: Any):
     assert run["state_type"] == "COMPLETED", run["state"]
-    assert run["parameters"]["config"]["training"]["steps"] == 2
-    assert run["parameters"]["config"]["model"]["generator_width"] == 8
+    config = run["parameters"]["config"]
+    assert config["training"]["steps"] == 2
+    assert config["model"]["generator_width"] == 8
+    assert config["promotion"]["approval"] == "review"
 
 
 def test_the_runs_name_tells_family_and_data_version(servers: Servers, run: Any):
@@ -132,50 +140,62 @@ def test_the_runs_name_tells_family_and_data_version(servers: Servers, run: Any)
 
 def test_the_runs_page_shows_every_stage(servers: Servers, run: Any, page: Page):
     page.goto(f"{servers.prefect}/runs/flow-run/{run['id']}")
-    for stage in ("validate", "train", "evaluate", "register", "promote", "package"):
+    for stage in ("validate", "train", "evaluate", "register", "promote"):
         name = f"{stage}-from-the-form"
         expect(page.get_by_text(name).first).to_be_visible(timeout=60 * SECONDS)
 
 
 def test_the_artifacts_hold_grid_scores_card_and_links(servers: Servers, run: Any, page: Page):
-    artifacts = call(f"{servers.prefect}/api/artifacts/filter", {})
-    keys = {artifact["key"]: artifact for artifact in artifacts}
-    wanted = {"samples", "scores", "model-card", "verdict", "review-packet", "bento"}
+    keys = artifacts(servers)
+    wanted = {"samples", "scores", "model-card", "verdict", "review-packet"}
     assert {f"from-the-form-{each}" for each in wanted} <= set(keys)
     assert servers.mlflow in keys["from-the-form-mlflow-model-version"]["data"]
     page.goto(f"{servers.prefect}/artifacts/artifact/{keys['from-the-form-samples']['id']}")
     picture = page.locator("img[src^='data:image/png']").first
     expect(picture).to_be_visible(timeout=60 * SECONDS)
     assert picture.evaluate("image => image.naturalWidth") > 100
+    page.goto("about:blank")
+
+
+def test_the_review_that_the_run_began_shows_its_evidence_and_takes_no_unseen_answer(
+    servers: Servers, review: str
+):
+    assert champion(servers, NAME) is None
+    assert shown_of(servers, review) == {"review-packet", "review-samples"}
+    assert answered(servers, review, reviewer="Eve", reason="unseen") == "REJECT"
+
+
+def test_an_approval_in_the_form_moves_the_champion(
+    servers: Servers, messages: list[str], approved: str
+):
+    eventually(lambda: champion(servers, NAME) == 1)
+    waits, *decided = eventually(lambda: messages if len(messages) == 3 else None)
+    assert waits.startswith("models:/from-the-form/1 waits: aigc-ops review from-the-form 1.")
+    assert sorted(decided) == [
+        f"{did} models:/from-the-form/1 by Ann: sharper digits" for did in ("approve", "promote")
+    ]
 
 
 def test_mlflow_shows_the_version_with_its_card_and_the_runs_curves(
-    servers: Servers, run: Any, page: Page
+    servers: Servers, approved: str, page: Page
 ):
+    eventually(lambda: champion(servers, NAME) == 1)
     page.goto(f"{servers.mlflow}/#/models/from-the-form/versions/1")
     expect(page.get_by_text("champion").first).to_be_visible(timeout=60 * SECONDS)
     expect(page.get_by_text("fd_efficientnet_lite0").first).to_be_visible(timeout=60 * SECONDS)
 
 
-def test_an_approval_in_the_form_of_the_chains_review_moves_the_champion(
-    servers: Servers, messages: list[str], images: Path, page: Page
+def test_the_approved_version_is_packaged_as_the_reviews_page_shows(
+    servers: Servers, approved: str, page: Page
 ):
-    chain_run = started(servers, "gan", {"config": config_of(images, 0)})
-    run_of(servers, chain_run, "COMPLETED")
-    assert champion(servers) is None
-    run = review_of(servers, 1)
-    assert shown_of(servers, run) == {"review-packet", "review-samples"}
-    assert answered(servers, run, reviewer="Eve", reason="unseen") == "REJECT"
-    answer(page, servers, run, "approve", "Ann", "sharper pets")
-    run_of(servers, run, "COMPLETED")
-    assert champion(servers) == 1
-    waits, *decided = eventually(lambda: messages if len(messages) == 3 else None)
-    assert waits.startswith("models:/pets/1 waits: aigc-ops review pets 1.")
-    assert sorted(decided) == [
-        f"{did} models:/pets/1 by Ann: sharper pets" for did in ("approve", "promote")
-    ]
+    run_of(servers, approved, "COMPLETED")
+    assert champion(servers, NAME) == 1
+    assert "from-the-form-bento" in artifacts(servers)
+    page.goto(f"{servers.prefect}/runs/flow-run/{approved}")
+    expect(page.get_by_text("package-from-the-form").first).to_be_visible(timeout=60 * SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
 def test_a_stale_review_is_weighed_anew_and_a_rejection_leaves_the_champion(
     servers: Servers,
@@ -186,6 +206,8 @@ def test_a_stale_review_is_weighed_anew_and_a_rejection_leaves_the_champion(
 ):
     for variable, value in servers.variables.items():
         monkeypatch.setenv(variable, value)
+    first = weighed(images, 0)
+    approve(first)
     second, third = weighed(images, 1), weighed(images, 2)
     run = review_of(servers, third)
     decide = (sys.executable, "-m", "aigc_ops", "approve", "pets", str(second))
@@ -202,9 +224,9 @@ def test_a_stale_review_is_weighed_anew_and_a_rejection_leaves_the_champion(
         servers, "rollback", {"model": "pets", "reviewer": "Bob", "reason": "<!channel> complaints"}
     )
     run_of(servers, back, "COMPLETED")
-    assert champion(servers) == 1
+    assert champion(servers) == first
     rejected = f"reject models:/pets/{third} by Ann: not against this one"
-    rolled_back = "rollback to models:/pets/1 by Bob: &lt;!channel&gt; complaints"
+    rolled_back = f"rollback to models:/pets/{first} by Bob: &lt;!channel&gt; complaints"
     eventually(lambda: {rejected, rolled_back} <= set(messages))
 
 

@@ -2,20 +2,21 @@
 
 import io
 import json
-import subprocess
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from aigc_ops.__main__ import main
 from aigc_ops.cli.chat import chat
 from aigc_ops.core.atomic_dirs import PROVENANCE, write_folder
 from aigc_ops.core.errors import ModelError
 from aigc_ops.interfaces.request import Message, SampleRequest
 from aigc_ops.models.gpt import Gpt
 from aigc_ops.storage.checkpoints import write_model
-from tests.conftest import ROOT
+from tests.conftest import start_child
 from tests.models.dialogue import small_model
 from tests.sampling.test_sampler import small_gan
 
@@ -85,6 +86,19 @@ def test_models_of_images_do_not_talk() -> None:
         chat(small_gan(), iter([]), io.StringIO(), seed=0)
 
 
+def piped(folder: Path, *arguments: str) -> None:
+    """The command, its three streams being files of the folder."""
+    with (
+        (folder / "stdin").open("rb") as given,
+        (folder / "stdout").open("wb") as answered,
+        (folder / "stderr").open("wb") as told,
+    ):
+        for number, file in enumerate((given, answered, told)):
+            os.dup2(file.fileno(), number)
+    sys.stdin = io.TextIOWrapper(os.fdopen(0, "rb", closefd=False))
+    sys.exit(main(list(arguments)))
+
+
 def test_lines_piped_into_the_command_are_answered(model: Gpt, tmp_path: Path) -> None:
     provenance = {"step": 1, "dataset_digest": "0" * 64, "run_id": None, "rate": None}
 
@@ -93,16 +107,12 @@ def test_lines_piped_into_the_command_are_answered(model: Gpt, tmp_path: Path) -
         (folder / PROVENANCE).write_text(json.dumps(provenance))
 
     write_folder(tmp_path / "model", fill)
-    command = (sys.executable, "-m", "aigc_ops", "chat")
-    done = subprocess.run(
-        [*command, str(tmp_path / "model"), "--seed", "5", "--json"],
-        cwd=ROOT,
-        input=b"Hi\r\nhi \xff\n",
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"line 2: not UTF-8 (invalid start byte at byte 3); left out" in done.stderr
-    found = json.loads(done.stdout)["messages"]
+    (tmp_path / "stdin").write_bytes(b"Hi\r\nhi \xff\n")
+    child = start_child(piped, tmp_path, "chat", str(tmp_path / "model"), "--seed", "5", "--json")
+    child.join()
+    told = (tmp_path / "stderr").read_text()
+    assert child.exitcode == 0, told
+    assert "line 2: not UTF-8 (invalid start byte at byte 3); left out" in told
+    found = json.loads((tmp_path / "stdout").read_text())["messages"]
     expected, _ = said(model, "Hi")
     assert found == [{"role": m.role, "content": m.text} for m in expected]

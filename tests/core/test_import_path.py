@@ -109,13 +109,19 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_run_and_a_service_import_nothing_of_the_working_folder(
+def test_training_and_a_service_import_nothing_of_the_working_folder(
     folder: Folder, config: Path
 ) -> None:
-    answer = folder.run("run", config, "--packaging.enabled=false")
+    checkpoint = folder.run("train", config)
     assert folder.imported() == ""
-    with folder.serving(answer["checkpoint"]["uri"]):
+    with folder.serving(checkpoint["uri"]):
         assert folder.imported() == ""
+
+
+@pytest.mark.slow
+def test_a_run_imports_nothing_of_the_working_folder(folder: Folder, config: Path) -> None:
+    assert folder.run("run", config, "--packaging.enabled=false")["verdict"]
+    assert folder.imported() == ""
 
 
 @pytest.mark.slow

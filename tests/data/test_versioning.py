@@ -139,16 +139,15 @@ def test_own_data_is_not_pinned_until_its_hint_is_followed(
     assert pin_hint(pinned) is None
 
 
-def test_another_remote_is_one_command_away(clone: Path, run: Run, tmp_path: Path) -> None:
-    run(clone, "dvc", "pull")
-    run(clone, "dvc", "remote", "modify", "embedded", "url", str(tmp_path / "elsewhere"))
-    run(clone, "dvc", "push")
-    shutil.rmtree(clone / "data")
-    shutil.rmtree(clone / ".dvc/cache")
-    shutil.rmtree(clone / "dvc-remote")
-    run(clone, "dvc", "pull")
-    assert check_pin(clone / "data/mnist") is not None
-    assert "verify = true" in (clone / ".dvc/config").read_text()
+def test_another_remote_is_one_command_away(pulled: Path, run: Run, tmp_path: Path) -> None:
+    run(pulled, "dvc", "remote", "modify", "embedded", "url", str(tmp_path / "elsewhere"))
+    run(pulled, "dvc", "push")
+    shutil.rmtree(pulled / "data")
+    shutil.rmtree(pulled / ".dvc/cache")
+    shutil.rmtree(pulled / "dvc-remote")
+    run(pulled, "dvc", "pull")
+    assert check_pin(pulled / "data/mnist") is not None
+    assert "verify = true" in (pulled / ".dvc/config").read_text()
 
 
 def test_a_single_file_can_be_pinned(clone: Path, run: Run) -> None:
@@ -207,11 +206,12 @@ def pin_folder(path: Path, remote: Path, name: str, **entry: str) -> None:
 )
 @pytest.mark.parametrize("case", ["usual", "old layout", "other cache"])
 def test_a_manifest_that_points_outside_is_refused_and_writes_nothing(
-    clone: Path, run: Run, name: str, case: str
+    clone: Path, name: str, case: str
 ) -> None:
     remote = clone / ("dvc-remote" if case == "old layout" else "dvc-remote/files/md5")
     if case == "other cache":
-        run(clone, "dvc", "cache", "dir", "../cache")
+        with (clone / ".dvc/config").open("a") as config:
+            config.write("[cache]\n    dir = ../../cache\n")
     pin_folder(clone / "evil.dvc", remote, name.replace("ROOT", str(clone.parent)))
     with pytest.raises(DataError, match=r"its manifest names .* outside evil"):
         pull(clone / "evil")

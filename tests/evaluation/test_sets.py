@@ -15,9 +15,11 @@ from aigc_ops.core.errors import DataError, EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.image_sets import Collection
+from aigc_ops.modalities.image.metrics import set_features
 from aigc_ops.modalities.image.metrics.compare_sets import METRICS, score_sets
 from aigc_ops.modalities.image.metrics.set_features import collection_features
 from aigc_ops.statistics.moments import FeatureSet, Moments, merged
+from tests.conftest import CHILDREN
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fewer than the extractor:UserWarning"),
@@ -149,6 +151,8 @@ def test_a_large_set_is_the_same_read_by_one_process_or_two(
             collection, extractor, image, config, num_processes=num_processes
         )
 
+    # Its processes have no need to import all anew.
+    monkeypatch.setattr(set_features.multiprocessing, "get_context", lambda _: CHILDREN)
     whole = Moments.of_features(features(1).rows)
     # Of sets above this bound moments of ten runs are kept, and some of the rows.
     monkeypatch.setattr("aigc_ops.statistics.extraction.MAX_KEPT", 12)

@@ -35,7 +35,6 @@ def test_a_first_run_ends_with_a_champion_and_its_confirmed_bento(workplace, fir
     assert first["verdict"]["champion"] == first["version"]
     assert first["bento"]["num_golden"] >= 2
     assert first["bento"]["max_levels_apart"] <= 1
-    assert first["images_per_second"] is None or first["images_per_second"] > 0
     assert first["reused"] == []
     score = first["scores"]["values"]["fd_efficientnet_lite0"]
     assert score.keys() == {"value", "low", "high", "contract"}
@@ -137,11 +136,13 @@ def test_a_kept_result_replaced_by_a_pickle_is_made_again_and_never_loaded(
     )
     kept = sorted((served.home / "stages").glob("*.json"))
     assert len(kept) >= 2, "validation and evaluation are kept"
-    for path, content in zip([*kept, *kept], ways, strict=False):
-        path.write_bytes(content)
+    for _ in range(2):
+        for path in kept:
+            path.write_bytes(next(ways))
         answer, said = console.run("run", served.config, "--packaging.boot-timeout-seconds", 100)
         assert answer["version"] == first["version"]
-        assert f"{path.name} is no record of a result" in said
+        for path in kept:
+            assert f"{path.name} is no record of a result" in said
         assert not loaded.exists()
         for record in (served.home / "runs").glob("*.json"):
             record.unlink()
@@ -329,6 +330,7 @@ def test_a_stage_alone_waits_for_the_home_and_a_mistake_in_a_config_does_not(
     assert train.returncode == 0
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_on_one_home_queue(served, console, first):
     flags = ("--packaging.enabled", "false")
     one = served.start("run", served.config, "--seed", 11, *flags, "--json")

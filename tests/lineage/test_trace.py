@@ -42,7 +42,10 @@ from tests.conftest import ROOT
 from tests.flows.conftest import write_images
 from tests.registry.conftest import (
     MakeCheckpoint,
+    copy_home,
     empty_database,
+    gan_checkpoint,
+    home_for_a_copy,
     make_checkpoint,
     scores_of,
     store,
@@ -59,23 +62,38 @@ def images(tmp_path: Path) -> Path:
     return write_images(tmp_path / "images", num=8)
 
 
-@pytest.fixture
-def version(make_checkpoint: MakeCheckpoint, images: Path, tmp_path: Path) -> ModelVersion:
-    """A champion approved on a packet, trained on images that lie there."""
-    config = DataConfig(path=str(images))
+@pytest.fixture(scope="module")
+def approved_once(
+    empty_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ModelVersion]:
+    """A folder with images, a home, and a champion in it trained on them and approved."""
+    root = tmp_path_factory.mktemp("approved") / "made"
+    config = DataConfig(path=str(write_images(root / "images", num=8)))
     terms = {"licences": ("CC-BY-4.0",), "sources": ("a museum",)}
-    dataset = open_dataset(config).model_copy(update=terms)
-    checkpoint = make_checkpoint(
-        dataset_digest=dataset.content_digest,
-        dvc_digest=None,
-        config={"data": config.model_dump(mode="json")},
-    )
-    version = register(checkpoint, scores_of(checkpoint, 9), name="digits", dataset=dataset)
-    folder = tmp_path / "packet"
-    ruling = Ruling(outcome="promote", reasons=("surely better",))
-    write_packet(folder, evidence_of(version), None, ruling, [], [], PromotionConfig())
-    store_packet(version, folder, {"champion": None})
-    approve(version, who="Ann", reason="sharper digits", flow_run=FLOW_RUN)
+    with home_for_a_copy(root, empty_database):
+        dataset = open_dataset(config).model_copy(update=terms)
+        checkpoint = gan_checkpoint(
+            root,
+            0,
+            dataset_digest=dataset.content_digest,
+            dvc_digest=None,
+            config={"data": config.model_dump(mode="json")},
+        )
+        version = register(checkpoint, scores_of(checkpoint, 9), name="digits", dataset=dataset)
+        folder = root / "packet"
+        ruling = Ruling(outcome="promote", reasons=("surely better",))
+        write_packet(folder, evidence_of(version), None, ruling, [], [], PromotionConfig())
+        store_packet(version, folder, {"champion": None})
+        approve(version, who="Ann", reason="sharper digits", flow_run=FLOW_RUN)
+    root.rename(root.with_name("kept"))  # so that what still names the first place is found out
+    return root, version
+
+
+@pytest.fixture
+def version(store: Path, tmp_path: Path, approved_once: tuple[Path, ModelVersion]) -> ModelVersion:
+    """A champion approved on a packet, trained on images that lie there."""
+    root, version = approved_once
+    copy_home(root.with_name("kept"), tmp_path, made_in=root)
     return version
 
 

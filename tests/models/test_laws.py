@@ -121,7 +121,7 @@ def test_figures_of_an_image_are_the_same_alone_and_among_others(name):
         assert images.shape[2:] == case.data.images.shape[1:]
 
 
-@each_family
+@each_learner
 def test_a_resumed_run_ends_bit_equal_to_an_uninterrupted_one(case, tmp_path):
     settings = {"checkpoint_every": 5, "ema_decay": 0.9}
     whole = trained(case, tmp_path / "whole", steps=6, **settings)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aigc_ops.__main__ import main
 from aigc_ops.core.artifacts import ModelVersion
 from aigc_ops.core.errors import DataError
 from aigc_ops.core.state_dir import export_environment, home
@@ -18,29 +19,29 @@ from aigc_ops.registry import aliases
 from aigc_ops.registry.aliases import Decision
 from aigc_ops.registry.audit_log import DONE_TAG, ENTRY_TAG, audit
 from aigc_ops.registry.client import connect, experiment_id
-from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER
 from aigc_ops.registry.runs import PROCESS_TAG, RUN_KEY_TAG, open_run
 from aigc_ops.registry.versions import champion
-from tests.conftest import ROOT, answers, eventually, free_port, process
+from tests.conftest import answers, eventually, free_port, process
 from tests.registry.conftest import (
-    MakeCheckpoint,
+    Stocked,
     crown,
     empty_database,
-    make_checkpoint,
+    stocked,
+    stocked_once,
     store,
     stored_models,
 )
 
-__all__ = ["empty_database", "make_checkpoint", "store"]
+__all__ = ["empty_database", "stocked", "stocked_once", "store"]
 
 ANN = Decision(who="Ann", reason="a test")
 
 
 @pytest.fixture
-def two(make_checkpoint: MakeCheckpoint) -> tuple[ModelVersion, ModelVersion]:
+def two(stocked: Stocked) -> tuple[ModelVersion, ModelVersion]:
     """Two versions, the first of which is champion."""
-    first, second = (register(make_checkpoint(seed), None, name="digits") for seed in (0, 1))
+    first, second = stocked(2)
     crown(first)
     return first, second
 
@@ -102,10 +103,12 @@ def test_a_promotion_that_was_cut_short_is_completed(
 
 
 def test_a_move_by_hand_that_a_later_decision_took_for_given_is_a_warning(
-    two: tuple[ModelVersion, ModelVersion], nowhere: Path, make_checkpoint: MakeCheckpoint
+    stocked: Stocked, nowhere: Path
 ) -> None:
+    first, _, third = stocked(3)
+    crown(first)
     connect().set_registered_model_alias("digits", "champion", "2")
-    aliases.promote(register(make_checkpoint(2), None, name="digits"), ANN, champion=2)
+    aliases.promote(third, ANN, champion=2)
     [finding] = found("aliases and audit log")
     assert finding.state == "warn"
     assert "between entries 1 and 2 aliases were moved" in finding.found
@@ -156,7 +159,7 @@ def test_runs_that_nobody_works_on_are_told_with_how_to_end_them(
     }
     [advice] = [each.advice for each in findings if each.found.startswith("gone")]
     code = str(advice).partition('python -c "')[2].partition('"')[0]
-    subprocess.run([sys.executable, "-c", code], check=True)
+    exec(code, {})
     assert client.get_run(gone).info.status == "KILLED"
 
 
@@ -251,21 +254,11 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
     assert findings["telemetry"].state == "ok"
 
 
-def test_the_command_exits_with_1_when_a_check_fails(nowhere: Path) -> None:
-    environment = {
-        **os.environ,
-        "AIGC_OPS_HOME": str(home()),
-        "PYTHONPATH": str(ROOT),
-        "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "aigc_ops", "doctor", "--json"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    answer = json.loads(done.stdout)
+def test_the_command_exits_with_1_when_a_check_fails(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
+    assert main(["doctor", "--json"]) == 1
+    answer = json.loads(capfd.readouterr().out)
     failed = [each["check"] for each in answer["checks"] if each["state"] == "FAIL"]
     assert failed == ["Prefect"]

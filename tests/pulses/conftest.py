@@ -2,12 +2,13 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.flows.conftest import Workplace
+from tests.flows.conftest import Console, Workplace
 from tests.pulses.making import CONFIG, write_pulses
 
 PACKAGE = Path(__file__).parent / "package"
@@ -30,3 +31,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> PulseWorkplace:
     config = folder / "pulses.yaml"
     config.write_text(CONFIG.format(data=write_pulses(folder / "data"), steps=40))
     return PulseWorkplace(folder / "home", config)
+
+
+@pytest.fixture(scope="module")
+def console(
+    workplace: PulseWorkplace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Console]:
+    """The command line in that state directory, in one process."""
+    console = Console(workplace, tmp_path_factory.mktemp("console"))
+    yield console
+    console.close()

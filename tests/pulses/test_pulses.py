@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, answers, eventually, free_port
+from tests.flows.conftest import Console
 from tests.pulses.conftest import PACKAGE, PulseWorkplace
 from tests.pulses.making import LENGTH
 
@@ -71,12 +72,13 @@ def test_its_champion_is_packaged_with_the_code_that_serves_it(first: Any) -> No
 
 
 def test_a_second_version_is_weighed_against_the_first(
-    workplace: PulseWorkplace, first: Any
+    workplace: PulseWorkplace, console: Console, first: Any
 ) -> None:
-    answer, _ = workplace.run(
-        "run", workplace.config, "--seed", 1, "--training.steps", 2, "--packaging.enabled", "false"
-    )
-    verdict = answer["verdict"]
+    flags = ("--seed", 1, "--training.steps", 2)
+    checkpoint, _ = console.run("train", workplace.config, *flags)
+    console.run("evaluate", checkpoint["uri"])
+    version, _ = console.run("register", checkpoint["uri"])
+    verdict, _ = console.run("promote", version["uri"])
     assert not verdict["promoted"]
     assert "mean_distance" in verdict["reasons"][0]
     packet = Path(verdict["packet_uri"]).read_text()
@@ -85,12 +87,12 @@ def test_a_second_version_is_weighed_against_the_first(
 
 
 def test_samples_are_files_that_lead_back_to_their_model(
-    workplace: PulseWorkplace, first: Any, tmp_path: Path
+    console: Console, first: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "samples"
-    workplace.run("sample", "models:/pulses@champion", "--num", 3, "--seed", 7, "--out", out)
+    console.run("sample", "models:/pulses@champion", "--num", 3, "--seed", 7, "--out", out)
     assert len(levels((out / "00001.pulse").read_bytes())) == LENGTH
-    traced, _ = workplace.run("trace", out / "00001.pulse")
+    traced, _ = console.run("trace", out / "00001.pulse")
     assert first["version"]["manifest_digest"] in json.dumps(traced)
 
 

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +20,7 @@ from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.registry import aliases
+from aigc_ops.registry.registration import register
 from aigc_ops.registry.versions import champion
 from aigc_ops.storage.checkpoints import read_checkpoint, write_model
 
@@ -32,6 +36,16 @@ DATASET = DatasetRef(
     licences=("CC-BY-4.0",),
     sources=("a museum",),
 )
+PLACES = (
+    ("datasets", "dataset_source"),
+    ("experiments", "artifact_location"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("params", "value"),
+    ("runs", "artifact_uri"),
+)
+"""Tables and columns of MLflow's database that hold paths."""
+NUM_STOCKED = 4
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +71,34 @@ def store(home: Path, empty_database: Path) -> Path:
     return database
 
 
+@contextmanager
+def home_for_a_copy(folder: Path, empty_database: Path) -> Iterator[None]:
+    """The home in a folder, with an empty store, in which what several tests begin with is made."""
+    before = dict(os.environ)
+    os.environ["AIGC_OPS_HOME"] = str(folder / "home")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    (folder / "home" / "mlflow").mkdir(parents=True)
+    shutil.copyfile(empty_database, folder / "home" / "mlflow" / "mlflow.db")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def copy_home(source: Path, target: Path, *, made_in: Path) -> None:
+    """Copy a folder with a home in it, and have MLflow's database name the copy's places."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()  # it holds the places of the runs of an earlier copy
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    with closing(sqlite3.connect(target / "home" / "mlflow" / "mlflow.db")) as database:
+        for table, column in PLACES:
+            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            database.execute(change, (str(made_in), str(target)))
+        database.commit()
+
+
 class MakeCheckpoint(Protocol):
     def __call__(self, seed: int = 0, **provenance: object) -> Checkpoint: ...
 
@@ -66,11 +108,41 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
     """Makes checkpoints as training leaves them, of a GAN with random weights."""
 
     def make(seed: int = 0, **provenance: object) -> Checkpoint:
-        torch.manual_seed(seed)
-        gan = Gan(GanConfig(latent_dim=4, generator_width=4, critic_width=4), SHAPE)
-        return write_checkpoint(gan, tmp_path / f"run-{seed}" / "step-00000010", **provenance)
+        return gan_checkpoint(tmp_path, seed, **provenance)
 
     return make
+
+
+class Stocked(Protocol):
+    def __call__(self, num: int) -> list[ModelVersion]: ...
+
+
+@pytest.fixture(scope="session")
+def stocked_once(
+    empty_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[ModelVersion]]:
+    """Versions of `digits`; the folder `make` where they were registered is copied after each."""
+    root = tmp_path_factory.mktemp("stocked")
+    versions = []
+    with home_for_a_copy(root / "make", empty_database):
+        for number in range(1, NUM_STOCKED + 1):
+            checkpoint = gan_checkpoint(root, number)
+            versions.append(register(checkpoint, scores_of(checkpoint, 9), name="digits"))
+            shutil.copytree(root / "make", root / str(number))
+    shutil.rmtree(root / "make")  # so that what still names it is found out
+    return root, versions
+
+
+@pytest.fixture
+def stocked(store: Path, tmp_path: Path, stocked_once: tuple[Path, list[ModelVersion]]) -> Stocked:
+    """Fills the empty store with so many versions of `digits`, each as `register` left it."""
+    root, versions = stocked_once
+
+    def fill(num: int) -> list[ModelVersion]:
+        copy_home(root / str(num), tmp_path, made_in=root / "make")
+        return versions[:num]
+
+    return fill
 
 
 @pytest.fixture
@@ -79,6 +151,13 @@ def gpt_checkpoint(tmp_path: Path) -> Checkpoint:
     config = GptConfig(tokenizer="bytes", num_layers=1, num_heads=2, width=16, max_new_tokens=8)
     gpt = Gpt.from_data(config, TextData(["four"], ["two and two?"]))
     return write_checkpoint(gpt, tmp_path / "run-gpt" / "step-00000010")
+
+
+def gan_checkpoint(folder: Path, seed: int, **provenance: object) -> Checkpoint:
+    """A checkpoint of a GAN with random weights in a folder's `run-SEED`."""
+    torch.manual_seed(seed)
+    gan = Gan(GanConfig(latent_dim=4, generator_width=4, critic_width=4), SHAPE)
+    return write_checkpoint(gan, folder / f"run-{seed}" / "step-00000010", **provenance)
 
 
 def write_checkpoint(model: Generative, folder: Path, **provenance: object) -> Checkpoint:

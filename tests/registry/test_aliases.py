@@ -7,7 +7,6 @@ from contextlib import closing
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
@@ -19,37 +18,20 @@ from aigc_ops.registry import aliases as registry
 from aigc_ops.registry.aliases import Decision
 from aigc_ops.registry.audit_log import DONE_TAG, ENTRY_TAG, audit
 from aigc_ops.registry.client import connect
-from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER
 from aigc_ops.registry.versions import champion, models
 from tests.conftest import start_child
-from tests.registry.conftest import MakeCheckpoint, scores_of, stored_models
+from tests.registry.conftest import Stocked, stored_models
 
 ANN = Decision(who="Ann", reason="sharper digits", gate="promote", packet_digest="p" * 64)
-
-
-class Add(Protocol):
-    def __call__(self, value: float = ...) -> ModelVersion: ...
-
-
-@pytest.fixture
-def add(make_checkpoint: MakeCheckpoint) -> Add:
-    """Registers one more version of `digits`."""
-    seeds = iter(range(100))
-
-    def add(value: float = 9) -> ModelVersion:
-        checkpoint = make_checkpoint(next(seeds))
-        return register(checkpoint, scores_of(checkpoint, value), name="digits")
-
-    return add
 
 
 def aliases() -> dict[int, tuple[str, ...]]:
     return {row.version: row.aliases for row in models()}
 
 
-def test_a_promotion_moves_three_aliases_and_is_told_on_the_version(add: Add) -> None:
-    first, second = add(), add()
+def test_a_promotion_moves_three_aliases_and_is_told_on_the_version(stocked: Stocked) -> None:
+    first, second = stocked(2)
     registry.promote(first, ANN, champion=None)
     registry.challenge(second, ANN)
     assert aliases() == {1: ("champion",), 2: ("challenger",)}
@@ -70,17 +52,17 @@ def test_a_promotion_moves_three_aliases_and_is_told_on_the_version(add: Add) ->
     assert audit("digits").problems == ()
 
 
-def test_promoting_the_champion_again_changes_nothing(add: Add) -> None:
-    version = add()
+def test_promoting_the_champion_again_changes_nothing(stocked: Stocked) -> None:
+    [version] = stocked(1)
     registry.promote(version, ANN, champion=None)
     before = dict(connect().get_registered_model("digits").tags)
     assert registry.promote(version, ANN, champion=None) is None
     assert dict(connect().get_registered_model("digits").tags) == before
 
 
-def test_a_deleted_champion_leaves_room_for_another_and_is_told(add: Add) -> None:
-    registry.promote(add(), ANN, champion=None)
-    second = add()
+def test_a_deleted_champion_leaves_room_for_another_and_is_told(stocked: Stocked) -> None:
+    first, second = stocked(2)
+    registry.promote(first, ANN, champion=None)
     connect().delete_model_version("digits", "1")
     assert audit("digits").problems == (
         "champion was moved outside aigc-ops: it names nothing, the log says version 1",
@@ -89,8 +71,8 @@ def test_a_deleted_champion_leaves_room_for_another_and_is_told(add: Add) -> Non
     assert aliases() == {2: ("champion",)}
 
 
-def test_a_decision_that_knew_of_another_champion_is_refused(add: Add) -> None:
-    first, second, third = add(), add(), add()
+def test_a_decision_that_knew_of_another_champion_is_refused(stocked: Stocked) -> None:
+    first, second, third = stocked(3)
     registry.promote(first, ANN, champion=None)
     registry.promote(second, ANN, champion=1)
     with pytest.raises(DecisionError, match="weighed against version 1, but version 2 is champion"):
@@ -100,9 +82,9 @@ def test_a_decision_that_knew_of_another_champion_is_refused(add: Add) -> None:
     assert champion("digits") == second
 
 
-def test_a_rejected_version_cannot_be_approved_on_the_same_evidence(add: Add) -> None:
-    registry.promote(add(), ANN, champion=None)
-    version = add()
+def test_a_rejected_version_cannot_be_approved_on_the_same_evidence(stocked: Stocked) -> None:
+    first, version = stocked(2)
+    registry.promote(first, ANN, champion=None)
     registry.challenge(version, ANN)
     registry.reject(version, ANN)
     assert aliases()[2] == ()
@@ -115,8 +97,8 @@ def test_a_rejected_version_cannot_be_approved_on_the_same_evidence(add: Add) ->
     assert registry.promote(version, newer, champion=1)
 
 
-def test_a_version_rolled_back_from_is_not_approved_on_the_same_evidence(add: Add) -> None:
-    first, second, third = add(), add(), add()
+def test_a_version_rolled_back_from_is_not_approved_on_the_same_evidence(stocked: Stocked) -> None:
+    first, second, third = stocked(3)
     registry.promote(first, ANN, champion=None)
     registry.promote(second, ANN, champion=1)
     registry.rollback("digits", None, ANN)
@@ -128,15 +110,15 @@ def test_a_version_rolled_back_from_is_not_approved_on_the_same_evidence(add: Ad
     assert registry.rolled_back(third).before["champion"] == 3
 
 
-def test_the_champion_is_not_rejected(add: Add) -> None:
-    version = add()
+def test_the_champion_is_not_rejected(stocked: Stocked) -> None:
+    [version] = stocked(1)
     registry.promote(version, ANN, champion=None)
     with pytest.raises(DecisionError, match="aigc-ops rollback digits"):
         registry.reject(version, ANN)
 
 
-def test_a_rollback_goes_to_the_champion_before_or_any_earlier_one(add: Add) -> None:
-    versions = [add() for _ in range(4)]
+def test_a_rollback_goes_to_the_champion_before_or_any_earlier_one(stocked: Stocked) -> None:
+    versions = stocked(4)
     for known, version in zip((None, 1, 2), versions, strict=False):
         registry.promote(version, ANN, champion=known)
     registry.rollback("digits", None, ANN)
@@ -152,8 +134,8 @@ def test_a_rollback_goes_to_the_champion_before_or_any_earlier_one(add: Add) -> 
     assert [entry.action for entry in audit("digits").entries] == ["promote"] * 3 + ["rollback"] * 3
 
 
-def test_unknown_deleted_and_archived_versions_are_refused(add: Add) -> None:
-    version = add()
+def test_unknown_deleted_and_archived_versions_are_refused(stocked: Stocked) -> None:
+    [version] = stocked(1)
     with pytest.raises(RegistryError, match="models:/digits/9 does not exist"):
         registry.promote(version.model_copy(update={"version": 9}), ANN, champion=None)
     with pytest.warns(FutureWarning):  # MLflow's older way to retire a version
@@ -167,9 +149,9 @@ def test_unknown_deleted_and_archived_versions_are_refused(add: Add) -> None:
         registry.rollback("digit", None, ANN)
 
 
-def test_a_version_damaged_in_the_store_is_refused(add: Add, store: Path) -> None:
-    registry.promote(add(), ANN, champion=None)
-    version = add()
+def test_a_version_damaged_in_the_store_is_refused(stocked: Stocked, store: Path) -> None:
+    first, version = stocked(2)
+    registry.promote(first, ANN, champion=None)
     for folder in stored_models(store):
         weights = folder / STORED_FOLDER / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
@@ -184,8 +166,8 @@ def test_a_decision_names_who_and_why(who: str, reason: str) -> None:
         Decision(who=who, reason=reason)
 
 
-def test_markup_and_control_characters_are_harmless_where_they_are_kept(add: Add) -> None:
-    version = add()
+def test_markup_and_control_characters_are_harmless_where_they_are_kept(stocked: Stocked) -> None:
+    [version] = stocked(1)
     evil = Decision(who="A\x1b[31mnn", reason="![x](http://e) <script>\u202e *b*")
     registry.promote(version, evil, champion=None)
     entity = connect().get_model_version("digits", "1")
@@ -196,8 +178,8 @@ def test_markup_and_control_characters_are_harmless_where_they_are_kept(add: Add
     assert "\x1b" not in told
 
 
-def test_an_alias_moved_by_hand_is_flagged_or_put_back(add: Add) -> None:
-    first, second = add(), add()
+def test_an_alias_moved_by_hand_is_flagged_or_put_back(stocked: Stocked) -> None:
+    first, second, third = stocked(3)
     registry.promote(first, ANN, champion=None)
     connect().set_registered_model_alias("digits", "champion", "2")
     (problem,) = audit("digits").problems
@@ -214,14 +196,14 @@ def test_an_alias_moved_by_hand_is_flagged_or_put_back(add: Add) -> None:
     assert (log.entries[-1].before, log.entries[-1].reason) == ({"champion": 2}, problem)
     assert registry.reconcile("digits", "revert") == []
     connect().set_registered_model_alias("digits", "champion", "2")
-    registry.promote(add(), ANN, champion=2)
+    registry.promote(third, ANN, champion=2)
     assert "from {'champion': 1} to {'champion': 2}" in audit("digits").problems[0]
 
 
 def test_a_champion_set_by_hand_before_the_first_decision_is_flagged_or_taken_away(
-    add: Add,
+    stocked: Stocked,
 ) -> None:
-    version, better = add(), add()
+    version, better = stocked(2)
     assert audit("digits").problems == ()
     connect().set_registered_model_alias("digits", "champion", "1")
     (problem,) = audit("digits").problems
@@ -236,8 +218,10 @@ def test_a_champion_set_by_hand_before_the_first_decision_is_flagged_or_taken_aw
 
 
 @pytest.mark.parametrize("change", ["edit", "delete", "cut"])
-def test_a_log_that_was_changed_is_found_and_nothing_moves_on_it(add: Add, change: str) -> None:
-    first, second, third = add(), add(), add()
+def test_a_log_that_was_changed_is_found_and_nothing_moves_on_it(
+    stocked: Stocked, change: str
+) -> None:
+    first, second, third = stocked(3)
     registry.promote(first, ANN, champion=None)
     registry.promote(second, ANN, champion=1)
     client, keys = connect(), [f"{ENTRY_TAG}{number:06d}" for number in (1, 2)]
@@ -282,14 +266,14 @@ def wait_for_entry(store: Path, number: int) -> None:
             time.sleep(0.001)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_promotions_leave_the_old_or_the_new_champion_and_are_completed(
-    add: Add, store: Path, kills: int
+    stocked: Stocked, store: Path, kills: int
 ) -> None:
     # Half are killed at any moment, half within the first moments after the entry was written.
     delays = np.random.default_rng(0).uniform(0, 0.08, size=kills)
     delays[::2] /= 8
-    first, second = add(), add()
+    first, second = stocked(2)
     registry.promote(first, ANN, champion=None)
     current, other, num_cut_short = first, second, 0
     for place, delay in enumerate(delays):
@@ -309,11 +293,11 @@ def test_killed_promotions_leave_the_old_or_the_new_champion_and_are_completed(
         assert champion("digits").version == log.entries[-1].after["champion"]
         if champion("digits") == other:
             current, other = other, current
-    assert num_cut_short >= kills // 4
+    assert num_cut_short >= max(1, kills // 4)
 
 
-def test_an_entry_cut_short_before_any_alias_moved_is_told_and_completed(add: Add) -> None:
-    first, second, third = add(), add(), add()
+def test_an_entry_cut_short_before_any_alias_moved_is_told_and_completed(stocked: Stocked) -> None:
+    first, second, third = stocked(3)
     registry.promote(first, ANN, champion=None)
     registry.promote(second, ANN, champion=1)
     client = connect()  # as a kill right after writing the entry leaves it
@@ -327,9 +311,10 @@ def test_an_entry_cut_short_before_any_alias_moved_is_told_and_completed(add: Ad
     assert audit("digits").problems == ()
 
 
-def test_of_racing_processes_one_wins_and_the_others_are_told(add: Add) -> None:
-    registry.promote(add(), ANN, champion=None)
-    children = [start(add()) for _ in range(3)]
+def test_of_racing_processes_one_wins_and_the_others_are_told(stocked: Stocked) -> None:
+    first, *others = stocked(4)
+    registry.promote(first, ANN, champion=None)
+    children = [start(version) for version in others]
     for _, connection in children:
         connection.send("go")
     said = [connection.recv() for _, connection in children]
@@ -343,11 +328,12 @@ def test_of_racing_processes_one_wins_and_the_others_are_told(add: Add) -> None:
     assert (len(log.entries), log.problems) == (2, ())
 
 
-def test_the_log_is_json_that_others_can_check(add: Add) -> None:
+def test_the_log_is_json_that_others_can_check(stocked: Stocked) -> None:
     import hashlib
 
-    registry.promote(add(), ANN, champion=None)
-    registry.promote(add(), ANN, champion=1)
+    first, second = stocked(2)
+    registry.promote(first, ANN, champion=None)
+    registry.promote(second, ANN, champion=1)
     tags = connect().get_registered_model("digits").tags
     entries = [json.loads(tags[f"{ENTRY_TAG}{number:06d}"]) for number in (1, 2)]
     canonical = json.dumps(

@@ -10,18 +10,22 @@ import httpx
 import psutil
 import pytest
 
-from aigc_ops.serving.api.guard import BODY_SECONDS
 from aigc_ops.serving.env_vars import MODEL_VARIABLE
 from aigc_ops.serving.runtime.process import HOST, ServerProcess, running
 from aigc_ops.serving.runtime.server import SERVICE
 from tests.serving.conftest import error_of
 
+BODY_SECONDS = 2
+IMPATIENT = f"from aigc_ops.serving.api import guard\nguard.BODY_SECONDS = {BODY_SECONDS}\n"
+"""Run by Python itself when a server starts, so that no test waits for long."""
 HALF_A_CALL = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"
 
 
 def serving(model: Path, folder: Path, name: str) -> AbstractContextManager[ServerProcess]:
     """A server of the model with the folder as its home, which others may share."""
+    (folder / "sitecustomize.py").write_text(IMPATIENT)
     variables = {
+        "PYTHONPATH": str(folder),
         MODEL_VARIABLE: str(model),
         "BENTOML_HOME": str(folder / "bentoml"),
         "TMPDIR": str(folder),

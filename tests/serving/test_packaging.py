@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from aigc_ops.core.artifacts import ModelVersion
 from aigc_ops.core.atomic_dirs import write_folder
 from aigc_ops.core.errors import CheckpointError, PackagingError
 from aigc_ops.models.gan import Gan
@@ -18,16 +17,8 @@ from aigc_ops.serving.bento.packaging import package
 from aigc_ops.serving.bento.store import find_bento
 from aigc_ops.serving.config import PackagingConfig
 from aigc_ops.storage.checkpoints import write_model
+from tests.conftest import start_child
 from tests.serving.conftest import copy_of, registered, version_of
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from aigc_ops.core.artifacts import ModelVersion
-from aigc_ops.serving.config import PackagingConfig
-from aigc_ops.serving.bento.packaging import package
-package(ModelVersion.model_validate_json(sys.argv[2]), Path(sys.argv[1]), config=PackagingConfig())
-"""
 
 
 def stored(home: Path) -> list[Path]:
@@ -69,17 +60,20 @@ def test_a_killed_packaging_takes_its_server_with_it(
     gan_folder: Path, home: Path, signum: signal.Signals
 ) -> None:
     version = version_of(gan_folder)
-    packager = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(gan_folder), version.model_dump_json()],
-        stderr=subprocess.DEVNULL,
-    )
+    packager = start_child(packages, version, gan_folder)
+    assert packager.pid is not None
     family = wait_for_worker(packager.pid)
-    packager.send_signal(signum)
-    assert packager.wait(60) != 0
+    os.kill(packager.pid, signum)
+    packager.join(60)
+    assert packager.exitcode not in (None, 0)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     assert not list((home / "bentoml").glob("bentos/*"))
     assert find_bento(version) is None
+
+
+def packages(version: ModelVersion, folder: Path) -> None:
+    package(version, folder, config=PackagingConfig())
 
 
 def wait_for_worker(pid: int) -> list[psutil.Process]:

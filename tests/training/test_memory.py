@@ -1,5 +1,6 @@
 """Memory that runs out: the run goes on with smaller parts, or says what to lower."""
 
+import gc
 import json
 import weakref
 from pathlib import Path
@@ -18,6 +19,12 @@ CUDA = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of "
     "which 312.19 MiB is free. Including non-PyTorch memory, this process has 15.46 GiB in use."
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_objects():
+    """A garbage collection, which each split begins with, looks at these tests' objects alone."""
+    gc.freeze()
 
 
 @pytest.fixture

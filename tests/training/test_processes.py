@@ -1,4 +1,4 @@
-"""Two real processes, started by torchrun, that train together over gloo."""
+"""Two real processes, started as torchrun does, that train together over gloo."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import psutil
@@ -13,10 +14,13 @@ import pytest
 from safetensors.torch import load_file
 
 from aigc_ops.__main__ import main
-from aigc_ops.core.errors import ConfigError
+from aigc_ops.core.errors import ConfigError, TrainingError
 from aigc_ops.core.state_dir import exclusive
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port, start_child
+from tests.registry.conftest import empty_database, store
 from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, run, stream_of
+
+__all__ = ["empty_database", "store"]
 
 PROGRAM = """
 import json, os, sys
@@ -29,8 +33,6 @@ settings |= json.loads(sys.argv[3])
 if shards := settings.pop("shards", None):
     settings["make"] = lambda _: stream_of(Path(shards))
 folder = Path(sys.argv[2])
-if settings.pop("apart", False):
-    folder = folder / os.environ["RANK"] / "run"
 checkpoint = run(model, folder, tracker=tracker, **settings)
 if os.environ.get("RANK", "0") == "0":
     print(json.dumps([m for _, m in tracker.metrics]))
@@ -48,8 +50,8 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def ended(model: str, folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def trained(model: str, folder: Path, **settings: object) -> list[dict[str, float]]:
+    done = subprocess.run(
         command(model, str(folder), json.dumps(settings)),
         env=environment(),
         cwd=ROOT,
@@ -57,10 +59,6 @@ def ended(model: str, folder: Path, **settings: object) -> subprocess.CompletedP
         text=True,
         timeout=300,
     )
-
-
-def trained(model: str, folder: Path, **settings: object) -> list[dict[str, float]]:
-    done = ended(model, folder, **settings)
     assert done.returncode == 0, done.stderr[-3000:]
     metrics: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return metrics
@@ -118,12 +116,29 @@ def test_after_one_of_two_processes_is_killed_the_run_goes_on(tmp_path):
     assert_bit_equal(tmp_path / "whole" / "step-00000200", folder / "step-00000200")
 
 
+def train_apart(folder, rank, port):
+    """Train as one of two processes, each in its own folder, and write down what it refuses."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ.update(place | ranks | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
+    settings = {"batch_size": 8, "num": 24, "precision": "fp32", "device": "cpu"}
+    try:
+        run(VAE, folder / str(rank) / "run", steps=4, **settings)
+    except TrainingError as error:
+        (folder / str(rank) / "refusal").write_text(str(error))
+
+
 def test_processes_that_see_other_checkpoints_do_not_train(tmp_path):
+    (tmp_path / "1").mkdir()
     run(VAE, tmp_path / "0" / "run", steps=2, batch_size=8, num=24, precision="fp32")
-    done = ended("vae", tmp_path, steps=4, batch_size=8, apart=True)
-    assert done.returncode != 0
+    port = free_port()
+    children = [start_child(train_apart, tmp_path, rank, port) for rank in (0, 1)]
+    for child in children:
+        child.join()
     told = "the checkpoint of the first is step-00000002, that of number 1 None"
-    assert done.stderr.count(f"TrainingError: the processes do not agree: {told}") == 2
+    for rank in "01":
+        refusal = (tmp_path / rank / "refusal").read_text()
+        assert refusal.startswith(f"the processes do not agree: {told}")
     assert [path.name for path in tmp_path.glob("?/run/step-*")] == ["step-00000002"]
 
 
@@ -142,22 +157,25 @@ def test_of_a_runs_stages_several_processes_share_the_training_alone(monkeypatch
     assert "several processes share the training alone: torchrun" in capsys.readouterr().err
 
 
-def test_a_command_without_training_answers_in_any_process(monkeypatch, tmp_path, capfd):
-    monkeypatch.setenv("AIGC_OPS_HOME", str(tmp_path))
+def test_a_command_without_training_answers_in_any_process(monkeypatch, store, capfd):
     for name, value in {"WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert main(["models", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {"models": []}
 
 
-def test_several_processes_do_not_wait_for_a_home_that_is_held():
+def train_as_one_of_two(log):
+    """The command, in a process of two; what it says on standard error lies in the log."""
+    os.environ["WORLD_SIZE"] = "2"
+    with log.open("w") as said, redirect_stderr(said):
+        code = main(["train", str(ROOT / "configs/smoke.yaml")])
+    sys.exit(code)
+
+
+def test_several_processes_do_not_wait_for_a_home_that_is_held(tmp_path):
+    log = tmp_path / "log"
     with exclusive(pytest.fail):
-        done = subprocess.run(
-            [sys.executable, "-m", "aigc_ops", "train", "configs/smoke.yaml"],
-            env={**environment(), "WORLD_SIZE": "2"},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-    assert done.returncode == 1
-    assert f"process {os.getpid()} holds this home; start again" in done.stderr
+        child = start_child(train_as_one_of_two, log)
+        child.join()
+    assert child.exitcode == 1
+    assert f"process {os.getpid()} holds this home; start again" in log.read_text()

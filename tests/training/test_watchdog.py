@@ -50,22 +50,23 @@ def test_a_healthy_gan_of_the_same_networks_is_left_alone(healthy):
 
 
 def test_a_collapse_is_warned_of_or_ignored_as_configured(tmp_path, capsys):
-    short = {**LONG, "steps": 200}
-    run(COLLAPSING, tmp_path / "warn", watch={**WATCH, "action": "warn"}, **short)
+    short, watch = {**LONG, "steps": 100}, {**WATCH, "grace_steps": 40}
+    run(COLLAPSING, tmp_path / "warn", watch={**watch, "action": "warn"}, **short)
     assert "warning: at step" in capsys.readouterr().err
-    run(COLLAPSING, tmp_path / "off", watch={**WATCH, "action": "off"}, **short)
+    run(COLLAPSING, tmp_path / "off", watch={**watch, "action": "off"}, **short)
     assert "warning" not in capsys.readouterr().err
 
 
 def test_a_rollback_goes_on_from_the_last_healthy_checkpoint_with_lower_rates(healthy, tmp_path):
     """A healthy model whose generator's rate rises until it collapses."""
     tracker, settings = Recorder(), {**LONG, "checkpoint_every": 5, "warmup_steps": 1000}
+    settings["steps"] = 100
     watch = {"every": 5, "action": "roll_back", "rollback_learning_rate": 1e-6, "patience": 2}
     checkpoint = run(
         COLLAPSING, tmp_path / "wild", tracker=tracker, watch=watch, initial=healthy, **settings
     )
     progress = json.loads((Path(checkpoint.uri) / "training.json").read_text())["progress"]
-    assert checkpoint.step == 300
+    assert checkpoint.step == 100
     assert progress["attempt"] in (1, 2)
     steps = [step for step, metrics in tracker.metrics if "loss/critic" in metrics]
     assert steps != sorted(steps)  # some steps were trained twice, in one tracked run
