@@ -1,7 +1,7 @@
 # make demo   from a fresh clone to a reviewed, served model
-# make test   lint, types, layers and the default tests
+# make test   lint, types, layers, wording and the default tests
 # make env    the environment alone, made once per lock
-# make check  lint, types and layers
+# make check  lint, types, layers and wording
 # make smollm2  the model that configs/smollm2-lora.yaml starts from, 98 MB
 # make clean  remove what runs and the environment left
 
@@ -34,6 +34,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/check_wording.py
 
 test: check
 	$(BIN)/aigc-ops data pull data

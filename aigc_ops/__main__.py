@@ -1,6 +1,7 @@
-"""The command line: `aigc-ops COMMAND --help` tells what each stage takes."""
+"""The entry point of `aigc-ops` and `python -m aigc_ops`."""
 
 if __name__ == "__main__":
+    # Before other imports: `python -m` has put the working folder first on the import path.
     from aigc_ops.core.import_path import drop_working_folder
 
     drop_working_folder()
@@ -16,10 +17,11 @@ from aigc_ops.core.workarounds import is_used
 
 
 def entry() -> NoReturn:
-    """Run a command, then end the process at once (the workaround `fast-exit`)."""
+    """Run a command, then exit without the interpreter's slow shutdown (`fast-exit`)."""
     code = main()
     if not is_used("fast-exit"):
         sys.exit(code)
+    # As the interpreter does: wait for threads, run exit handlers, flush; then skip the rest.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stderr.flush()

@@ -54,7 +54,7 @@ class Judge:
     def figures(self, model: ImageModel, *, seed: int = 1) -> dict[str, Any]:
         """Label agreement, deviation within classes, neighbours, and Fréchet distance."""
         asked = sampler.requests(model, self.num, seed=seed)
-        images = sampler.draw(model, asked, progress=True)
+        images = sampler.generate(model, asked, progress=True)
         labels = np.array([request.label for request in asked])
         features = self._extractor.features(images, what="the samples")
         distance = frechet_distance(Gaussian.of_features(features), self._gaussian)

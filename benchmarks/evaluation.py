@@ -29,11 +29,11 @@ from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.modalities.image.extractors import weights
 from aigc_ops.modalities.image.extractors.base import Extractor, ExtractorIdentity
 from aigc_ops.modalities.image.extractors.loading import load_extractor
-from aigc_ops.modalities.image.image_sets import Collection
-from aigc_ops.modalities.image.metrics.memorisation import Pictured, look_for_copies
-from aigc_ops.modalities.image.metrics.set_features import collection_features
+from aigc_ops.modalities.image.image_sets import ImageSet
+from aigc_ops.modalities.image.metrics.memorisation import ImageFeatures, detect_copies
+from aigc_ops.modalities.image.metrics.set_features import image_set_features
 from aigc_ops.modalities.text.metrics.minilm import load_text_extractor
-from aigc_ops.modalities.text.metrics.verbatim import look_for_recitals
+from aigc_ops.modalities.text.metrics.verbatim import detect_verbatim_copies
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.statistics.frechet import Gaussian, frechet_distance
@@ -195,11 +195,11 @@ def copies(repeats: int = 100) -> None:
     noise = 4 * torch.randn(images.shape, generator=generator)
     altered = (0.97 * images + noise).round().clamp(0, 255).to(torch.uint8)
     extractor = image_extractor()
-    plain = Pictured(images, extractor.features(images, what="digits"))
-    copied = Pictured(altered, extractor.features(altered, what="altered digits"))
+    plain = ImageFeatures(images, extractor.features(images, what="digits"))
+    copied = ImageFeatures(altered, extractor.features(altered, what="altered digits"))
 
-    def rows(of: Pictured, index: Tensor) -> Pictured:
-        return Pictured(of.images[index], of.features[index.numpy()])
+    def rows(of: ImageFeatures, index: Tensor) -> ImageFeatures:
+        return ImageFeatures(of.images[index], of.features[index.numpy()])
 
     for share in (0.0, 0.01, 0.02, 0.05, 0.1, 0.2):
         flagged = 0
@@ -208,11 +208,11 @@ def copies(repeats: int = 100) -> None:
             train, heldout, clean = order.split([3000, 500, 1000])
             num = int(share * len(clean))
             parts = [rows(copied, train[:num]), rows(plain, clean[num:])]
-            samples = Pictured(
+            samples = ImageFeatures(
                 torch.cat([part.images for part in parts]),
                 np.concatenate([part.features for part in parts]),
             )
-            found = look_for_copies(
+            found = detect_copies(
                 samples, rows(plain, train), rows(plain, heldout), num_all=len(train)
             )
             assert found is not None
@@ -236,7 +236,8 @@ def recitals(repeats: int = 50) -> None:
                 for num in (80, 60, 20)
             )
             model = _taught(train[: round(share * len(train))] or others, num_steps=100)
-            found = look_for_recitals(model, TextData(train), TextData(heldout), num=len(train))
+            data = TextData(train), TextData(heldout)
+            found = detect_verbatim_copies(model, *data, num=len(train))
             assert not isinstance(found, str), found
             flagged += found[0].flagged
         print(f"{share:5.1%} known by heart: flagged in {flagged} of {repeats}", flush=True)
@@ -331,7 +332,7 @@ def memory_of(num: int) -> None:
         sets = [_noise_file(Path(folder) / f"{seed}.npy", num, seed) for seed in (1, 2)]
         real, fake = (
             partial(
-                collection_features, each, extractor, config.section("image"), config,
+                image_set_features, each, extractor, config.section("image"), config,
                 num_processes=1,
             )
             for each in sets
@@ -345,14 +346,14 @@ def memory_of(num: int) -> None:
     print(f"peak {peak:.2f} GiB, distance {distance.value:.3g}")
 
 
-def _noise_file(path: Path, num: int, seed: int) -> Collection:
+def _noise_file(path: Path, num: int, seed: int) -> ImageSet:
     """A .npy file of noise, written part by part."""
     shape = (num, 8, 8, 3)
     pixels = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
     for part in np.array_split(np.arange(num), 100):
         generator = np.random.default_rng([seed, part[0]])
         pixels[part] = generator.integers(255, size=(len(part), *shape[1:]))
-    return Collection(path)
+    return ImageSet(path)
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -196,7 +196,7 @@ def generate(pretrained: str, *, rounds: int) -> None:
     english = [p for p in data.prompts or () if p.isascii()][:NUM_PROMPTS]
     asked = [SampleRequest(0, prompt=prompt) for prompt in english]
     network: Any = model.network
-    openings = [model.vocabulary.opening(prompt) for prompt in english]
+    openings = [model.vocabulary.prompt_tokens(prompt) for prompt in english]
 
     def theirs() -> list[list[int]]:
         found = []

@@ -1,12 +1,14 @@
-"""`python -m flows`: offer every family's deployment to a Prefect server."""
+"""`python -m flows`: serve every deployment to a Prefect server."""
 
 if __name__ == "__main__":
+    # The order matters: the working folder leaves the import path before anything else is
+    # imported, and the environment is set before Prefect, which reads its settings when imported.
     from aigc_ops.core.import_path import drop_working_folder, isolate
 
     drop_working_folder()
     from aigc_ops.core.state_dir import export_environment
 
-    export_environment()  # before Prefect is imported, which reads its settings then
+    export_environment()
     isolate()
     from flows.deployments import main
 

@@ -1,8 +1,7 @@
-"""What the Prefect UI offers: a pipeline for each family, reviews, rollbacks and the guard.
+"""The deployments in the Prefect UI: a pipeline for each family, review, rollback and guard.
 
-`python -m flows` serves them all from this machine until it is stopped; `prefect deploy
---all` offers the same through a work pool (prefect.yaml, which `python -m flows --write`
-generates).
+`python -m flows` serves them all from this machine until it is stopped. `prefect deploy --all`
+deploys the same to a work pool, from the prefect.yaml that `python -m flows --write` generates.
 """
 
 import argparse
@@ -25,15 +24,16 @@ from flows.pipeline import run_if_changed
 from flows.promotion import guard, review, rollback
 
 CONFIGS = Path("configs")
+# Inactive: a schedule starts only after somebody activates it in the UI.
 NIGHTLY = Cron("0 3 * * *", timezone="UTC", active=False)
 HOURLY = Cron("0 * * * *", timezone="UTC", active=False)
 PREFECT_YAML = Path("prefect.yaml")
 
 
 def pipeline_of(family: str) -> Flow[Any, RunResult]:
-    """The chain as a flow whose one parameter is the family's typed form.
+    """Return the chain as a flow with a typed form for one family.
 
-    The form starts from the family's ready-made config, if `configs/` has one.
+    The form's defaults are those of the family's config in `configs/`, if there is one.
     """
     config_type = run_config_type(family)
     default = _ready_made(family)
@@ -41,14 +41,16 @@ def pipeline_of(family: str) -> Flow[Any, RunResult]:
     def pipeline(config: RunConfig[Any], force: bool = False) -> RunResult:
         return run_if_changed(config, force=force)
 
+    # Prefect derives the form from the function's signature, so each family gets a function of
+    # its own. The flow's name stays equal across releases: it identifies runs and deployments.
     pipeline.__annotations__["config"] = config_type
     pipeline.__defaults__ = (default, False) if default else (False,)
     pipeline.__name__ = pipeline.__qualname__ = family
     pipeline.__doc__ = f"""Validate, train, evaluate, register, promote and package a {family}.
 
     Args:
-        config: Data, networks, training and judgement of this run.
-        force: Run every stage again, also where nothing has changed.
+        config: Data, model, training, evaluation, promotion and packaging of this run.
+        force: Run every stage again, even if nothing has changed.
     """
     return Flow(
         fn=pipeline,
@@ -63,21 +65,26 @@ def _ready_made(family: str) -> RunConfig[Any] | None:
     for path in sorted(CONFIGS.glob("*.yaml")):
         try:
             model = read_yaml(path).get("model")
+            # smoke.yaml is for tests, with too few steps to be useful.
             if isinstance(model, dict) and model.get("family") == family and path.stem != "smoke":
                 return load_config(path)
-        except ConfigError as error:  # half-written: the others are none the worse
-            warnings.warn(f"no form starts from a config at fault: {error}", stacklevel=2)
+        # One invalid file, perhaps half-written, must not prevent the other deployments.
+        except ConfigError as error:
+            warnings.warn(
+                f"an invalid config is not used for the form's defaults: {error}", stacklevel=2
+            )
     return None
 
 
 def _flow_run_name() -> str:
-    """Model, family and data version, so that runs can be told apart at a glance."""
+    """Return model, family and data version as the name of a run."""
     from aigc_ops.pipeline.chain import open_data, run_name
 
     config = flow_run.parameters["config"]
     try:
         return run_name(config, open_data(config))
-    except AigcOpsError:  # the chain meets the same fault, and its run is the one to fail
+    # The chain raises the same error later, where it is in the run's log with what to do next.
+    except AigcOpsError:
         return f"{config.name}-{config.model.family}"
 
 
@@ -91,8 +98,8 @@ globals().update(FLOWS)  # where Prefect's workers find them by entrypoint
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A deployment: which flow of this module, under which name, when by itself."""
+class DeploymentSpec:
+    """A deployment of a flow of this module: its name and its schedule."""
 
     flow: str
     deployment: str
@@ -100,11 +107,11 @@ class Offer:
 
     @property
     def description(self) -> str:
-        """The flow's own, without its arguments, of which the form tells."""
+        """The flow's description without its arguments, which the form describes."""
         return str(FLOWS[self.flow].description).partition("\n\nArgs:")[0]
 
-    def described(self) -> dict[str, Any]:
-        """Its part of prefect.yaml."""
+    def to_yaml_entry(self) -> dict[str, Any]:
+        """Return the entry of this deployment in prefect.yaml."""
         return {
             "name": self.deployment,
             "entrypoint": f"flows/deployments.py:{self.flow}",
@@ -114,11 +121,12 @@ class Offer:
             "schedules": [{"cron": self.schedule.cron, "timezone": "UTC", "active": False}]
             if self.schedule
             else [],
+            # A slow run may still be active when the schedule starts the next.
             "concurrency_limit": 1 if self.schedule else None,
         }
 
-    def served(self) -> Any:
-        """The same for `prefect.serve`."""
+    def to_deployment(self) -> Any:
+        """Return this deployment for `prefect.serve`."""
         return FLOWS[self.flow].to_deployment(
             self.deployment,
             schedule=self.schedule,
@@ -127,27 +135,28 @@ class Offer:
         )
 
 
-def offers() -> list[Offer]:
-    """A pipeline for each family, what people decide, and the guard; schedules are paused."""
+def deployment_specs() -> list[DeploymentSpec]:
+    """Return all deployments: a pipeline for each family, review, rollback and guard."""
     return [
-        *(Offer(family, "pipeline", NIGHTLY) for family in family_names()),
-        Offer("review", "review"),
-        Offer("rollback", "rollback"),
-        Offer("guard", "guard", HOURLY),
+        *(DeploymentSpec(family, "pipeline", NIGHTLY) for family in family_names()),
+        DeploymentSpec("review", "review"),
+        DeploymentSpec("rollback", "rollback"),
+        DeploymentSpec("guard", "guard", HOURLY),
     ]
 
 
-def entrypoints() -> dict[str, Any]:
-    """The content of prefect.yaml."""
-    return {"name": "aigc-ops", "deployments": [offer.described() for offer in offers()]}
+def prefect_yaml() -> dict[str, Any]:
+    """Return the content of prefect.yaml."""
+    entries = [spec.to_yaml_entry() for spec in deployment_specs()]
+    return {"name": "aigc-ops", "deployments": entries}
 
 
 def main() -> None:
-    """Serve every deployment, write prefect.yaml, or say where messages go."""
+    """Serve every deployment, write prefect.yaml, or set the web hook for notifications."""
     parser = argparse.ArgumentParser(prog="python -m flows", description=__doc__)
     parser.add_argument("--write", action="store_true", help="write prefect.yaml and stop")
     parser.add_argument(
-        "--notify", metavar="URL", help="have the server post messages to this web hook, and stop"
+        "--notify", metavar="URL", help="make the server post events to this web hook, and stop"
     )
     arguments = parser.parse_args()
     if arguments.notify:
@@ -155,6 +164,6 @@ def main() -> None:
         return
     if arguments.write:
         text = "# Generated by: python -m flows --write\n"
-        PREFECT_YAML.write_text(text + yaml.safe_dump(entrypoints(), sort_keys=False))
+        PREFECT_YAML.write_text(text + yaml.safe_dump(prefect_yaml(), sort_keys=False))
         return
-    serve(*(offer.served() for offer in offers()))
+    serve(*(spec.to_deployment() for spec in deployment_specs()))

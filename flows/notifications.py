@@ -1,4 +1,4 @@
-"""What others are told of a model: Prefect events, which automations turn into messages."""
+"""Prefect events about models, which automations forward as chat messages."""
 
 import os
 from datetime import timedelta
@@ -16,15 +16,18 @@ Event = Literal[
 
 
 AUTOMATION = "aigc-ops messages"
+# A Jinja template that Prefect's server renders. Slack treats `<!channel>` and `<URL|name>` as
+# markup, so a reason that contains such text is escaped.
 ESCAPED = "replace('&', '&amp;') | replace('<', '&lt;') | replace('>', '&gt;')"
 PAYLOAD = '{"text": {{ event.payload.text | ' + ESCAPED + " | tojson }}}"
 
 
-def tell(event: Event, model: str, version: int, text: str) -> None:
-    """Emit `aigc-ops.EVENT` on the model; nothing where no Prefect server is configured.
+def emit(event: Event, model: str, version: int, text: str) -> None:
+    """Emit the event `aigc-ops.EVENT` about a model, if a Prefect server is configured.
 
     The payload holds `model`, `version` and `text`, a sentence for people.
     """
+    # Without a server that outlives this process nobody could receive the event.
     if not os.environ.get("PREFECT_API_URL"):
         return
     from prefect.events import emit_event
@@ -39,39 +42,39 @@ def tell(event: Event, model: str, version: int, text: str) -> None:
     )
 
 
-def tell_verdict(verdict: Verdict) -> None:
-    """Tell what the promote stage, or a person, said of a version."""
+def emit_verdict(verdict: Verdict) -> None:
+    """Emit the verdict of the promote stage or of a reviewer."""
     name, number, why = verdict.model.name, verdict.model.version, "; ".join(verdict.reasons)
     if verdict.promoted and not verdict.packet_digest:
-        return  # it was champion before: nothing was weighed, nothing changed
+        return  # it was champion before: nothing was evaluated, nothing changed
     if verdict.promoted:
-        tell("champion.changed", name, number, f"{verdict.model.uri} is champion: {why}")
+        emit("champion.changed", name, number, f"{verdict.model.uri} is champion: {why}")
     elif verdict.waiting:
         review = f"aigc-ops review {name} {number}"
-        tell("candidate.ready", name, number, f"{verdict.model.uri} waits: {review}. {why}")
+        emit("candidate.ready", name, number, f"{verdict.model.uri} waits: {review}. {why}")
+    # `keep` is the recorded name of a rejection by the gate.
     elif verdict.gate == "keep":
-        tell("gate.kept", name, number, f"{verdict.model.uri} was kept back: {why}")
+        emit("gate.kept", name, number, f"{verdict.model.uri} was rejected by the gate: {why}")
 
 
-def tell_entry(entry: Entry) -> None:
-    """Tell of a person's decision as the log has it; the last approval changes the champion too."""
+def emit_decision(entry: Entry) -> None:
+    """Emit a reviewer's decision from its entry in the audit log."""
+    # With several required reviewers only the last approval is logged as `promote`.
     events: dict[str, tuple[tuple[Event, str], ...]] = {
         "approve": (("decision.approved", "approve"),),
         "promote": (("decision.approved", "approve"), ("champion.changed", "promote")),
         "reject": (("decision.rejected", "reject"),),
         "rollback": (("champion.rolled-back", "rollback to"),),
     }
-    for event, did in events.get(entry.action, ()):
-        text = f"{did} models:/{entry.model}/{entry.version} by {entry.who}: {entry.reason}"
-        tell(event, entry.model, entry.version, text)
+    for event, action in events.get(entry.action, ()):
+        text = f"{action} models:/{entry.model}/{entry.version} by {entry.who}: {entry.reason}"
+        emit(event, entry.model, entry.version, text)
 
 
 def send_to(url: str) -> None:
-    """Have the Prefect server post a JSON object with `text` to a web hook for each event.
+    """Make the Prefect server post a JSON object with `text` to a web hook for each event.
 
-    Slack's incoming web hooks, and those of most chats, take it as it is; `&`, `<` and `>` are
-    escaped as Slack wants it, so that no reason calls a channel or shows a link under another
-    name. Called again, it puts the new address in the place of the old one.
+    Slack's incoming web hooks, and those of most chats, accept it. Another call replaces the URL.
     """
     from prefect.automations import Automation, EventTrigger, Posture, ResourceSpecification
     from prefect.blocks.webhook import Webhook
@@ -85,15 +88,17 @@ def send_to(url: str) -> None:
         threshold=1,
         within=timedelta(0),
     )
+    # In a block the server stores the URL as a secret: whoever knows it can post to the channel.
     action = CallWebhook(
         block_document_id=block.save("aigc-ops-messages", overwrite=True),
         payload=PAYLOAD,
     )
     automation = Automation(name=AUTOMATION, trigger=trigger, actions=[action])
+    # An existing automation is updated: a second one would send every message twice.
     try:
-        known: Any = Automation.read(name=AUTOMATION)
-    except ValueError:  # there is none of this name
+        existing: Any = Automation.read(name=AUTOMATION)
+    except ValueError:  # no automation of this name
         automation.create()
         return
-    automation.id = known.id
+    automation.id = existing.id
     automation.update()

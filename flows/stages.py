@@ -1,7 +1,7 @@
-"""Each stage as a Prefect task: run name, retries; and its result, shown.
+"""The stages as Prefect tasks, with run names, retries and artifacts for the UI.
 
-Whether a stage has to compute anything is decided in `aigc_ops.pipeline`, for the command line's
-single stages as well; Prefect keeps no results of them.
+`aigc_ops.pipeline` decides whether a stage can reuse a stored result, also for the command line.
+Prefect's own result cache is not used.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,7 @@ R = TypeVar("R")
 
 
 def _task(*, retries: int = 0) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Return a decorator that makes `NAME_task` a task named NAME.
-
-    It is tried again where the registry did not answer.
-    """
+    """Return a decorator that makes `NAME_task` a task named NAME, retried on registry errors."""
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         name = function.__name__.removesuffix("_task")
@@ -42,6 +39,7 @@ def _task(*, retries: int = 0) -> Callable[[Callable[P, R]], Task[P, R]]:
             fn=function,
             name=name,
             task_run_name=name + "-{config.name}",
+            # Prefect's cache would compare the arguments, but not the code or the files.
             cache_policy=NO_CACHE,
             retries=retries,
             retry_delay_seconds=5,
@@ -53,20 +51,22 @@ def _task(*, retries: int = 0) -> Callable[[Callable[P, R]], Task[P, R]]:
 
 
 async def _is_registry_fault(_task: Any, _run: Any, state: Any) -> bool:
+    # A store that did not answer may answer in a few seconds; other errors would only repeat.
     error = await state.aresult(raise_on_failure=False)
     return isinstance(error, RegistryError)
 
 
 @_task()
 def validate_task(config: Config, dataset: DatasetRef, force: bool) -> ValidationReport:
-    """Return the report on the dataset; a failed one ends the run."""
+    """Return the report on the dataset; raises ValidationFailed if an expectation fails."""
     return chain.validate_stage(config, dataset, force=force)
 
 
 @_task()
 def train_task(config: Config, dataset: DatasetRef, force: bool) -> Checkpoint:
-    """Return the trained checkpoint, begun anew when forced, else resumed or as it was."""
+    """Return the trained checkpoint: reused, resumed, or with `force` trained from step 0."""
     checkpoint = chain.train_stage(config, dataset, anew=force)
+    # Shown for a reused result as well, so that every run's page is complete.
     ui_artifacts.show_samples(config.name, checkpoint)
     return checkpoint
 
@@ -85,7 +85,7 @@ def evaluate_task(
 def register_task(
     config: Config, dataset: DatasetRef, checkpoint: Checkpoint, scores: Scores
 ) -> ModelVersion:
-    """Return the version of this checkpoint in the registry, made once."""
+    """Return the checkpoint's version in the registry, registered on first use."""
     version = chain.register_stage(config, dataset, checkpoint, scores)
     ui_artifacts.show_version(version)
     return version
@@ -93,19 +93,17 @@ def register_task(
 
 @_task(retries=2)
 def promote_task(config: Config, dataset: DatasetRef, version: ModelVersion) -> Verdict:
-    """Return the decision on the version, or that a person must take it."""
+    """Return the decision on the version, or a verdict that waits for a reviewer."""
     verdict = chain.promote_stage(config, dataset, version, flow_run=flow_run.id)
     ui_artifacts.show_verdict(verdict)
     return verdict
 
 
 def package_if_champion(config: Config, verdict: Verdict) -> BentoTag | None:
-    """Return the champion's Bento, booted and compared; None when packaging is switched off.
-
-    A candidate that was not promoted packages nothing: the champion's Bento is reported.
-    """
+    """Return the champion's Bento, built if the champion is new; None if packaging is disabled."""
     if not config.packaging.enabled:
         return None
+    # A candidate that was not promoted is not packaged; the champion's existing Bento is shown.
     if verdict.promoted:
         bento: BentoTag | None = package_task(config, verdict.model)
     else:
@@ -117,5 +115,5 @@ def package_if_champion(config: Config, verdict: Verdict) -> BentoTag | None:
 
 @_task()
 def package_task(config: Config, version: ModelVersion) -> BentoTag:
-    """Return the Bento of a version."""
+    """Build the Bento of a version, start it and compare its samples."""
     return chain.package_stage(config, version)

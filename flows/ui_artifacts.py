@@ -1,7 +1,4 @@
-"""What a run's page in the Prefect UI shows of its result, whether it was made or reused.
-
-Called from flows, never from a cached task's body, which a later run passes over.
-"""
+"""Artifacts on a run's page in the Prefect UI: samples, scores, version, verdict and Bento."""
 
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from aigc_ops.registry import ui_links
 
 
 def show(result: RunResult) -> None:
-    """Everything of a whole run."""
+    """Create the artifacts of a whole run."""
     show_samples(result.name, result.checkpoint)
     show_scores(result.name, result.scores)
     show_version(result.version)
@@ -29,12 +26,13 @@ def show(result: RunResult) -> None:
 
 
 def show_samples(name: str, checkpoint: Checkpoint) -> None:
-    """The last samples, as a picture, a text or a link to the file."""
+    """Show the last samples as an image, a text or a link to the file."""
     if checkpoint.grid_uri is None:
         return
     samples, key = Path(checkpoint.grid_uri), _key(name, "samples")
     description = f"Samples after step {checkpoint.step}, the same seeds at every step."
     medium = read_medium(samples)
+    # The UI displays images and text. It has no player, so other media are linked.
     if isinstance(medium, Picture):
         create_image_artifact(image_url=data_uri(medium), key=key, description=description)
     elif isinstance(medium, Text):
@@ -46,25 +44,28 @@ def show_samples(name: str, checkpoint: Checkpoint) -> None:
 
 
 def show_scores(name: str, scores: Scores) -> None:
-    """Each score with its interval and contract."""
+    """Show each score with its interval and evaluation conditions."""
     rows = [
         {"metric": metric, "value": s.value, "low": s.low, "high": s.high, **s.contract}
         for metric, s in scores.values.items()
     ]
     create_table_artifact(
-        rows, key=_key(name, "scores"), description="Comparable under equal contracts only."
+        rows,
+        key=_key(name, "scores"),
+        description="Comparable only under equal evaluation conditions.",
     )
 
 
 def show_version(version: ModelVersion) -> None:
-    """The model card, and where MLflow shows the version and its run."""
+    """Show the model card and links to the version and its run in MLflow."""
     create_markdown_artifact(ui_links.card(version), key=_key(version.name, "model-card"))
     for what, link in ui_links.links(version).items():
         create_link_artifact(link, link_text=what, key=_key(version.name, f"mlflow-{what}"))
 
 
 def show_verdict(verdict: Verdict) -> None:
-    """What was decided and why, and the review packet."""
+    """Show the decision with its reasons and a link to the review packet."""
+    # Reasons quote reviewers and file names: escaped, so that they add no links or images.
     version, key = verdict.model, _key(verdict.model.name, "verdict")
     reasons = "\n".join(f"- {markdown(reason)}" for reason in verdict.reasons)
     what = "waits for a person's decision" if verdict.waiting else f"is **{verdict.alias}**"
@@ -73,6 +74,7 @@ def show_verdict(verdict: Verdict) -> None:
         f"`aigc-ops review {version.name} {version.version}` opens the evidence.",
         key=key,
     )
+    # A version that was champion already has no new packet.
     if verdict.packet_digest:
         link = ui_links.packet_link(version, verdict.packet_digest)
         create_link_artifact(
@@ -81,16 +83,16 @@ def show_verdict(verdict: Verdict) -> None:
 
 
 def show_bento(bento: BentoTag) -> None:
-    """How a Bento was confirmed, and how it is served."""
+    """Show how a Bento was checked, and the command that serves it."""
     create_markdown_artifact(
-        f"`{bento.tag}` was booted and drew {bento.num_golden} golden samples at most "
-        f"{bento.max_levels_apart} of 255 levels apart. Serve it: "
+        f"`{bento.tag}` was started and generated {bento.num_golden} golden samples, which differ "
+        f"by at most {bento.max_levels_apart} of 255 levels. Serve it: "
         f"`aigc-ops serve {bento.model.uri}`",
         key=_key(bento.model.name, "bento"),
     )
 
 
 def _key(name: str, what: str) -> str:
-    """An artifact key, which Prefect wants in lower case, digits and dashes."""
+    """Return an artifact key; Prefect accepts only lower-case letters, digits and dashes."""
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())
     return f"{plain}-{what}"

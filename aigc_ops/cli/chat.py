@@ -11,8 +11,8 @@ from aigc_ops.interfaces.model import Generative
 from aigc_ops.interfaces.request import Message, SampleRequest
 
 HELP = (
-    "/reset forgets the conversation, /seed N sets the seed, /quit ends it; a line that begins "
-    "with // is sent as one that begins with /"
+    "/reset clears the conversation, /seed N sets the seed, /quit ends the chat; to send a line "
+    "that begins with /, begin it with //"
 )
 
 
@@ -26,83 +26,95 @@ def chat(
     controls: Mapping[str, float] | None = None,
     stop: Sequence[str] = (),
 ) -> list[Message]:
-    """Answer each line as it comes, piece by piece; the conversation since the last reset.
+    """Stream an answer to each line; return the conversation since the last reset.
 
-    The n-th answer since a seed was set is drawn with seed + n, so equal conversations are
-    answered equally. An interrupt stops an answer, which is then forgotten with its line.
+    Raises ModelError for a model that does not generate text.
     """
     if not model.can_stream:
         unit = find_modality(model.modality).unit
-        raise ModelError(f"this model draws {unit}; aigc-ops sample draws them into a folder")
-    opening: tuple[Message, ...] = (Message("system", system),) if system else ()
-    history = opening
+        raise ModelError(
+            f"this model generates {unit}, not text; use aigc-ops sample, which writes them to a "
+            "folder"
+        )
+    system_messages: tuple[Message, ...] = (Message("system", system),) if system else ()
+    history = system_messages
     for line in lines:
+        # 1. Commands to the chat itself.
         word, _, value = line.strip().partition(" ")
         if word == "/quit":
             break
         if word == "/reset":
-            history = opening
-            _tell("the conversation is forgotten")
+            history = system_messages
+            _print_note("conversation cleared")
         elif word == "/seed" and value.isdecimal():
             seed = int(value)
-            _tell(f"the next answer is drawn with seed {seed}")
+            _print_note(f"the next answer is generated with seed {seed}")
+        # Any other command shows the help: a mistyped one must not be sent to the model.
         elif word.startswith("/") and not word.startswith("//"):
-            _tell(HELP)
+            _print_note(HELP)
+        # 2. A prompt; an empty line is none.
         elif line.strip():
-            said = line.rstrip("\n").replace("//", "/", 1 if word.startswith("//") else 0)
+            prompt = line.rstrip("\n").replace("//", "/", 1 if word.startswith("//") else 0)
             request = SampleRequest(
-                seed, prompt=said, controls=controls or {}, history=history, stop=tuple(stop)
+                seed, prompt=prompt, controls=controls or {}, history=history, stop=tuple(stop)
             )
             answer = _answer(model, request, output)
+            # 3. A refused or interrupted prompt leaves neither history nor seed changed. The n-th
+            # answer uses seed + n, so that the same conversation gives the same answers.
             if answer is not None:
                 seed += 1
-                history += (Message("user", said), Message("assistant", answer))
+                history += (Message("user", prompt), Message("assistant", answer))
     return list(history)
 
 
 def _answer(model: Generative[Any], request: SampleRequest, output: TextIO) -> str | None:
-    """The answer, written as it comes; None when it was refused or interrupted."""
+    """Write the answer to `output` while it is generated; return None if refused or stopped."""
     pieces = []
     try:
         model.check(request)
+        # Closed, so that after Ctrl-C the generator's clean-up runs before the next answer begins.
         with closing(model.stream(request)) as stream:
             for piece in stream:
                 pieces.append(piece)
                 output.write(piece)
                 output.flush()
     except ModelError as error:
-        _tell(str(error))
+        _print_note(str(error))
         return None
     except KeyboardInterrupt:
-        _tell("\nstopped; the line is forgotten")
+        _print_note("\nstopped; this prompt is not part of the conversation")
         return None
     output.write("\n")
     output.flush()
     return "".join(pieces)
 
 
-def _tell(text: str) -> None:
+def _print_note(text: str) -> None:
+    # To standard error: standard output holds the answers alone, for pipes.
     sys.stderr.write(f"{text}\n")
 
 
 def typed_lines() -> Iterator[str]:
-    """Lines from standard input, asked for where a person types them; each is UTF-8."""
+    """Yield lines from standard input, with a prompt at a terminal; lines not UTF-8 are skipped."""
+    # Bytes, so that one line that is not UTF-8 does not end the others.
     if not sys.stdin.isatty():
         for number, line in enumerate(sys.stdin.buffer, start=1):
             try:
                 yield line.decode().removesuffix("\n").removesuffix("\r")
             except UnicodeDecodeError as error:
-                _tell(f"line {number}: not UTF-8 ({error.reason} at byte {error.start}); left out")
+                _print_note(
+                    f"line {number}: not UTF-8 ({error.reason} at byte {error.start}); skipped"
+                )
         return
     import readline  # noqa: F401 - gives input() its history and editing
 
-    _tell(HELP)
+    _print_note(HELP)
     while True:
         try:
             yield input("> ")
         except EOFError:
             return
         except UnicodeDecodeError as error:
-            _tell(f"not UTF-8 ({error.reason} at byte {error.start}); left out")
+            _print_note(f"not UTF-8 ({error.reason} at byte {error.start}); skipped")
         except KeyboardInterrupt:
-            _tell("\n/quit or Ctrl-D ends the conversation")
+            _print_note("\n/quit or Ctrl-D ends the chat")

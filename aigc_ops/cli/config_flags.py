@@ -1,4 +1,4 @@
-"""A config's fields as command-line flags, with help, from the config type itself."""
+"""Command-line flags and their help, generated from the fields of a config type."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,15 @@ SUBJECTS = dict.fromkeys(("run", "validate", "train"), "CONFIG") | {"register": 
 
 
 def parse_flags(kind: type[BaseModel], flags: Sequence[str]) -> dict[str, Any]:
-    """Nested values of `--a.b-c=value` flags, still as text; the config validates them.
+    """Return the nested values of `--a.b-c=value` flags as text; the config validates them.
 
-    Raises ConfigError naming the nearest flag for one that is no field.
+    Raises ConfigError, which names the most similar flag, for a flag that is not a field.
     """
+    # No abbreviations: `--training.ste` would set `steps` only until a later release adds another
+    # field that begins like this. No exit: the caller reports errors, as JSON with --json.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     source = _flag_source(kind, parser)
+    # Users may type YAML's `latent_dim` or the flag's `latent-dim`, and names of earlier releases.
     spelt = [_present_name(kind, _kebab(flag)) for flag in flags]
     _check_no_section(kind, spelt)
     try:
@@ -34,31 +37,33 @@ def parse_flags(kind: type[BaseModel], flags: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(str(error)) from error
     if unknown:
         raise ConfigError(_unknown_flag(kind, unknown[0]))
-    return _emptied(kind, source(parsed_args=vars(values))())
+    return _empty_to_none(kind, source(parsed_args=vars(values))())
 
 
-def _emptied(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with None for an empty text, where the field may be None."""
-    emptied: dict[str, Any] = {}
+def _empty_to_none(kind: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with None for empty text, for fields that may be None."""
+    # `--training.init-from=` unsets a field that the YAML file sets.
+    result: dict[str, Any] = {}
     for name, value in values.items():
         annotation = kind.model_fields[name].annotation
         if isinstance(value, Mapping) and (nested := nested_type(annotation)):
-            emptied[name] = _emptied(nested, value)
+            result[name] = _empty_to_none(nested, value)
         else:
-            emptied[name] = None if value == "" and type(None) in get_args(annotation) else value
-    return emptied
+            result[name] = None if value == "" and type(None) in get_args(annotation) else value
+    return result
 
 
 def family_flag(flags: Sequence[str]) -> dict[str, Any]:
-    """`{"model": {"family": …}}` when a flag names the family, which decides all others."""
+    """Return `{"model": {"family": …}}` if a flag names the family, else an empty dict."""
+    # Read before all other flags: the family decides which flags there are.
     named = [flag.partition("=")[2] for flag in flags if flag.startswith("--model.family=")]
     return {"model": {"family": named[-1]}} if named else {}
 
 
 def control_values(words: Sequence[str]) -> dict[str, float]:
-    """Values of `NAME=NUMBER` by name; the model knows which names it has.
+    """Return the numbers of `NAME=NUMBER` words by name; the model checks the names.
 
-    Raises ConfigError for a word of another form and for a name given twice.
+    Raises ConfigError for another format and for a repeated name.
     """
     values: dict[str, float] = {}
     for word in words:
@@ -74,8 +79,8 @@ def control_values(words: Sequence[str]) -> dict[str, float]:
     return values
 
 
-def with_values(config: BaseModel) -> type[BaseModel]:
-    """The config's own type, with its values as the defaults that help shows."""
+def type_with_defaults(config: BaseModel) -> type[BaseModel]:
+    """Return the config's type with its values as defaults, which help displays."""
     values = {
         name: (info.annotation, info.merge_field_infos(info, default=getattr(config, name)))
         for name, info in type(config).model_fields.items()
@@ -84,7 +89,7 @@ def with_values(config: BaseModel) -> type[BaseModel]:
 
 
 def help_text(command: str, summary: str, kind: type[BaseModel], hint: str) -> str:
-    """A command's usage and each of the config's flags with its meaning."""
+    """Return a command's help text, with a flag for each field of the config."""
     parser = argparse.ArgumentParser(
         prog=f"aigc-ops {command}",
         description=f"{summary}\n\n{hint}",
@@ -94,7 +99,7 @@ def help_text(command: str, summary: str, kind: type[BaseModel], hint: str) -> s
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if command == "run":
-        parser.add_argument("--force", action="store_true", help="run every stage anew")
+        parser.add_argument("--force", action="store_true", help="run every stage again")
     _flag_source(kind, parser)
     return parser.format_help()
 
@@ -115,7 +120,7 @@ def _kebab(flag: str) -> str:
 
 
 def _present_name(kind: type[BaseModel], flag: str) -> str:
-    """Return the flag by its field's name of today, with a warning for a former one."""
+    """Return the flag under its field's present name, with a warning for a former name."""
     name, equals, value = flag.partition("=")
     path = name.removeprefix("--").replace("-", "_")
     new = former_field_paths(kind).get(path)
@@ -127,7 +132,8 @@ def _present_name(kind: type[BaseModel], flag: str) -> str:
 
 
 def _check_no_section(kind: type[BaseModel], flags: Sequence[str]) -> None:
-    """Raise ConfigError for a flag that names many fields at once, such as `--model`."""
+    """Raise ConfigError for a flag that names a section instead of a field, such as `--model`."""
+    # pydantic-settings would read its value as JSON.
     paths = ["--" + path.replace("_", "-") for path in field_paths(kind)]
     for flag in flags:
         name, _, value = flag.partition("=")
@@ -138,7 +144,7 @@ def _check_no_section(kind: type[BaseModel], flags: Sequence[str]) -> None:
 def _unknown_flag(kind: type[BaseModel], flag: str) -> str:
     name = flag.partition("=")[0]
     if not name.startswith("--"):
-        return f"{flag!r} is one argument too many"
+        return f"unexpected argument {flag!r}"
     hint = nearest_field(kind, name.removeprefix("--").replace("-", "_"))
     near = hint.replace("_", "-").replace("did you mean ", "did you mean --")
     return f"{name} is not a flag{near}"

@@ -10,8 +10,8 @@ from aigc_ops.core.errors import ConfigError
 Answer = dict[str, Any]
 
 
-def data(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
-    """Return a dataset's rows, digest and pin; or fetch the pinned data."""
+def data_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Return a dataset's size, digest and pin; or fetch the data that DVC pins."""
     from aigc_ops.data import DataConfig, dvc, open_dataset, pin_hint
     from aigc_ops.interfaces.discovery import find_modality
 
@@ -19,7 +19,7 @@ def data(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[
         raise ConfigError("data: an empty path; give the folder or file of a dataset")
     if arguments.action == "pull":
         dvc.pull(arguments.path)
-        return {"pulled": arguments.path}, [f"{arguments.path} is what DVC pins"]
+        return {"pulled": arguments.path}, [f"{arguments.path} is the data that DVC pins"]
     dataset = open_dataset(DataConfig(path=arguments.path))
     lines = [
         f"{find_modality(dataset.modality).unit}: {dataset.num_train} to train on, "
@@ -30,14 +30,15 @@ def data(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[
     return dataset.model_dump(mode="json"), lines
 
 
-def dvc(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
-    """Run a command of DVC, which prints its own answer; return its exit code."""
+def dvc_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
+    """Run a DVC command, which prints its own output; return its exit code."""
     from aigc_ops.data.dvc import run_dvc
 
     if not arguments.words:
-        raise ConfigError("dvc: which command of DVC? For example: aigc-ops dvc add FOLDER")
+        raise ConfigError("dvc: no DVC command; for example: aigc-ops dvc add FOLDER")
+    # With --json standard output holds one JSON object, so DVC writes to standard error.
     code = run_dvc(arguments.words, sys.stderr if arguments.json else arguments.output)
     return {"command": arguments.words, "exit_code": code, "failed": code != 0}, []
 
 
-COMMANDS = {"data": data, "dvc": dvc}
+COMMANDS = {"data": data_command, "dvc": dvc_command}

@@ -1,4 +1,4 @@
-"""The command line: it parses words, runs one command and reports its answer or its error."""
+"""The command line: parse the arguments, run one command, report its answer or its error."""
 
 import argparse
 import errno
@@ -15,12 +15,12 @@ from aigc_ops.cli.parser import CONFIG_COMMANDS, MODEL_COMMANDS, SWITCHES, parse
 from aigc_ops.core.errors import AigcOpsError, ConfigError
 from aigc_ops.core.escaping import printable
 from aigc_ops.core.import_path import isolate
-from aigc_ops.core.state_dir import export_environment, full_disk, home, is_first_process
+from aigc_ops.core.state_dir import export_environment, full_disk_message, home, is_first_process
 
 
 @dataclass
 class Outcome:
-    """How a command ended."""
+    """The exit code of a command, which `_reported` sets after an error."""
 
     code: int = 0
     """Exit code: 0, 1 for a stage's failure, 2 for wrong usage, 130 after Ctrl-C."""
@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments, flags = parser().parse_known_args(words)
     except ConfigError as error:
+        # Parsing has failed, so --json is looked up in the words themselves.
         unread = argparse.Namespace(command=(*words, "COMMAND")[0], json="--json" in words)
         _report(unread, error, str(error), sys.stdout)
         return 2
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_words([*vars(arguments).values(), *flags])
         _make_home()
         isolate()
+        # Imported last: libraries read their settings from the environment when imported.
         from aigc_ops.cli import pipeline_commands as commands
 
         if getattr(arguments, "help", False):
@@ -55,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print_answer(
     arguments: argparse.Namespace, answer: Mapping[str, Any], lines: Sequence[str], output: TextIO
 ) -> None:
-    """Print a command's answer, as JSON when asked for."""
+    """Print a command's answer as text, or as JSON with --json."""
     if arguments.command == "train" and not is_first_process():
-        return  # of several processes that train together, the first answers
+        return  # rank 0 prints for all processes of the group
     if arguments.json:
         print(json.dumps(answer, ensure_ascii=False), file=output)
     elif lines:
@@ -66,27 +68,30 @@ def _print_answer(
 
 @contextmanager
 def _reported(arguments: argparse.Namespace, output: TextIO) -> Iterator[Outcome]:
-    """Report an error in words that say what to do next; only one that nobody foresaw has a trace.
+    """Print an error that the body raises, with what to do next, and set the exit code.
 
-    The outcome's code is the command's exit code.
+    Only an unexpected error is printed with a traceback.
     """
     outcome = Outcome()
     try:
         yield outcome
-    except BrokenPipeError:  # whoever read the answer has read enough
+    except BrokenPipeError:
+        # The reader, such as `head`, has closed the pipe. Python would report it once more when
+        # it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
     except KeyboardInterrupt as stop:
-        _report(arguments, stop, f"stopped{_what_follows(arguments)}", output)
-        outcome.code = 130
+        _report(arguments, stop, f"stopped{_resume_hint(arguments)}", output)
+        outcome.code = 130  # as shells report SIGINT: 128 + 2
     except AigcOpsError as error:
         _report(arguments, error, str(error), output)
         outcome.code = 2 if isinstance(error, ConfigError) else 1
     except OSError as error:
         _report(arguments, error, f"{error}; {_remedy(error)}", output)
         outcome.code = 1
-    except Exception as error:  # nobody foresaw it: the traceback is for a report
+    except Exception as error:  # a bug: its report needs the traceback
+        # Libraries raise many kinds of errors on a full disk, so that is checked first.
         traceback.print_exc()
-        hint = full_disk(home()) or "please report it"
+        hint = full_disk_message(home()) or "please report it"
         _report(arguments, error, f"failed unexpectedly: {error!r}; {hint}", output)
         outcome.code = 1
 
@@ -94,15 +99,17 @@ def _reported(arguments: argparse.Namespace, output: TextIO) -> Iterator[Outcome
 def _report(
     arguments: argparse.Namespace, error: BaseException, message: str, output: TextIO
 ) -> None:
-    """Print what went wrong for a person, and as JSON where asked."""
+    """Print an error on standard error, and as JSON on standard output with --json."""
     if arguments.json:
         print(json.dumps({"error": message, "kind": type(error).__name__}), file=output)
+    # Messages quote file names and arguments, which may hold terminal escape sequences.
     shown = "\n".join(map(printable, message.split("\n")))
     print(f"aigc-ops {arguments.command}: {shown}", file=sys.stderr)
 
 
 def _check_words(words: Iterable[object]) -> None:
-    """Raise ConfigError for a word that is not UTF-8, which nothing could print or store."""
+    """Raise ConfigError for an argument that is not UTF-8, which cannot be printed or stored."""
+    # Python decodes such bytes to surrogates, which are not printable: a quick check first.
     for word in words:
         if isinstance(word, str) and not word.isprintable():
             try:
@@ -112,30 +119,34 @@ def _check_words(words: Iterable[object]) -> None:
 
 
 def _make_home() -> None:
-    """Make the home; raises ConfigError for one that cannot be, or be part of an address."""
+    """Create the state directory; raises ConfigError for a path that cannot be used."""
+    # The path becomes part of the URLs of SQLite databases, where these characters have a meaning.
     if unfit := next((mark for mark in "?#%" if mark in str(home())), None):
-        raise ConfigError(f"AIGC_OPS_HOME ({home()}) holds {unfit!r}; choose a path without it")
+        raise ConfigError(f"AIGC_OPS_HOME ({home()}) contains {unfit!r}; choose a path without it")
     try:
         export_environment()
     except OSError as error:
-        raise ConfigError(f"AIGC_OPS_HOME is no folder that can be made: {error}") from error
+        raise ConfigError(f"cannot create AIGC_OPS_HOME: {error}") from error
 
 
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"free space where AIGC_OPS_HOME lies ({home()}), or point it at a larger disk"
-    return "mend the path or its permissions"
+        return f"free space on the disk of AIGC_OPS_HOME ({home()}), or set it to a larger disk"
+    return "check the path and its permissions"
 
 
-def _what_follows(arguments: argparse.Namespace) -> str:
-    """What the same command does next, where it had come some way."""
+def _resume_hint(arguments: argparse.Namespace) -> str:
+    """Return what the same command would do next, as the end of a message."""
+    # A run with --force trains in a new folder each time, so it never resumes.
     if getattr(arguments, "force", False):
         return "; with --force the same command starts over"
     return "; the same command again continues from here" * (arguments.command in CONFIG_COMMANDS)
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """Config flags as `--name=value`, so that a value is never taken for CONFIG."""
+    """Return the arguments with config flags as `--name=value`."""
+    # argparse does not know the config's flags yet: it would take `500` in `--training.steps 500`
+    # for the positional argument CONFIG.
     if not argv or argv[0] not in (*CONFIG_COMMANDS, *MODEL_COMMANDS):
         return list(argv)
     joined, rest = [argv[0]], list(argv[1:])
@@ -147,7 +158,8 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 
 def _claim_standard_output() -> TextIO:
-    """Standard output for the answer alone; whatever else prints goes to standard error."""
+    """Return a copy of standard output for the answer; redirect all other output to stderr."""
+    # Libraries and child processes print to standard output, which would break `--json`.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     return answer

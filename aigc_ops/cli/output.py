@@ -1,4 +1,4 @@
-"""What a person reads after a command."""
+"""The text that commands print without --json."""
 
 import os
 import shutil
@@ -24,7 +24,8 @@ def values_lines(values: Any) -> list[str]:
 
 
 def run_summary(result: RunResult, *, reused: bool, seconds: float) -> list[str]:
-    """What a person wants after a run: the picture, the scores, the champion, how to serve."""
+    """Return the lines after a run: samples, scores, verdict, champion, next commands."""
+    # `champion` is None while the first version waits for a decision.
     champion, primary = result.verdict.champion, result.scores.primary
     store = os.environ["MLFLOW_TRACKING_URI"]
     done = "nothing has changed; reused the run of" if reused else "finished"
@@ -46,13 +47,14 @@ def run_summary(result: RunResult, *, reused: bool, seconds: float) -> list[str]
             f"  Bento      {result.bento.tag}",
             f"  serve it   {_program('aigc-ops')} serve models:/{result.name}@champion",
         ]
+    # The SQLite store's path relative to the working folder, to be short; a server's URL as it is.
     local = store.replace(f"{Path.cwd()}{os.sep}", "")
     ui = f"{_program('mlflow')} ui --backend-store-uri {local}"
     return [*lines, f"  MLflow     {store if store.startswith('http') else ui}"]
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """Return what became of a version, to follow its name."""
+    """Return the outcome for a version, as the end of a sentence that begins with its name."""
     if verdict.waiting:
         name, number = verdict.model.name, verdict.model.version
         return f"waits for a decision ({_program('aigc-ops')} approve {name} {number})"
@@ -60,13 +62,14 @@ def verdict_text(verdict: Verdict) -> str:
 
 
 def _program(name: str) -> str:
-    """A program of this environment as a person would type it here."""
-    beside, found = Path(sys.executable).parent / name, shutil.which(name)
-    reached = found is not None and Path(found).parent == beside.parent
-    return name if reached or not beside.is_file() else _shown(str(beside))
+    """Return a program of this environment as a user would type it in the working folder."""
+    # The name alone if the shell finds this environment's program, else its path: the virtual
+    # environment may not be active, or another one may come first on PATH.
+    beside, on_path = Path(sys.executable).parent / name, shutil.which(name)
+    is_first = on_path is not None and Path(on_path).parent == beside.parent
+    return name if is_first or not beside.is_file() else _shown(str(beside))
 
 
 def _shown(path: str | None) -> str:
-    """A path as a person would type it here."""
-    here = f"{Path.cwd()}{os.sep}"
-    return (path or "none").removeprefix(here)
+    """Return a path relative to the working folder, if it is below that; "none" for None."""
+    return (path or "none").removeprefix(f"{Path.cwd()}{os.sep}")

@@ -1,4 +1,10 @@
-"""What each command of the command line does, and how it reports."""
+"""The commands that run stages, score image sets and list models and caches.
+
+A command returns its answer as JSON, and as lines of text.
+"""
+
+# Heavy libraries are imported inside the functions, so that `--help`, an error or an unchanged run
+# takes a fraction of a second.
 
 import argparse
 import sys
@@ -14,12 +20,12 @@ from aigc_ops.cli.output import run_summary, score_lines, values_lines, verdict_
 from aigc_ops.core.artifacts import (
     Checkpoint,
     DatasetRef,
-    Noun,
+    Record,
     RunResult,
     contract_differences,
 )
 from aigc_ops.core.errors import ConfigError, TrainingError
-from aigc_ops.core.state_dir import exclusive, is_first_process, num_processes
+from aigc_ops.core.state_dir import is_first_process, lock_state_dir, num_processes
 from aigc_ops.pipeline import run_cache
 
 if TYPE_CHECKING:
@@ -29,25 +35,27 @@ Answer = dict[str, Any]
 
 
 def require_usage(arguments: argparse.Namespace, flags: Sequence[str]) -> None:
-    """Raise ConfigError for words that a command does not take, or lacks."""
+    """Raise ConfigError for unknown flags, a missing CONFIG or MODEL, or a process group."""
     command = arguments.command
     if flags and command not in WITH_CONFIG:
         raise ConfigError(f"{flags[0]} is not an option of `aigc-ops {command}`; see --help")
     if command in WITH_CONFIG and _subject(arguments) is None:
         what = "CONFIG" if hasattr(arguments, "config") else "MODEL"
         raise ConfigError(f"{what} is missing; see aigc-ops {command} --help")
+    # Every process of torchrun would run the other stages as well, and register a version each.
     if command in WITH_CONFIG and command != "train" and num_processes() > 1:
         raise ConfigError(
-            f"WORLD_SIZE is {num_processes()}, but several processes share the training alone: "
+            f"WORLD_SIZE is {num_processes()}, but only `train` runs in several processes: "
             f"torchrun … -m aigc_ops train CONFIG, then `aigc-ops {command}` as one process"
         )
 
 
 def run_command(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
-    """The whole chain, or what an unchanged earlier run left."""
+    """Run the whole chain, or return the result of an earlier run if nothing has changed."""
+    # The earlier result is looked up before torch, Prefect or BentoML are imported.
     start = time.perf_counter()
     digest = run_cache.command_digest(Path(arguments.config), flags)
-    earlier = run_cache.recall(digest) if digest and not arguments.force else None
+    earlier = run_cache.load_if_valid(digest) if digest and not arguments.force else None
     result = earlier or _run_flow(arguments, flags, digest)
     answer = {
         **result.model_dump(mode="json"),
@@ -65,39 +73,44 @@ def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str |
     from flows.runtime.logs import leave_errors_to_caller
     from flows.runtime.server import temporary_server
 
+    # 1. Check the inputs, so that a missing file ends the command before a server starts.
     config, overrides = _load_config(arguments, flags)
     file = Path(arguments.config)
     require_inputs(config, file, overrides)
-    with _alone():
-        # Two processes begin at once; this one imports what it needs beside them.
+    with _state_lock():
+        # 2. Start the Prefect server and the validation worker. Both are processes, so that this
+        # one imports its libraries at the same time.
         server = temporary_server()
         worker.start()
         from aigc_ops.pipeline.chain import config_digest, preload
         from flows.deployments import pipeline_of
 
         pipeline = pipeline_of(config.model.family)
-        # While the flow waits for its server and for the validation, which are processes.
+        # 3. Import torch in a thread while this one waits for the server and the validation.
         threading.Thread(target=preload, name="preload", daemon=True).start()
         if server:
             server.wait()
+        # 4. Run the flow. `main` prints its error, so Prefect's log must not show it once more.
         leave_errors_to_caller()
         result: RunResult = pipeline(config, force=arguments.force)
+        # 5. The flow has saved the result under the config's digest. The digest of the command
+        # finds it without parsing the config, which imports torch.
         if digest:
             absent = absent_here(config, read_yaml(file), overrides)
-            run_cache.keep_as(config_digest(config), digest, absent=absent)
+            run_cache.add_alias(config_digest(config), digest, absent=absent)
         return result
 
 
 def validate_command(
     arguments: argparse.Namespace, flags: Sequence[str]
 ) -> tuple[Answer, list[str]]:
-    """The report on the config's dataset."""
+    """Validate the config's dataset."""
     from aigc_ops.pipeline import chain
     from aigc_ops.pipeline.inputs import require_inputs
 
     config, overrides = _load_config(arguments, flags)
     require_inputs(config, Path(arguments.config), overrides, sections=["data"])
-    with _alone():
+    with _state_lock():
         report = chain.validate_stage(config, _open_data(config))
     lines = [
         f"{report.num_expectations} expectations hold for {report.num_rows} rows",
@@ -107,14 +120,14 @@ def validate_command(
 
 
 def train_command(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
-    """The trained checkpoint."""
+    """Train a model, or resume its training."""
     from aigc_ops.pipeline import chain
     from aigc_ops.pipeline.inputs import require_inputs
 
     config, overrides = _load_config(arguments, flags)
     sections = ["data", "model", "training"]
     require_inputs(config, Path(arguments.config), overrides, sections=sections)
-    with _alone():
+    with _state_lock():
         checkpoint = chain.train_stage(config, _open_data(config))
     lines = [f"checkpoint: {checkpoint.uri}", f"samples: {checkpoint.grid_uri}"]
     return {**checkpoint.model_dump(mode="json"), **_rate(checkpoint)}, lines
@@ -123,12 +136,12 @@ def train_command(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[
 def evaluate_command(
     arguments: argparse.Namespace, flags: Sequence[str]
 ) -> tuple[Answer, list[str]]:
-    """The model's scores on the dataset of its own config, or of `--data.path`."""
+    """Evaluate a model on the dataset of its stored config, or of `--data.path`."""
     from aigc_ops.pipeline import chain
 
     checkpoint = chain.resolve(arguments.model)
     config = _stored_config(checkpoint, flags)
-    with _alone():
+    with _state_lock():
         scores = chain.evaluate_stage(config, _open_data(config), checkpoint)
     return scores.model_dump(mode="json"), score_lines(scores)
 
@@ -136,12 +149,12 @@ def evaluate_command(
 def register_command(
     arguments: argparse.Namespace, flags: Sequence[str]
 ) -> tuple[Answer, list[str]]:
-    """The checkpoint's version in the registry, scored first."""
+    """Evaluate a checkpoint and register it as a version."""
     from aigc_ops.pipeline import chain
 
     checkpoint = chain.resolve(arguments.model)
     config = _stored_config(checkpoint, flags)
-    with _alone():
+    with _state_lock():
         dataset = _open_data(config)
         scores = chain.evaluate_stage(config, dataset, checkpoint)
         version = chain.register_stage(config, dataset, checkpoint, scores)
@@ -151,11 +164,11 @@ def register_command(
 def promote_command(
     arguments: argparse.Namespace, flags: Sequence[str]
 ) -> tuple[Answer, list[str]]:
-    """The decision on a registered version."""
+    """Decide on a registered version, or leave the decision to a reviewer."""
     from aigc_ops.pipeline import chain
 
     config = _stored_config(chain.resolve(arguments.model), flags)
-    with _alone():
+    with _state_lock():
         verdict = chain.promote_stage(config, _open_data(config), chain.version_of(arguments.model))
     lines = [f"{verdict.model.uri} {verdict_text(verdict)}", *verdict.reasons]
     return verdict.model_dump(mode="json"), lines
@@ -164,23 +177,24 @@ def promote_command(
 def package_command(
     arguments: argparse.Namespace, flags: Sequence[str]
 ) -> tuple[Answer, list[str]]:
-    """The Bento of a registered version."""
+    """Build and check the Bento of a registered version."""
     from aigc_ops.pipeline import chain
 
     config = _stored_config(chain.resolve(arguments.model), flags)
-    with _alone():
+    with _state_lock():
         bento = chain.package_stage(config, chain.version_of(arguments.model))
     return bento.model_dump(mode="json"), [f"Bento: {bento.tag}", f"folder: {bento.uri}"]
 
 
 def score_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
-    """Scores of two sets of images, by name."""
+    """Compute scores of a set of images against another."""
     from aigc_ops.pipeline import chain
     from aigc_ops.pipeline.inputs import find_project, locate, require
     from aigc_ops.pipeline.run_config import read_yaml
 
     weights = "dinov2_weights" if arguments.extractor.startswith("dinov2") else "inception_weights"
     backbone = read_yaml(Path(arguments.backbone)) if arguments.backbone else {}
+    # A relative path in the YAML file is looked up as in a config: here, then in its project.
     if isinstance(path := backbone.get("weights"), str):
         backbone["weights"] = locate("backbone.weights", path, file := Path(arguments.backbone))
         require("backbone.weights", backbone["weights"], find_project(file))
@@ -200,18 +214,18 @@ def score_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answ
         device=arguments.device,
         batch_size=arguments.batch_size,
     )
-    answer = {name: each.model_dump(mode="json") for name, each in values.items()}
+    answer = {name: score.model_dump(mode="json") for name, score in values.items()}
     return answer, values_lines(values)
 
 
 def cache_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
-    """What is kept, oldest use first; what was removed."""
+    """List the cache's entries by last use, or remove the least recently used."""
     from aigc_ops.core import caches
 
     if arguments.action == "prune":
         removed = caches.prune(int(arguments.max_gb * 2**30))
-        told = {"removed": [entry.describe() for entry in removed]}
-        return told, [f"removed {len(removed)} entries"]
+        answer: Answer = {"removed": [entry.describe() for entry in removed]}
+        return answer, [f"removed {len(removed)} entries"]
     entries = caches.entries()
     total = sum(entry.num_bytes for entry in entries)
     lines = [entry.line() for entry in entries]
@@ -220,10 +234,10 @@ def cache_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answ
 
 
 def models_command(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, list[str]]:
-    """Every registered version."""
-    from aigc_ops.registry.versions import models as registered
+    """List the registered versions."""
+    from aigc_ops.registry.versions import models
 
-    rows = registered()
+    rows = models()
     champions = {row.name: row for row in rows if "champion" in row.aliases}
     lines = [
         f"{row.name}/{row.version}  {','.join(row.aliases) or '-'}  {row.family}  "
@@ -232,11 +246,12 @@ def models_command(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, li
         for row in rows
     ]
     answer = {"models": [row.model_dump(mode="json") for row in rows]}
-    return answer, lines or ["no model is registered yet; aigc-ops run CONFIG makes one"]
+    return answer, lines or ["no model is registered yet; run: aigc-ops run CONFIG"]
 
 
 def _not_comparable(row: "ModelRow", champion: "ModelRow | None") -> str:
-    """What keeps a version's score from being compared with the champion's, if anything does."""
+    """Return a note if a version's score cannot be compared with the champion's, else ""."""
+    # Different primary metrics are visible in the list; different conditions are not.
     if champion is None or not row.primary or row.primary != champion.primary:
         return ""
     terms = contract_differences(row.scores[row.primary], champion.scores[row.primary])
@@ -261,18 +276,18 @@ COMMANDS = {
 WITH_CONFIG = ("run", "validate", "train", "evaluate", "register", "promote", "package")
 
 
-def _alone() -> AbstractContextManager[None]:
-    """Hold the home; of several processes that train together, the first does for all.
-
-    It does not wait, for the others have begun: raises TrainingError when the home is held.
-    """
+def _state_lock() -> AbstractContextManager[None]:
+    """Lock the state directory; in a process group only rank 0 does, for all."""
 
     def waiting(holder: str) -> None:
+        # The other ranks have started already, and would time out while rank 0 waits.
         if num_processes() > 1:
-            raise TrainingError(f"{holder} holds this home; start again once it has ended")
-        print(f"waiting for {holder}, which holds this home", file=sys.stderr)
+            raise TrainingError(
+                f"{holder} holds the state directory; start again after it has ended"
+            )
+        print(f"waiting for {holder}, which holds the state directory", file=sys.stderr)
 
-    return exclusive(waiting) if is_first_process() else nullcontext()
+    return lock_state_dir(waiting) if is_first_process() else nullcontext()
 
 
 def _open_data(config: Any) -> DatasetRef:
@@ -286,7 +301,7 @@ def _open_data(config: Any) -> DatasetRef:
 
 
 def _load_config(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Any, Answer]:
-    """Return the config that a command names, and what its flags set in it."""
+    """Return the config that a command names, and the values that its flags set (nested)."""
     from aigc_ops.cli.config_flags import family_flag, parse_flags
     from aigc_ops.pipeline.run_config import (
         family_of,
@@ -296,6 +311,7 @@ def _load_config(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[A
         run_config_type,
     )
 
+    # The family decides which flags exist. The YAML file names it, unless a flag overrides it.
     path = Path(arguments.config)
     values = merged(read_yaml(path), family_flag(flags))
     overrides = parse_flags(run_config_type(family_of(values, source=str(path))), flags)
@@ -303,7 +319,7 @@ def _load_config(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[A
 
 
 def _stored_config(checkpoint: Checkpoint, flags: Sequence[str]) -> Any:
-    """The config that a checkpoint was trained with, with flags on top."""
+    """Return the config that a checkpoint was trained with, overridden by flags."""
     from aigc_ops.cli.config_flags import parse_flags
     from aigc_ops.pipeline import chain
     from aigc_ops.pipeline.run_config import run_config_type
@@ -314,17 +330,17 @@ def _stored_config(checkpoint: Checkpoint, flags: Sequence[str]) -> Any:
 
 def print_help(arguments: argparse.Namespace, output: TextIO) -> None:
     """Print a command's flags, with the values of its config where one is named."""
-    from aigc_ops.cli.config_flags import help_text, with_values
+    from aigc_ops.cli.config_flags import help_text, type_with_defaults
     from aigc_ops.interfaces.model import FamilyConfig
     from aigc_ops.pipeline.run_config import RunConfig, load_config
 
     kind: Any = RunConfig[FamilyConfig]
-    hint = "A model keeps the config that it was trained with; flags change that for this command."
+    hint = "The config stored with the model is used; flags override it for this command."
     if hasattr(arguments, "config"):
-        hint = "Name a config to see its values, and the flags of its model family too."
+        hint = "Name a config to see its values and the flags of its model family."
     if path := getattr(arguments, "config", None):
-        kind = with_values(load_config(Path(path)))
-        hint = f"Defaults are those of {path}; flags override them."
+        kind = type_with_defaults(load_config(Path(path)))
+        hint = f"The defaults are the values in {path}; flags override them."
     print(help_text(arguments.command, arguments.summary, kind, hint), file=output)
 
 
@@ -334,10 +350,11 @@ def _subject(arguments: argparse.Namespace) -> str | None:
 
 
 def _rate(checkpoint: Checkpoint) -> Answer:
+    # The key says what is counted: images_per_second or tokens_per_second.
     from aigc_ops.interfaces.discovery import find_modality
 
     return {find_modality(checkpoint.modality).rate_name: checkpoint.rate}
 
 
-def _dump(noun: Noun, **more: Any) -> Answer:
-    return {**noun.model_dump(mode="json"), **more}
+def _dump(record: Record, **more: Any) -> Answer:
+    return {**record.model_dump(mode="json"), **more}

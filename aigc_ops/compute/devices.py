@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision."""
+"""Choice of device and precision; torch settings for training."""
 
 import ctypes
 import os
@@ -16,25 +16,28 @@ DeviceName = Literal["auto", "cuda", "mps", "cpu"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 Precision = Literal["fp32", "bf16", "fp16"]
 _HAS_GLIBC = platform.libc_ver()[0] == "glibc"
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, from glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 
 
 def choose_device(name: DeviceName) -> torch.device:
-    """The device of that name; `auto` takes CUDA, then MPS, then the CPU."""
+    """Return the named device; `auto` chooses CUDA, else MPS, else the CPU.
+
+    Raises ConfigError for a device that this machine does not have.
+    """
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(kind for kind, here in available.items() if here))
+        return torch.device(next(kind for kind, is_available in available.items() if is_available))
     if not available[name]:
-        raise ConfigError(f"device {name!r} is not available here; use auto or cpu")
+        raise ConfigError(f"device {name!r} is not available on this machine; use auto or cpu")
     return torch.device(name)
 
 
 def describe_machine() -> dict[str, str | int]:
-    """The processor, its cores and the GPUs of this machine, as people name them."""
+    """Return the names of this machine's processor and GPUs, and its number of cores."""
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.machine())),
@@ -44,12 +47,13 @@ def describe_machine() -> dict[str, str | int]:
 
 
 def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
-    """`auto` takes bf16 where the processor multiplies it natively.
+    """Return the precision; `auto` is bf16 if the processor multiplies it natively.
 
-    Else fp16 on CUDA, whose losses are then scaled, and fp32 elsewhere.
+    Otherwise `auto` is fp16 on CUDA, which needs loss scaling, and fp32 elsewhere.
     """
     if name != "auto":
         return name
+    # Without `including_emulation=False` torch answers yes for GPUs that only emulate bf16, slowly.
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu":
@@ -58,12 +62,12 @@ def choose_precision(name: PrecisionName, device: torch.device) -> Precision:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has bf16 matrix instructions (AVX512-BF16 or AMX)."""
+    """Return whether the CPU has bf16 matrix instructions (AVX512-BF16 or AMX)."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Mixed precision for one forward pass; nothing for fp32."""
+    """Return the autocast context of one forward pass, which does nothing for fp32."""
     if precision == "fp32":
         return nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
@@ -71,51 +75,50 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 @contextmanager
-def tuned(device: torch.device, *, deterministic: bool) -> Iterator[None]:
-    """Torch's switches for training on this device, until the block ends.
-
-    Scores that the same process computes afterwards are those of any other.
-    """
-    cudnn, was_strict = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-    were = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+def torch_settings(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """Set torch's global switches for training on this device until the block ends."""
+    # They are restored afterwards, so that scores computed later in this process (`aigc-ops run`)
+    # equal those of `aigc-ops evaluate`, a process of its own.
+    cudnn, was_deterministic = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
     torch.use_deterministic_algorithms(deterministic)
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cuda":
-        if deterministic:  # else torch refuses cuBLAS, which reads this at its first call
+        # Without it torch refuses deterministic cuBLAS. cuBLAS reads it at its first call, so this
+        # must come before any product on the GPU.
+        if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
         cudnn.allow_tf32, cudnn.benchmark = True, not deterministic
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(was_strict)
-        torch.set_float32_matmul_precision(were[0])
-        cudnn.allow_tf32, cudnn.benchmark = were[1:]
+        torch.use_deterministic_algorithms(was_deterministic)
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next, which would map it anew page by page.
-
-    That took a fourteenth of a step of SmolLM2's LoRA (`benchmarks/gpt.py lora`).
-    """
+    """Make glibc keep freed memory for the next step instead of returning it to the system."""
+    # Otherwise each step maps the same memory again and pays for its page faults: 7 % of a step of
+    # SmolLM2's LoRA (`benchmarks/gpt.py lora`).
     if _HAS_GLIBC and is_used("malloc"):
         libc = ctypes.CDLL(None)
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the most it takes
+        libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the largest value that glibc accepts
 
 
-def give_back_freed_memory() -> None:
-    """Have glibc give back what it holds of copies that are freed, such as weights just read."""
+def release_freed_memory() -> None:
+    """Make glibc return freed memory to the system, such as that of weights just read."""
     if _HAS_GLIBC and is_used("malloc"):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed torch's own noise on the CPU and on this device.
+    """Seed torch's default generators of the CPU and of this device only.
 
-    Unlike `torch.manual_seed` not on all that there could be, which takes as long as a small
-    network's layer.
+    `torch.manual_seed` seeds every backend, which takes as long as a small network's layer.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The frozen nouns that stages hand to one another: small, typed, JSON-serialisable.
+"""The frozen records that stages pass to one another: small, typed, JSON-serialisable.
 
 They carry URIs and digests, never tensors or data, so a stage is cheap to cache, to
 rerun alone and to run on another machine.
@@ -20,19 +20,21 @@ from pydantic import (
 )
 
 
-class Noun(BaseModel):
+class Record(BaseModel):
     """A frozen, closed record; equal content has an equal digest."""
 
+    # Stages share records, so none may change one. An unknown field is an error rather than
+    # dropped: a record written by a later release must not be read as if it were complete.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON of this record."""
+        """Return the SHA-256 (hex) of the canonical JSON of this record."""
         return json_digest(self.model_dump(mode="json"))
 
 
-class ImageShape(Noun):
-    """What a model must know of image data before its weights are made."""
+class ImageShape(Record):
+    """Size, channels and classes of image data, which decide the shapes of a model's weights."""
 
     channels: Literal[1, 3]
     height: int
@@ -46,8 +48,8 @@ class ImageShape(Noun):
         return len(self.class_names)
 
 
-class DatasetRef(Noun):
-    """A dataset at rest: where it lies, what it holds, and whether DVC pins it."""
+class DatasetRef(Record):
+    """A dataset on disk: its path, size, shape of samples, digest and DVC pin."""
 
     uri: str = Field(description="Local path of the dataset: a folder or a file.")
     modality: str
@@ -56,7 +58,7 @@ class DatasetRef(Noun):
     num_heldout: int
     image_shape: ImageShape | None = Field(default=None, description="Set for images only.")
     shape: dict[str, JsonValue] | None = Field(
-        default=None, description="What a model must know of samples of another modality."
+        default=None, description="Shape of the samples of a modality other than images."
     )
     dvc_digest: str | None = Field(
         default=None, description="Digest of the DVC output that pins the data; None: not pinned."
@@ -65,8 +67,10 @@ class DatasetRef(Noun):
     sources: tuple[str, ...] = Field(default=(), description="Distinct sources of the rows.")
 
     @model_serializer(mode="wrap")
-    def _without_an_empty_shape(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `shape` out where there is none, as records without this field do."""
+    def _omit_empty_shape(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the record, without `shape` if it is None."""
+        # Digests of this record name stored results: a dataset without this field keeps the
+        # JSON, and so the digest, that it had before the field existed.
         record: dict[str, Any] = handler(self)
         if self.shape is None:
             record.pop("shape", None)
@@ -74,7 +78,7 @@ class DatasetRef(Noun):
 
     @property
     def version(self) -> str:
-        """Short data version for names people read: the first 8 digits of its digest."""
+        """Return a short data version for names: the first 8 hex digits of the digest."""
         return self.content_digest[:8]
 
     @property
@@ -93,8 +97,8 @@ class DatasetRef(Noun):
         return self.num_train if split == "train" else self.num_heldout
 
 
-class ValidationReport(Noun):
-    """Outcome of the expectations over one dataset, and where the report is kept."""
+class ValidationReport(Record):
+    """Outcome of the expectations over one dataset, and the paths of the report."""
 
     success: bool
     dataset_digest: str
@@ -107,7 +111,7 @@ class ValidationReport(Noun):
     html_uri: str
 
 
-class Checkpoint(Noun):
+class Checkpoint(Record):
     """A stored model: a folder of safetensors, its JSON and a SHA-256 manifest."""
 
     uri: str = Field(description="Local folder.")
@@ -125,28 +129,30 @@ class Checkpoint(Noun):
     )
 
 
-class Score(Noun):
-    """One metric's value, its interval, and the contract under which it may be compared."""
+class Score(Record):
+    """A metric's value, its interval and the evaluation conditions that make it comparable."""
 
     value: float
     low: float
     high: float
+    # The evaluation conditions: metric settings, digests of data and feature extractor, seed.
+    # Stored scores name this field `contract`, so its name stays.
     contract: dict[str, JsonValue]
     other_seeds: tuple[float, ...] = Field(
-        default=(), description="Values of the same under the seeds that follow the contract's."
+        default=(), description="The metric's values for the seeds after the contract's seed."
     )
 
     @model_serializer(mode="wrap")
-    def _without_what_was_not_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Value, interval and contract; other seeds only where some were drawn."""
+    def _omit_empty_seeds(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the record, without `other_seeds` if only one seed was evaluated."""
         record: dict[str, Any] = handler(self)
         if not self.other_seeds:
             record.pop("other_seeds", None)
         return record
 
 
-class Scores(Noun):
-    """Every score of one checkpoint; values are comparable only under equal contracts."""
+class Scores(Record):
+    """All scores of one checkpoint; values compare only under equal evaluation conditions."""
 
     checkpoint_digest: str
     modality: str
@@ -157,30 +163,32 @@ class Scores(Noun):
 
 
 FIRST_VERSION = 1
-"""Version of the evaluation of all scores whose contracts name a digest of the code instead."""
+"""Evaluation version of scores whose contract holds a digest of the code instead of a version."""
 
 
 def contract_differences(a: Score, b: Score) -> list[str]:
-    """Return the terms in which two contracts differ; none when the values may be compared.
-
-    The seed and the kind of interval do not count: intervals speak of other draws.
-    """
-    ours, theirs = (_compared_terms(score.contract) for score in (a, b))
+    """Return the conditions in which two scores differ; empty if they may be compared."""
+    first, second = (_compared_terms(score.contract) for score in (a, b))
+    # A condition that only one score has is a difference, even where the value is None.
     missing = object()
-    terms = ours.keys() | theirs.keys()
-    return sorted(term for term in terms if ours.get(term, missing) != theirs.get(term, missing))
+    terms = first.keys() | second.keys()
+    return sorted(term for term in terms if first.get(term, missing) != second.get(term, missing))
 
 
 def _compared_terms(contract: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return the terms that must be equal; earlier contracts name the code instead of a version."""
+    """Return the evaluation conditions that must be equal for a comparison."""
+    # The interval covers the variation between seeds and samples, so neither the seed nor the
+    # kind of interval makes two values incomparable.
     terms = {term: value for term, value in contract.items() if term not in ("seed", "interval")}
+    # Scores of early releases: the digest of the code changed with every edit, so that scores of
+    # two releases never compared. The first version of the evaluation computed all of them.
     if "code" in terms and "version" not in terms:
         del terms["code"]
         terms["version"] = FIRST_VERSION
     return terms
 
 
-class ModelVersion(Noun):
+class ModelVersion(Record):
     """A version in the registry, registered once per checkpoint."""
 
     name: str
@@ -193,8 +201,8 @@ class ModelVersion(Noun):
         return f"models:/{self.name}/{self.version}"
 
 
-class Verdict(Noun):
-    """What promotion decided and why; the champion alias moves nowhere else."""
+class Verdict(Record):
+    """The decision of the promote stage, or of a reviewer, on a version, with its reasons."""
 
     model: ModelVersion
     promoted: bool
@@ -203,13 +211,14 @@ class Verdict(Noun):
         description="The champion after the decision; None while the first waits for a person."
     )
     reasons: tuple[str, ...]
+    # `keep` means that the gate rejects the candidate; stored verdicts hold this value.
     gate: Literal["promote", "keep", "undecided"] = "promote"
     waiting: bool = Field(default=False, description="Whether a person must decide.")
     packet_digest: str | None = None
     packet_uri: str | None = Field(default=None, description="The review packet, one HTML page.")
 
 
-class BentoTag(Noun):
+class BentoTag(Record):
     """A Bento that was booted and compared with its golden samples."""
 
     tag: str
@@ -219,8 +228,8 @@ class BentoTag(Noun):
     max_levels_apart: int = Field(description="Largest pixel difference of 255; 0 for text.")
 
 
-class RunResult(Noun):
-    """What one run of the whole chain left, and how much of it was there before."""
+class RunResult(Record):
+    """The result of each stage of one run of the whole chain."""
 
     name: str
     dataset: DatasetRef
@@ -233,7 +242,7 @@ class RunResult(Noun):
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted name, as MLflow params and flags name them."""
+    """Return the leaves of nested mappings by dotted name, as MLflow params and flags use it."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -243,25 +252,28 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any], *, prefix: str = "") -> str:
+def differences(
+    recorded: Mapping[str, Any], current: Mapping[str, Any], *, prefix: str = ""
+) -> str:
     """Return the fields in which two records differ, by their dotted names, with both values."""
-    found = []
-    for name in dict.fromkeys([*there, *here]):
-        old, new = there.get(name), here.get(name)
+    changes = []
+    for name in dict.fromkeys([*recorded, *current]):
+        old, new = recorded.get(name), current.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found.append(differences(old, new, prefix=f"{prefix}{name}."))
+            changes.append(differences(old, new, prefix=f"{prefix}{name}."))
         elif old != new:
-            found.append(f"{prefix}{name} is {old!r} there and {new!r} here")
-    return ", ".join(filter(None, found))
+            changes.append(f"{prefix}{name} is {old!r} there and {new!r} here")
+    return ", ".join(filter(None, changes))
 
 
 def json_digest(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value, independent of key order and spacing."""
+    """Return the SHA-256 (hex) of a JSON value, independent of key order and spacing."""
+    # Digests on disk (run keys, names of cache folders) depend on these arguments: keep them.
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """Return the SHA-256 (hex) of a file's bytes, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""What is kept under the home to be quicker next time: reference features, examples, models.
+"""Caches in the state directory: reference features, examples, downloaded models.
 
-Each entry is a folder named by a digest of all that it was made of, so none can be stale;
-removing one costs only the time to make it again. What is kept stays within
-`AIGC_OPS_CACHE_GB` (10), the longest unused going first.
+An entry is a folder named by a digest of its inputs, so it is never stale. Removing one costs
+only the time to compute it again. The least recently used entries are removed above
+`AIGC_OPS_CACHE_GB` (default: 10).
 """
 
 import math
@@ -22,12 +22,12 @@ from aigc_ops.core.state_dir import home
 
 VARIABLE, DEFAULT_GB = "AIGC_OPS_CACHE_GB", 10.0
 IN_USE_SECONDS = 600
-"""What was used so lately may be in another process's hands."""
+"""An entry that was used more recently than this may be in use by another process."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One kept folder."""
+    """A cached folder."""
 
     kind: str
     path: Path
@@ -36,7 +36,7 @@ class Entry:
     """When it was last written or read, in seconds since 1970."""
 
     def describe(self) -> dict[str, Any]:
-        """The entry for programs."""
+        """Return the entry as JSON for `--json`."""
         return {
             "kind": self.kind,
             "path": str(self.path),
@@ -45,28 +45,29 @@ class Entry:
         }
 
     def line(self) -> str:
-        """The entry for people."""
+        """Return the entry as a line of text."""
+        # A clock that was set back, or a file system with another clock, gives times in the future.
         days = max(0.0, time.time() - self.used) / 86400
         size = f"{self.num_bytes / 2**20:8.1f} MiB"
         return f"{size}  {days:6.1f} days ago  {self.kind}/{self.path.name[:16]}"
 
 
 def entries() -> list[Entry]:
-    """Everything kept, the longest unused first."""
+    """Return all entries, the least recently used first."""
     return sorted(_entries(), key=lambda entry: entry.used)
 
 
 def prune(max_bytes: float, *, unused_seconds: float = 0.0) -> list[Entry]:
-    """Remove the longest unused until what is kept fits; what was removed.
+    """Remove least recently used entries until the rest fits; return those that were removed.
 
-    Entries used in the last `unused_seconds`, and those that a process holds the lock of,
-    stay.
+    Entries that were used in the last `unused_seconds`, and locked ones, stay.
     """
-    kept = entries()
-    total, removed = sum(entry.num_bytes for entry in kept), []
-    for entry in kept:
+    candidates = entries()
+    total, removed = sum(entry.num_bytes for entry in candidates), []
+    for entry in candidates:
         if total <= max_bytes:
             break
+        # An entry that cannot be removed is skipped, so more than the oldest may have to go.
         if time.time() - entry.used >= unused_seconds and _remove(entry.path):
             total -= entry.num_bytes
             removed.append(entry)
@@ -74,19 +75,25 @@ def prune(max_bytes: float, *, unused_seconds: float = 0.0) -> list[Entry]:
 
 
 def trim() -> list[Entry]:
-    """Keep within `AIGC_OPS_CACHE_GB`; what was removed. Raises ConfigError for no number."""
-    told = os.environ.get(VARIABLE, str(DEFAULT_GB))
+    """Remove entries until the cache is within `AIGC_OPS_CACHE_GB`; return the removed ones.
+
+    Raises ConfigError if the variable is not a number of 0 or more.
+    """
+    value = os.environ.get(VARIABLE, str(DEFAULT_GB))
     try:
-        gigabytes = float(told)
+        gigabytes = float(value)
     except ValueError:
         gigabytes = math.nan
+    # `not >=` instead of `<`, since every comparison with NaN is false.
     if not gigabytes >= 0:
-        raise ConfigError(f"{VARIABLE} is {told!r}; expected a number of gigabytes, such as 10")
+        raise ConfigError(f"{VARIABLE} is {value!r}; expected a number of gigabytes, such as 10")
     return prune(gigabytes * 2**30, unused_seconds=IN_USE_SECONDS)
 
 
 def mark_used(entry: Path) -> None:
-    """Let an entry's last use be now, whether or not the file system keeps times of reading."""
+    """Set an entry's time of last use to now."""
+    # Written explicitly, since file systems mounted with noatime do not record reads. One file
+    # is enough: an entry's last use is the latest time of any of its files.
     for path in entry.iterdir():
         if path.is_file():
             os.utime(path)
@@ -94,27 +101,29 @@ def mark_used(entry: Path) -> None:
 
 
 def _remove(entry: Path) -> bool:
-    """Whether an entry could be removed: not while a process that makes or reads it holds it.
-
-    Lock files stay: one that was removed could be held by one process and made anew by another.
-    """
+    """Remove an entry unless a process holds its lock; return whether it was removed."""
+    # Lock files are not removed: a process could still hold the removed file while another
+    # creates a new one and locks that, so that both would hold "the" lock.
     locks = [entry.with_suffix(".lock"), entry.parent / ".lock"]
-    away = entry.with_name(f".{entry.name}.{os.getpid()}.removed")
+    hidden = entry.with_name(f".{entry.name}.{os.getpid()}.removed")
     try:
-        with ExitStack() as held:
+        with ExitStack() as acquired:
             for lock in locks:
                 if lock.exists():
-                    held.enter_context(FileLock(lock, timeout=0))
-            entry.rename(away)  # so that none meets it half removed
+                    acquired.enter_context(FileLock(lock, timeout=0))
+            # Renamed first, so that no reader sees a half-removed entry. The slow removal
+            # follows after the locks are released.
+            entry.rename(hidden)
     except (Timeout, OSError):
         return False
-    shutil.rmtree(away, ignore_errors=True)
+    shutil.rmtree(hidden, ignore_errors=True)
     return True
 
 
 def _entries() -> Iterator[Entry]:
     for kind in sorted((home() / "cache").glob("*")):
         for path in kind.iterdir() if kind.is_dir() else ():
+            # Hidden folders are being written or removed by some process.
             if path.is_dir() and not path.name.startswith("."):
                 files = list(_statuses(path))
                 used = max((max(s.st_mtime, s.st_atime) for s in files), default=0.0)
@@ -122,8 +131,8 @@ def _entries() -> Iterator[Entry]:
 
 
 def _statuses(folder: Path) -> Iterator[os.stat_result]:
-    """Of all files below, as far as another process leaves them there."""
+    """Yield `stat()` of all files below a folder."""
     for path in folder.rglob("*"):
-        with suppress(OSError):
+        with suppress(OSError):  # another process has just removed the file
             if path.is_file():
                 yield path.stat()

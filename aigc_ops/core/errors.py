@@ -1,8 +1,10 @@
-"""One base error, one subclass per stage; each message says what to do next."""
+"""The errors of each stage; a message names what was expected, what was found, what to do next."""
 
 
 class AigcOpsError(Exception):
-    """A mistake or fault the user can act on: expected, found, what to do next."""
+    """Base of all errors that the user can act on."""
+
+    # The command line prints these without a traceback. Any other exception is a bug.
 
 
 class ConfigError(AigcOpsError):
@@ -10,11 +12,11 @@ class ConfigError(AigcOpsError):
 
 
 class DataError(AigcOpsError):
-    """The dataset is missing, unreadable, changed without notice, or unfit."""
+    """The dataset is missing, unreadable, unsuitable, or not the one that was recorded."""
 
 
 class ValidationFailed(DataError):
-    """The expectations over the dataset did not hold; the report names the rows."""
+    """Expectations over the dataset do not hold; the report names the rows."""
 
 
 class ModelError(AigcOpsError):
@@ -22,7 +24,7 @@ class ModelError(AigcOpsError):
 
 
 class CheckpointError(AigcOpsError):
-    """A stored model is missing, damaged, or of another kind than asked for."""
+    """A stored model is missing, damaged, or not of the expected kind."""
 
 
 class TrainingError(AigcOpsError):
@@ -34,7 +36,7 @@ class EvaluationError(AigcOpsError):
 
 
 class RegistryError(AigcOpsError):
-    """The model registry cannot be reached, or does not hold what was asked for."""
+    """The model registry does not answer, or does not hold the requested entry."""
 
 
 class PackagingError(AigcOpsError):
@@ -42,8 +44,10 @@ class PackagingError(AigcOpsError):
 
 
 class DecisionError(AigcOpsError):
-    """A decision that cannot be taken: without a reason, or on what was decided already."""
+    """A decision is not allowed: it has no reason, or the version was decided on already."""
 
 
 class StaleDecision(DecisionError):
-    """A decision on evidence that no longer speaks of what is: look again."""
+    """The evidence of a decision is outdated; review the new packet."""
+
+    # A class of its own, since the review flow evaluates again after it and asks once more.

@@ -1,4 +1,4 @@
-"""Packages that add modalities or model families to this one by entry points."""
+"""Other packages that add modalities or model families by entry points."""
 
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -16,10 +16,11 @@ def external(group: str) -> dict[str, EntryPoint]:
 
 @cache
 def external_sources() -> dict[str, Path]:
-    """Return the folder, or the one file, of each package that adds to this one, by its module."""
+    """Return the folder, or the single file, of each such package by its module's name."""
     points = [*external(MODALITIES).values(), *external(FAMILIES).values()]
     sources = {}
     for module in sorted({point.module.partition(".")[0] for point in points}):
+        # Found without an import: a package may need torch, and this runs before that is loaded.
         spec = find_spec(module)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)

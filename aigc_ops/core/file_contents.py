@@ -1,7 +1,7 @@
-"""The content of a dataset's files, of which a small one is read once per process.
+"""An in-memory cache of the content of small dataset files, read once per process.
 
-A file whose state (device, inode, size, times of change) is what it was is served from memory.
-Larger files, and those that changed within the last seconds, are opened whenever they are read.
+A file is served from memory while its state (device, inode, size, times of change) is unchanged.
+Larger files, and those that changed within the last seconds, are read from disk every time.
 """
 
 import hashlib
@@ -17,40 +17,41 @@ from typing import BinaryIO, Literal
 
 MOST_FILE_BYTES = 2**26
 MOST_BYTES = 2**27
-"""Of all files in memory, of which those unused for longest go first."""
+"""Limit of all files in memory together; the least recently used are removed first."""
+# The coarsest time stamps of usual file systems (FAT). Two changes within one tick leave the
+# same state, so a file that changed more recently than this is never served from memory.
 SETTLED_SECONDS = 2.0
-"""The coarsest tick of a usual file system's clock.
-
-A second change within one tick would leave no trace in the state of a file.
-"""
 
 State = tuple[int, ...]
 
 _kept: OrderedDict[str, tuple[State, bytes]] = OrderedDict()
-_lock = Lock()
+"""State and content by path, the least recently used first."""
+_lock = Lock()  # files are read by several threads
 
 
 def file_state(path: Path) -> State:
-    """Return device, inode, size and times of change, the last of these at the end."""
+    """Return device, inode, size, time of modification and time of change (ns, last)."""
     return _state(os.stat(path))  # noqa: PTH116 (of 100,000 files, Path takes twice as long)
 
 
 def is_settled(state: State, now: float) -> bool:
-    """Return whether a file's last change lay seconds before the time at which it was looked at."""
+    """Return whether a file had been unchanged for `SETTLED_SECONDS` at the time `now`."""
     return state[-1] / 1e9 + SETTLED_SECONDS < now
 
 
 def keep_content(path: Path) -> bytes | None:
-    """Return a small file's bytes, which are kept in memory; None for any other file.
+    """Return a small file's bytes and keep them in memory; return None for any other file.
 
-    The caller opens such a file itself, and meets the errors of doing so.
+    Raises nothing for an unreadable file: the caller opens it and receives the error.
     """
+    # The time before the state is read: a file that changes in between is not settled then.
     now = time.time()
     with _lock, suppress(OSError):
         status = os.stat(path)  # noqa: PTH116
         state = _state(status)
         if (content := _kept_content(path, state)) is not None:
             return content
+        # Reading a pipe would wait for a writer, and a device may have no end.
         is_small = stat.S_ISREG(status.st_mode) and status.st_size <= MOST_FILE_BYTES
         if is_small and is_settled(state, now):
             return _read(path, state)
@@ -58,20 +59,20 @@ def keep_content(path: Path) -> bytes | None:
 
 
 def kept_content(path: Path) -> bytes | None:
-    """Return a file's bytes if they are in memory and it has not changed since."""
+    """Return a file's bytes if they are in memory and the file is unchanged, else None."""
     with _lock, suppress(OSError):
         return _kept_content(path, file_state(path))
     return None
 
 
 def open_content(path: Path) -> BinaryIO:
-    """Return a file opened for reading, which lies in memory when it is small."""
+    """Open a file for reading, in memory if it is small."""
     content = keep_content(path)
     return path.open("rb") if content is None else BytesIO(content)
 
 
 def read_content(path: Path) -> bytes:
-    """Return a file's bytes, from memory where they are kept."""
+    """Return a file's bytes, from memory if they are cached."""
     content = keep_content(path)
     return path.read_bytes() if content is None else content
 
@@ -87,7 +88,7 @@ def digest_content(path: Path, algorithm: Literal["sha256", "md5"]) -> str:
 
 
 def _state(status: os.stat_result) -> State:
-    # The time of change, unlike that of modification, cannot be set to an earlier one.
+    # A program can set the time of modification back (`touch -d`), but not the time of change.
     times = (status.st_mtime_ns, status.st_ctime_ns)
     return (status.st_dev, status.st_ino, status.st_size, *times)
 
@@ -104,9 +105,10 @@ def _kept_content(path: Path, state: State) -> bytes | None:
 
 
 def _read(path: Path, state: State) -> bytes | None:
-    """Read a file into memory; return None when it changes meanwhile."""
+    """Read a file into memory; return None if it changes meanwhile."""
     with path.open("rb") as file:
         content = file.read()
+        # `fstat` of the open file: the path may name a new file by now.
         if _state(os.fstat(file.fileno())) != state:
             return None
     _kept[os.fspath(path)] = (state, content)

@@ -1,4 +1,4 @@
-"""Settings that name an input, which may change while its name stays what it was."""
+"""Config fields that name an external input, whose content may change under the same name."""
 
 from pathlib import Path
 from typing import Annotated, get_args
@@ -7,27 +7,30 @@ from pydantic import BaseModel, Field
 
 from aigc_ops.core.artifacts import file_digest, json_digest
 
-Reference = Annotated[
+InputPath = Annotated[
     str, Field(pattern=r"^[^\x00]*$"), "a file, a folder or models:/NAME@ALIAS, without a null byte"
 ]
-"""The type of such a setting in a config."""
+"""The type of a config field that names an input: a file, a folder or a registered model."""
 
 
-def references(config: BaseModel, prefix: str = "") -> dict[str, str]:
-    """Dotted name and value of every such setting that is given."""
-    found: dict[str, str] = {}
+def collect_inputs(config: BaseModel, prefix: str = "") -> dict[str, str]:
+    """Return the value of every such field that is set, by its dotted name."""
+    inputs: dict[str, str] = {}
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
-            found |= references(value, f"{prefix}{name}.")
-        elif value and Reference in get_args(info.annotation):
-            found[f"{prefix}{name}"] = value
-    return found
+            inputs |= collect_inputs(value, f"{prefix}{name}.")
+        # The annotation is `InputPath | None`: pydantic removes the marker from a field whose
+        # annotation is `InputPath` alone, but leaves it in the members of a union.
+        elif value and InputPath in get_args(info.annotation):
+            inputs[f"{prefix}{name}"] = value
+    return inputs
 
 
-def content_digest(path: Path) -> str:
-    """SHA-256 (hex) over a file's bytes, or over all files of a folder with their names."""
+def path_digest(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file, or of the names and contents of a folder's files."""
     if path.is_file():
         return file_digest(path)
-    files = sorted(each for each in path.rglob("*") if each.is_file())
-    return json_digest([[each.relative_to(path).as_posix(), file_digest(each)] for each in files])
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    # Relative names, so that a moved folder keeps its digest. It is part of run keys.
+    return json_digest([[file.relative_to(path).as_posix(), file_digest(file)] for file in files])

@@ -1,7 +1,7 @@
-"""Results computed from files, which are not read again while their state is unchanged.
+"""A cache of results computed from files, valid while the state of the files is unchanged.
 
-The result of files whose state (device, inode, size, times of change) is known is taken from this
-process or from the cache. Files that changed within the last seconds are always read.
+A result is taken from memory or from disk if device, inode, size and times of change of each file
+are those of the first computation. Files that changed within the last seconds are always read.
 """
 
 import time
@@ -22,24 +22,27 @@ from aigc_ops.core.state_dir import home
 FILE = "result"
 
 _known: dict[Path, str] = {}
-"""Result by its folder in the cache, in this process."""
+"""Results in memory, by their folder in the cache on disk."""
 
 
 def recall_or_compute(
     kind: str, terms: Any, files: Mapping[str, Path], compute: Callable[[], str]
 ) -> str:
-    """Return what `compute` makes of files, from the cache while they are unchanged.
+    """Return `compute()`, or its cached result while the files are unchanged.
 
-    `terms` is the JSON of all else that decides the result. An empty result is never kept.
+    `terms` is the JSON of everything else that decides the result. An empty result is not cached.
     """
+    # 1. The states before `compute` reads the files, and the time before the states.
     now = time.time()
     states = _states(files)
     if states is None:
-        return compute()
+        return compute()  # raises the error for the file that cannot be read
     folder = home() / "cache" / kind / json_digest([terms, states])
     if result := _known.get(folder) or _read(folder):
         _known[folder] = result
         return result
+    # 2. Cached only if no file changed meanwhile, nor so recently that its time stamp could hide
+    # a second change.
     result = compute()
     are_settled = all(is_settled(state, now) for state in states.values())
     if result and are_settled and _states(files) == states:
@@ -49,7 +52,7 @@ def recall_or_compute(
 
 
 def _states(files: Mapping[str, Path]) -> dict[str, State] | None:
-    """Return the state of each file by its name; None when one cannot be looked at."""
+    """Return the state of each file by its name; None if one is not accessible."""
     try:
         return {name: file_state(path) for name, path in files.items()}
     except OSError:
@@ -57,7 +60,7 @@ def _states(files: Mapping[str, Path]) -> dict[str, State] | None:
 
 
 def _read(folder: Path) -> str | None:
-    """Return the result that is kept in a folder of the cache; None without a whole one."""
+    """Return the result in a folder of the cache; None if it is absent or damaged."""
     with suppress(CheckpointError, OSError, ValueError):
         verify_folder(folder)
         result = (folder / FILE).read_text(encoding="utf-8")
@@ -67,7 +70,8 @@ def _read(folder: Path) -> str | None:
 
 
 def _write(folder: Path, result: str) -> None:
-    """Keep a result; where that is not possible, the files are read again next time."""
+    """Write a result to the cache."""
+    # An unwritable cache is not an error: the files are read again next time.
     with suppress(CheckpointError, OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):

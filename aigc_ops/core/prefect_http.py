@@ -1,4 +1,4 @@
-"""Asks a configured Prefect server over HTTP, so that telling needs no Prefect import."""
+"""HTTP requests to a configured Prefect server, without importing Prefect."""
 
 import base64
 import json
@@ -7,23 +7,25 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+# `trace` and `doctor` report a server that does not answer, so they must not wait for long.
 TIMEOUT_SECONDS = 3
 
 
-def address() -> str | None:
-    """Address of the API that PREFECT_API_URL names; None when each run starts its own server."""
+def api_url() -> str | None:
+    """Return PREFECT_API_URL; None if it is not set, so that each run starts its own server."""
     url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
     return url or None
 
 
-def ask(path: str) -> Any:
-    """What the server answers at a path below its API, None for what it does not hold.
+def get_json(path: str) -> Any:
+    """Return the JSON at a path below the API; None for status 404.
 
-    Raises OSError or ValueError when it does not answer, refuses, or answers no JSON.
+    Raises OSError or ValueError if the server does not answer, refuses, or sends no JSON.
     """
-    url = f"{address()}/{path}"
+    url = f"{api_url()}/{path}"
+    # urlopen would also open file:// and ftp://.
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"PREFECT_API_URL is {address()!r}; expected http:// or https://")
+        raise ValueError(f"PREFECT_API_URL is {api_url()!r}; expected http:// or https://")
     request = Request(url, headers=_credentials())  # noqa: S310 - checked above
     try:
         with urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
@@ -35,6 +37,7 @@ def ask(path: str) -> Any:
 
 
 def _credentials() -> dict[str, str]:
+    # As Prefect's own client: a key for Prefect Cloud, USER:PASSWORD for a self-hosted server.
     if key := os.environ.get("PREFECT_API_KEY"):
         return {"Authorization": f"Bearer {key}"}
     if secret := os.environ.get("PREFECT_API_AUTH_STRING"):

@@ -1,4 +1,4 @@
-"""The values of a config for digests that must outlive later versions of the config."""
+"""The values of a config for digests that stay equal in later releases."""
 
 from collections.abc import Collection
 from typing import Any
@@ -7,10 +7,9 @@ from pydantic import BaseModel
 
 
 def stable_values(config: BaseModel, *, exclude: Collection[str] = ()) -> dict[str, Any]:
-    """Return a config's values as JSON, without later fields that are at their default.
+    """Return a config's values as JSON, without the `added_fields` that have their default.
 
-    Later fields are those that the config's class, or that of a config inside it, lists in
-    `added_fields`. So a new field changes no digest of a config that does not use it.
+    Nested configs are treated in the same way.
     """
     kind = type(config)
     added: Collection[str] = getattr(kind, "added_fields", ())
@@ -18,6 +17,8 @@ def stable_values(config: BaseModel, *, exclude: Collection[str] = ()) -> dict[s
     for name, value in config.model_dump(mode="json", exclude=set(exclude)).items():
         current = getattr(config, name)
         default = kind.model_fields[name].get_default(call_default_factory=True)
+        # A field that was added after version 0.1 must not change the digest of a config that
+        # does not use it, else every stored run would be trained again after an upgrade.
         if name in added and current == default:
             continue
         values[name] = stable_values(current) if isinstance(current, BaseModel) else value

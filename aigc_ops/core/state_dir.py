@@ -1,4 +1,4 @@
-"""Where a run leaves its state, and the one lock over it."""
+"""The state directory, its lock, and the environment variables that point into it."""
 
 import os
 import shutil
@@ -20,20 +20,19 @@ PRIVATE_FOLDERS = {
     "DVC_SITE_CACHE_DIR": "dvc-site-cache",
     "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
 }
-"""Folders of the home that `aigc_ops.core.private_folders` makes and checks, by their variable."""
+"""Folders that `aigc_ops.core.private_folders` creates and checks, by environment variable."""
 
 
 def home() -> Path:
-    """Folder of everything a run leaves: `AIGC_OPS_HOME`, or `.aigc_ops` here."""
+    """Return the state directory: `AIGC_OPS_HOME`, by default `.aigc_ops` in the working folder."""
     return Path(os.environ.get("AIGC_OPS_HOME") or ".aigc_ops").expanduser().absolute()
 
 
 def export_environment() -> None:
-    """Make the home, point every library that keeps files at it, and switch telemetry off.
+    """Create the state directory, point libraries at it by environment variables, no telemetry.
 
-    Variables that are already set, and not empty, win, so a server takes over a part by its own
-    well-known variable; those of the private folders do not. Call it before those libraries are
-    imported: they read their settings at import.
+    A variable that is set already keeps its value, except those of the private folders. Call it
+    before Prefect, MLflow and BentoML are imported, since they read their settings at import.
     """
     root = home()
     defaults = {
@@ -43,52 +42,56 @@ def export_environment() -> None:
         "PREFECT_MEMO_STORE_PATH": str(root / "prefect" / "memo_store.toml"),
         "BENTOML_HOME": str(root / "bentoml"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
-        # Its import would close all log handlers, and wait for ever on Prefect's at work.
+        # Importing MLflow would reconfigure logging: it closes all handlers, and deadlocks on
+        # Prefect's, which sends records in a thread of its own.
         "MLFLOW_CONFIGURE_LOGGING": "false",
         **TELEMETRY_OFF,
     }
     root.mkdir(parents=True, exist_ok=True)
+    # Created now, because a library would create the folder with the umask's mode, open to
+    # others. Errors are ignored here: `private_folders.claim` checks the folder before its use.
     for variable, name in PRIVATE_FOLDERS.items():
         os.environ[variable] = str(root / name)
-        with suppress(OSError):  # whoever uses the folder checks it
-            (root / name).mkdir(mode=0o700)  # before a library makes it, open to others
+        with suppress(OSError):
+            (root / name).mkdir(mode=0o700)
+    # `or`, since a variable that is set to nothing counts as unset.
     for variable, value in defaults.items():
         os.environ[variable] = os.environ.get(variable) or value
 
 
 def num_processes() -> int:
-    """How many processes torchrun has started to train together, this one included."""
+    """Return the number of processes in torchrun's process group, this one included."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def is_first_process() -> bool:
-    """Whether this process acts for all that torchrun started with it; one alone does."""
+    """Return True for rank 0 of a process group and for a single process."""
     return num_processes() == 1 or os.environ.get("RANK", "0") == "0"
 
 
-def full_disk(path: Path, num_bytes: int = LEAST_FREE_BYTES) -> str | None:
-    """That the disk of this path lacks room for so much, in words; None where it has it.
-
-    For errors of other programs, whose logs end before they could say so.
-    """
+def full_disk_message(path: Path, num_bytes: int = LEAST_FREE_BYTES) -> str | None:
+    """Return a message if fewer than `num_bytes` are free on the disk of a path, else None."""
+    # For errors of other programs: on a full disk their logs end before the reason.
     free = shutil.disk_usage(path).free
     if free >= num_bytes:
         return None
-    left = "no space is" if free < LEAST_FREE_BYTES else f"only {free:,} bytes are"
-    return f"{left} left on the disk of {path}"
+    remaining = "no space is" if free < LEAST_FREE_BYTES else f"only {free:,} bytes are"
+    return f"{remaining} left on the disk of {path}"
 
 
 @contextmanager
-def exclusive(waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the home for one run or stage; a second waits its turn and is told for whom.
+def lock_state_dir(waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of the state directory; if it is taken, call `waiting(holder)` and wait.
 
-    The lock is the kernel's, so it ends with the process that holds it, even by kill -9.
+    `waiting` may raise an error instead of waiting.
     """
     from filelock import FileLock, Timeout
 
     root = home()
     root.mkdir(parents=True, exist_ok=True)
     holder = root / "holder"
+    # A lock of the kernel, which ends with the process that holds it, even by kill -9. A
+    # singleton, so that the flow may take it again inside a command that holds it.
     lock = FileLock(root / "lock", is_singleton=True)
     try:
         lock.acquire(timeout=0)
@@ -96,6 +99,7 @@ def exclusive(waiting: Callable[[str], None]) -> Iterator[None]:
         name = holder.read_text().strip() if holder.exists() else "another run"
         waiting(name)
         lock.acquire()
+    # Only for the message of the next one that waits: after a kill the file is stale.
     try:
         holder.write_text(f"process {os.getpid()}")
         yield

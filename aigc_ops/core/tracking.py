@@ -1,4 +1,4 @@
-"""What a stage may report while it works; the registry implements it over MLflow."""
+"""The interface by which a stage logs metrics and files; the registry implements it for MLflow."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 
 class Tracker(Protocol):
-    """Receives metrics and pictures of one run, in order of step."""
+    """A log of metrics, images and files of one run, in order of step."""
 
     @property
     def run_id(self) -> str | None:
-        """Identifier of the tracking run, None when nothing is kept."""
+        """Identifier of the MLflow run; None if nothing is recorded."""
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None: ...
 
@@ -27,11 +27,11 @@ class Tracker(Protocol):
     def log_file(self, path: Path, artifact_folder: str) -> None: ...
 
     def curves(self) -> Mapping[str, Sequence[tuple[int, float]]]:
-        """What was reported of each metric so far, (step, value) in order of step."""
+        """Return the logged values of each metric as (step, value), in order of step."""
 
 
 class SilentTracker:
-    """Keeps nothing: for stages called from Python without a registry."""
+    """A tracker that records nothing, for stages that are called without a registry."""
 
     run_id: str | None = None
 
@@ -55,6 +55,7 @@ class SilentTracker:
 
 
 def progress_bar(iterable: Any = None, **options: Any) -> Any:
-    """A tqdm bar on standard error; in a log file a line each ten seconds, not each tick."""
+    """Return a tqdm bar on standard error, redrawn every 0.1 s, in a log file every 10 s."""
+    # In a file each redraw is a new line.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(iterable, file=sys.stderr, mininterval=interval, maxinterval=interval, **options)

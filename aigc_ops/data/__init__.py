@@ -1,7 +1,4 @@
-"""Datasets: open, read, version and validate them.
-
-Names are imported when first used, so that `aigc_ops.data.config` stays quick to import.
-"""
+"""Datasets: opening, reading, versioning by DVC, validation."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -13,6 +10,8 @@ if TYPE_CHECKING:
 __all__ = ["DataConfig", "Dataset", "open_dataset", "pin_hint", "read_split"]
 
 
+# Names are imported at their first use: importing `aigc_ops.data.config` runs this module too, and
+# the command line needs the settings without pyarrow and torch.
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

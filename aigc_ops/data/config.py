@@ -1,4 +1,4 @@
-"""The settings of a run's dataset: where it is, and what its columns are called."""
+"""Settings of a run's dataset: path, column names, and a section per modality."""
 
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,9 @@ __all__ = ["DataConfig"]
 
 
 class DataConfig(DataSettings):
-    """The dataset of a run; docs/data.md explains the formats."""
+    """Dataset of a run; docs/data.md explains the formats."""
 
 
+# The sections depend on the modalities that are installed, which type checkers cannot know.
 if not TYPE_CHECKING:
     DataConfig = with_sections(DataConfig, "data_section")

@@ -1,4 +1,4 @@
-"""The digest of a dataset's content, for which unchanged files are read only once."""
+"""Digest of a dataset's content; unchanged files are read only once."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,26 +12,31 @@ from aigc_ops.interfaces.ingestion import Layout
 
 
 def content_digest(layout: Layout, heldout_fraction: float) -> str:
-    """Return the SHA-256 (hex) over all files of both splits, and the fraction of a split."""
+    """Return the SHA-256 (hex) over all files of both splits and the held-out fraction."""
 
+    # The digest is recorded in scores, versions and checkpoints: its terms may never change.
     def compute() -> str:
         digests = {name: _digest(path) for name, path in files_by_name(layout).items()}
         return json_digest(split_terms(layout, heldout_fraction, digests))
 
+    # The cache key needs names only: file sizes and times are compared by `recall_or_compute`.
     names = {name: name for name in files_by_name(layout)}
     terms = split_terms(layout, heldout_fraction, names)
     return recall_or_compute("content", terms, files_by_name(layout), compute)
 
 
 def files_by_name(layout: Layout) -> dict[str, Path]:
-    """Return the path of each file by its name below the root."""
+    """Return the path of each file by its POSIX path relative to the root."""
     return {name.as_posix(): layout.root / name for name in layout.every_file()}
 
 
 def split_terms(
     layout: Layout, heldout_fraction: float, by_name: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what is known of each file, split by split, with the fraction of unsplit data."""
+    """Return JSON of both splits' files, each with its value in `by_name`.
+
+    The held-out fraction is included only for data without splits, which it divides.
+    """
     files = layout.files if layout.files is not None else {"all": layout.unsplit}
     return {
         "splits": {
@@ -46,4 +51,4 @@ def _digest(path: Path) -> str:
     try:
         return digest_content(path, "sha256")
     except OSError as error:
-        raise DataError(f"{path}: unreadable ({error.strerror}); mend or remove it") from error
+        raise DataError(f"{path}: unreadable ({error.strerror}); repair or remove it") from error

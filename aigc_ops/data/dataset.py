@@ -1,4 +1,4 @@
-"""A dataset: opened without decoding all of it, and read split by split."""
+"""Opening a dataset without decoding all of it, and reading its splits."""
 
 import json
 import os
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 
 class Dataset:
-    """An opened dataset; each split is decoded once and kept as long as this object is."""
+    """An opened dataset; a decoded split is kept for the lifetime of the object."""
 
     def __init__(self, ref: DatasetRef, config: DataConfig) -> None:
-        """Take a dataset that was opened; its content is checked when a split is read."""
+        """Wrap an opened dataset; its content is checked when a split is read."""
         self.ref, self.config = ref, config
         self._splits: dict[Split, TrainingData] = {}
 
     @cached_property
     def layout(self) -> Layout:
-        """The files of the dataset."""
+        """Files of the dataset."""
         return find_layout(Path(self.ref.uri), self.config, all_data_hooks())
 
     def rows(self, split: Split) -> Iterator[Row]:
@@ -46,16 +46,18 @@ class Dataset:
         return read_rows(self.layout, self.config, split)
 
     def read(self, split: Split) -> "TrainingData":
-        """Return a split; raises DataError naming the first damaged row.
+        """Return a split as training data; raises DataError naming the first damaged row.
 
-        The content must still be what `open_dataset` found. A modality may decode rows only as
-        they are needed, and finds a damaged one then.
+        The content must be unchanged since `open_dataset`. A modality that decodes rows on
+        demand raises the error when the row is read.
         """
         if split not in self._splits:
             self._splits[split] = self._read(split)
         return self._splits[split]
 
     def _read(self, split: Split) -> "TrainingData":
+        # A stage may run long after the dataset was opened, and on another machine. The digest is
+        # cached by the files' sizes and times, so this check reads no unchanged file.
         if present_digest(Path(self.ref.uri), self.config) != self.ref.content_digest:
             raise DataError(f"{self.ref.uri}: changed since it was opened; run the stage again")
         hooks = self.layout.hooks
@@ -68,17 +70,20 @@ class Dataset:
 
 
 def open_dataset(config: DataConfig) -> DatasetRef:
-    """Return the record of a config's dataset, checked against its DVC pin when it has one.
+    """Return the record of a config's dataset, checked against its DVC pin if there is one.
 
-    Rows need not be sound: only what tells the shape is decoded, so that validation can name
-    every bad row. Unchanged data is not read again. Raises DataError when there is no dataset,
-    when it is not what DVC pins, or when a file or column cannot be read at all.
+    Rows may be damaged: only the shape is decoded, so that validation can name every bad row.
+    Unchanged data is not read again. Raises DataError when there is no dataset, when it differs
+    from its DVC pin, or when a file or column cannot be read at all.
     """
     root = absolute(config.path)
+    # 1. The pin first: for data that is not pulled yet, its error names the command to run.
     dvc_digest = check_pin(root)
     if not root.exists():
-        looked = "" if root == Path(config.path) else f"; looked in {Path.cwd()}"
-        raise DataError(f"data.path: {config.path} does not exist{looked}")
+        where = "" if root == Path(config.path) else f"; looked in {Path.cwd()}"
+        raise DataError(f"data.path: {config.path} does not exist{where}")
+    # 2. One pass over the rows, cached by files, settings and code. The code counts because a
+    # decoder's change may find another shape in the same files.
     layout = find_layout(root, config, all_data_hooks())
     files = files_by_name(layout)
     record = recall_or_compute(
@@ -93,11 +98,12 @@ def open_dataset(config: DataConfig) -> DatasetRef:
         files,
         lambda: _survey(layout, config).model_dump_json(),
     )
+    # 3. The pin is added last: `dvc add` changes it, but not the files in the cache key.
     return DatasetRef.model_validate_json(record).model_copy(update={"dvc_digest": dvc_digest})
 
 
 def _survey(layout: Layout, config: DataConfig) -> DatasetRef:
-    """Return the record of a dataset, made of one pass over its rows, without its pin."""
+    """Return the record of a dataset, without its pin, from one pass over its rows."""
     survey, counts = layout.hooks.survey(), _Counts()
     for split in SPLITS:
         for row in read_rows(layout, config, split):
@@ -116,32 +122,35 @@ def _survey(layout: Layout, config: DataConfig) -> DatasetRef:
 
 
 def read_split(ref: DatasetRef, config: DataConfig, split: Split) -> "TrainingData":
-    """Return one split of a dataset that was opened, as `Dataset.read` does."""
+    """Return one split of an opened dataset, like `Dataset.read`."""
     return Dataset(ref, config).read(split)
 
 
 def pin_hint(ref: DatasetRef) -> str | None:
-    """Return how to pin a dataset by DVC; None when it is pinned."""
+    """Return a hint on how to pin a dataset by DVC; None if it is pinned."""
     if ref.dvc_digest is not None:
         return None
     path = os.path.relpath(ref.uri)
     if path.startswith(os.pardir):
-        do, place = "copy it into this repository, then", Path(path).name
+        # DVC refuses to add files outside its repository.
+        action, target = "copy it into this repository, then", Path(path).name
     else:
-        do, place = "to pin it", path
-    command = f"aigc-ops dvc add {shlex.quote(place)} && git add {shlex.quote(place + '.dvc')}"
-    return f"{path} is not pinned by DVC; {do} run: {command}"
+        action, target = "to pin it", path
+    command = f"aigc-ops dvc add {shlex.quote(target)} && git add {shlex.quote(target + '.dvc')}"
+    return f"{path} is not pinned by DVC; {action} run: {command}"
 
 
 def present_digest(path: Path, config: DataConfig) -> str:
-    """Return the content digest of the dataset at a path, read as a config says."""
+    """Return the current content digest of the dataset at a path, with a config's settings."""
     return content_digest(find_layout(path, config, all_data_hooks()), config.heldout_fraction)
 
 
 def _declared_classes(layout: Layout, config: DataConfig) -> tuple[str, ...]:
-    """Return the class names in a Parquet file's `datasets` metadata, in order of label."""
+    """Return the class names in Parquet's Hugging Face metadata, by label; may be empty."""
     if not layout.is_parquet or "label" not in layout.hooks.columns((), config):
         return ()
+    # The `datasets` library writes ClassLabel names as JSON into the schema. A file from another
+    # writer may have anything there, so a wrong type counts as "no names declared".
     metadata = read_schema(layout.root / layout.every_file()[0]).metadata or {}
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -151,7 +160,7 @@ def _declared_classes(layout: Layout, config: DataConfig) -> tuple[str, ...]:
 
 
 class _Counts:
-    """What one pass over the undecoded rows counts, whatever their modality."""
+    """Counts of undecoded rows, the same for every modality."""
 
     def __init__(self) -> None:
         self.num_rows: dict[Split, int] = dict.fromkeys(SPLITS, 0)

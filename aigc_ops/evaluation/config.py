@@ -1,4 +1,4 @@
-"""Settings of the evaluation: those of all modalities, and a section for each."""
+"""Settings of the evaluate stage: common ones, and a section for each modality."""
 
 from typing import TYPE_CHECKING
 
@@ -9,26 +9,27 @@ from aigc_ops.interfaces.sections import SectionedConfig, with_sections
 
 
 class EvaluationConfig(SectionedConfig):
-    """What a checkpoint's samples are compared with, and how."""
+    """Settings of the reference data, device and precision; modalities add sections."""
 
     num_reference: int = Field(
         default=5000,
         ge=2,
-        description="Most rows of the data that stand for all of it.",
+        description="Maximum number of reference rows, a fixed subset of the data.",
     )
     batch_size: int | None = Field(
         default=None,
         ge=1,
         le=4096,
-        description="Images in a batch; empty: 8 on the CPU, whose caches hold them, 64 elsewhere.",
+        description="Images per batch; empty: 8 on the CPU, 64 elsewhere.",
     )
     device: DeviceName = Field(default="auto", description="auto: CUDA, then MPS, then the CPU.")
     precision: PrecisionName = Field(
         default="auto",
-        description="auto: bf16 where the processor has it for efficientnet-lite0; fp32 for "
-        "the others, so that `fid` is what others report.",
+        description="auto: bf16 for efficientnet-lite0 if the hardware supports it; fp32 for "
+        "other extractors, so that `fid` equals published values.",
     )
 
 
+# Sections of installed modalities become fields at run time, which a type checker cannot follow.
 if not TYPE_CHECKING:
     EvaluationConfig = with_sections(EvaluationConfig, "evaluation_section")

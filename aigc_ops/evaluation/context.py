@@ -1,4 +1,4 @@
-"""What the hooks of a modality are given: loaded models, and a context of data and settings."""
+"""Inputs for the evaluation hooks of a modality: loaded models, data and settings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +16,10 @@ from aigc_ops.storage.checkpoints import WEIGHTS, load_model
 def make_context(
     ref: DatasetRef, data_config: DataConfig, config: EvaluationConfig, *, seed: int, cache: Path
 ) -> EvaluationContext:
-    """Return the context of an evaluation on a dataset."""
+    """Return the context for evaluations on a dataset."""
 
     def open_other(path: str, **settings: Any) -> tuple[DatasetRef, Callable[..., Any]]:
+        # Other data, such as texts to measure forgetting on, must have the same modality.
         other = DataConfig(path=path, modality=ref.modality, **settings)
         dataset = open_dataset(other)
         return dataset, Dataset(dataset, other).read
@@ -38,7 +39,10 @@ def make_context(
 def load(checkpoint: Checkpoint, config: EvaluationConfig) -> LoadedModel:
     """Return the checkpoint's model on its device, in eval mode."""
     folder = Path(checkpoint.uri)
+    # The digest is checked again: the folder may have changed since the checkpoint was made.
     model = load_model(folder, expected=checkpoint.manifest_digest)
+    # Weights and architecture only. The manifest's digest also covers provenance, so equal models
+    # of two runs would not share cached samples.
     digests = read_manifest(folder)
     return LoadedModel(
         checkpoint=checkpoint,

@@ -1,4 +1,4 @@
-"""Two models on the same seeds and data: how far apart, side by side, and how fast."""
+"""Comparison of two models on the same seeds and data: distance, samples and speed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,15 +28,14 @@ def compare(
     seed: int,
     cache: Path,
 ) -> Paired:
-    """Return how far apart two checkpoints of one modality are on its primary metric.
+    """Return the paired difference of two checkpoints on their modality's primary metric.
 
-    Both are given the same seeds and requests, and the same reference; what an evaluation
-    generated before may be taken from beside `cache`. Raises EvaluationError when one of them does
-    not fit the data.
+    Both get the same seeds, requests and reference. Samples of an earlier evaluation, stored beside
+    `cache`, may be reused. Raises EvaluationError when a model does not fit the data.
     """
     context = make_context(ref, data_config, config, seed=seed, cache=cache)
-    ours, theirs = (load(each, config) for each in (candidate, champion))
-    return find_modality(ref.modality).evaluation.compare(ours, theirs, context)
+    models = (load(candidate, config), load(champion, config))
+    return find_modality(ref.modality).evaluation.compare(*models, context)
 
 
 def side_by_side(
@@ -48,7 +47,7 @@ def side_by_side(
     seed: int,
     cache: Path,
 ) -> list[Section]:
-    """Return sections that show the named checkpoints' samples of the same seeds."""
+    """Return report sections with samples of several checkpoints at the same seeds."""
     context = make_context(ref, data_config, config, seed=seed, cache=cache)
     models = [(name, load(checkpoint, config)) for name, checkpoint in checkpoints]
     return find_modality(ref.modality).evaluation.side_by_side(models, context)
@@ -57,23 +56,24 @@ def side_by_side(
 def sampling_time_ratio(
     candidate: Checkpoint, champion: Checkpoint, config: EvaluationConfig
 ) -> float:
-    """Return the candidate's time for as many samples as the champion's, over the champion's.
+    """Return the ratio of candidate to champion sampling time per unit generated.
 
-    The two take turns; the median of the rounds counts. How much a model generated is counted
-    as its modality does: a text that ends earlier is no faster.
+    Units are those of the modality (images, tokens), so a text that ends earlier is no faster.
     """
     modality = find_modality(candidate.modality)
-    models = [load(each, config).model for each in (candidate, champion)]
+    models = [load(checkpoint, config).model for checkpoint in (candidate, champion)]
     num = modality.evaluation.num_timed
-    asked = [sampler.requests(model, num, seed=0) for model in models]
+    request_lists = [sampler.requests(model, num, seed=0) for model in models]
+    # Both models in every round, so that a slow phase of the machine slows both; the median over
+    # rounds, so that an interruption of one round does not count.
     ratios = []
     for round_ in range(1 + NUM_ROUNDS):
         seconds = []
-        for model, requests in zip(models, asked, strict=True):
+        for model, requests in zip(models, request_lists, strict=True):
             start = perf_counter()
-            samples = sampler.draw(model, requests)
+            samples = sampler.generate(model, requests)
             elapsed = perf_counter() - start
             seconds.append(elapsed / max(1, modality.samples.amount(samples)))
-        if round_:  # the first warms up
+        if round_:  # the first round warms up caches and kernels
             ratios.append(seconds[0] / seconds[1])
     return float(np.median(ratios))

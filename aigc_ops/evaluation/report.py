@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML page that needs nothing beside it."""
+"""Report of an evaluation: one self-contained HTML page."""
 
 import base64
 import io
@@ -38,7 +38,7 @@ PREFIX_MEANINGS = {
     "fd_": "Fréchet distance to the data, lower is better, in the features of",
     "kd_": "kernel distance to the data, lower is better, in the features of",
 }
-"""Of scores that are named after any extractor."""
+"""Meanings of scores that are named after an extractor, by prefix."""
 MACROS = "sections.html"
 
 
@@ -49,7 +49,7 @@ def render(
     values: Mapping[str, Score],
     findings: Findings,
 ) -> str:
-    """Return the page; every text in it is escaped, and it loads nothing."""
+    """Return the HTML page; all text is escaped, and nothing is loaded from elsewhere."""
     meanings = find_modality(checkpoint.modality).meanings
     page = template(files("aigc_ops.evaluation").joinpath("report.html"), trim_blocks=False)
     return page.render(
@@ -57,16 +57,17 @@ def render(
         subtitle=f"checkpoint {checkpoint.manifest_digest[:12]} against data {ref.version}",
         notes=findings.notes,
         rows=[_row(name, score, meanings, name == primary) for name, score in values.items()],
-        contracts=contracts_of(values),
-        sections=[shown(section, data_url) for section in findings.sections],
+        contracts=group_contracts(values),
+        sections=[section_context(section, data_url) for section in findings.sections],
         facts=_facts(checkpoint, ref),
     )
 
 
 def template(source: Traversable, *, trim_blocks: bool) -> "Template":
-    """Return a page's template, which can import the macro that shows sections."""
+    """Return a page's template, in which the macro for sections can be imported."""
     from jinja2 import DictLoader, Environment
 
+    # autoescape: captions and samples come from models and datasets, and may hold markup.
     macros = files("aigc_ops.evaluation").joinpath(MACROS).read_text(encoding="utf-8")
     environment = Environment(
         autoescape=True, trim_blocks=trim_blocks, loader=DictLoader({MACROS: macros})
@@ -74,8 +75,12 @@ def template(source: Traversable, *, trim_blocks: bool) -> "Template":
     return environment.from_string(source.read_text(encoding="utf-8"))
 
 
-def shown(section: Section, to_url: Callable[[Picture | Audio | Video], str]) -> dict[str, Any]:
-    """Return a section as its macro takes it: media in groups that stand side by side."""
+def section_context(
+    section: Section, to_url: Callable[[Picture | Audio | Video], str]
+) -> dict[str, Any]:
+    """Return a section as the macro's input; consecutive pictures form a group side by side."""
+    # Tables and texts take the width of the page, so they end a row of figures. `to_url` differs:
+    # a report inlines lossless PNGs, a review packet smaller JPEGs for large pictures.
     groups: list[dict[str, Any]] = []
     for caption, medium in section.items:
         if isinstance(medium, Table):
@@ -97,7 +102,7 @@ def shown(section: Section, to_url: Callable[[Picture | Audio | Video], str]) ->
 
 
 def data_url(medium: Picture | Audio | Video) -> str:
-    """Return a medium as a data URL, pictures as small PNGs as can be."""
+    """Return a medium as a data URL; pictures become optimised PNGs."""
     if isinstance(medium, Picture):
         return PNG + encoded(medium.image)
     return data_uri(medium)
@@ -117,7 +122,7 @@ def _row(name: str, score: Score, meanings: Mapping[str, str], is_primary: bool)
 
 
 def _over_seeds(score: Score) -> str:
-    """Return the spread of values over seeds, where there are several."""
+    """Return mean and spread over sampling seeds as text; empty for a single seed."""
     if not score.other_seeds:
         return ""
     values = (score.value, *score.other_seeds)
@@ -126,32 +131,35 @@ def _over_seeds(score: Score) -> str:
 
 
 def meaning_of(name: str, meanings: Mapping[str, str]) -> str:
-    """Return what a score means, also of one named after a network or a way to resize.
+    """Return the meaning of a score; empty for an unknown name.
 
-    `meanings` are those of the modality; a name in them that ends in `*` is a beginning.
+    `meanings` are those of the modality; a key that ends in `*` is a prefix of names.
     """
+    # Exact names first, then suffixes, then prefixes: `fd_x_std` is a spread, not a distance.
     if name in meanings:
         return meanings[name]
     for suffix, meaning in SUFFIX_MEANINGS.items():
         if name.endswith(suffix):
             return f"{meaning} {name.removesuffix(suffix)}"
     own = {key.removesuffix("*"): value for key, value in meanings.items() if key.endswith("*")}
+    # A modality's own prefixes come first; equal ones of the table win.
     for prefix, meaning in {**own, **PREFIX_MEANINGS}.items():
         if name.startswith(prefix):
             return f"{meaning} {name.removeprefix(prefix)}"
     return ""
 
 
-def contracts_of(values: Mapping[str, Score]) -> list[dict[str, Any]]:
-    """Return contracts with the names of the scores under each."""
+def group_contracts(values: Mapping[str, Score]) -> list[dict[str, Any]]:
+    """Group scores by their evaluation conditions, in the order of the first score of each."""
     keyed = [(json_digest(score.contract), name) for name, score in values.items()]
-    order = {digest: place for place, (digest, _) in reversed(list(enumerate(keyed)))}
+    # Reversed, so that the first index of a digest wins. `groupby` needs equal keys side by side.
+    order = {digest: index for index, (digest, _) in reversed(list(enumerate(keyed)))}
     keyed.sort(key=lambda pair: order[pair[0]])
-    found = []
+    groups = []
     for _, group in groupby(keyed, key=lambda pair: pair[0]):
         names = [name for _, name in group]
-        found.append({"names": ", ".join(names), "terms": _terms(values[names[0]].contract)})
-    return found
+        groups.append({"names": ", ".join(names), "terms": _terms(values[names[0]].contract)})
+    return groups
 
 
 def _terms(contract: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
@@ -171,36 +179,39 @@ def _facts(checkpoint: Checkpoint, ref: DatasetRef) -> list[tuple[str, str]]:
 
 
 def encoded(image: Image.Image) -> str:
-    """Return a picture as PNG in base64, for a page that needs nothing beside it."""
+    """Return a picture as PNG in base64."""
+    # optimize: slower to write, but a page holds many pictures and is stored with every version.
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def curves_picture(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Image.Image | None:
-    """Return small plots of a run's metrics over its steps; None when none has changed."""
+    """Return small plots of a run's metrics over its steps; None if no metric has changed."""
+    # The Agg canvas directly: pyplot would choose a display and keep every figure in memory.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = {
+    plotted = {
         name: points
         for name, points in sorted(curves.items())
-        if len({value for _, value in points}) > 1  # a level line tells nothing
+        if len({value for _, value in points}) > 1  # a constant needs no plot
     }
-    if not shown:
+    if not plotted:
         return None
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
+    columns = min(3, len(plotted))
+    rows = -(-len(plotted) // columns)
     figure = Figure(figsize=(3.1 * columns, 2.0 * rows), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
+    # strict=False: the last row of the grid may have more axes than metrics remain.
     for axes, (name, points) in zip(
-        figure.subplots(rows, columns, squeeze=False).flat, shown.items(), strict=False
+        figure.subplots(rows, columns, squeeze=False).flat, plotted.items(), strict=False
     ):
         axes.plot(*zip(*points, strict=True), linewidth=1, color="#2c6fbb")
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
-    for axes in list(figure.axes)[len(shown) :]:
+    for axes in list(figure.axes)[len(plotted) :]:
         axes.remove()
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The evaluate stage: a checkpoint and its data in, scores with their contracts out."""
+"""The evaluate stage: scores of a checkpoint on its data, with their evaluation conditions."""
 
 import os
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from aigc_ops.statistics.comparability import with_version
 SCORES, REPORT = "scores.json", "report.html"
 PREVIEW = "samples"
 ARTIFACTS = "evaluation"
-"""Folder among the run's artifacts, and key of the preview among its pictures."""
+"""Artifact folder of the run, and key of the preview among its logged images."""
 
 
 def evaluate(
@@ -34,49 +34,53 @@ def evaluate(
     folder: Path,
     tracker: Tracker,
 ) -> Scores:
-    """Return the scores of a checkpoint against the data, also written to `folder`.
+    """Return the scores of a checkpoint on the data, and write them to `folder`.
 
-    `folder` gets `report.html`, `scores.json`, a preview such as `samples.png` and what else the
-    modality writes; `cache` keeps the statistics of the data. Equal arguments give equal scores on
-    one machine. Raises EvaluationError when model and data do not fit, or no score can be
+    `folder` gets `report.html`, `scores.json`, a preview such as `samples.png` and further files of
+    the modality; `cache` keeps the statistics of the data. Equal arguments give equal scores on
+    one machine. Raises EvaluationError when model and data do not fit, or when no score can be
     computed.
     """
     modality = find_modality(checkpoint.modality)
     if checkpoint.modality != ref.modality:
         raise EvaluationError(
-            f"{checkpoint.uri} is a model of {modality.unit}, {ref.uri} holds "
+            f"{checkpoint.uri} is a model of {modality.unit}, but {ref.uri} holds "
             f"{find_modality(ref.modality).unit}; give the data it was trained on"
         )
+    # 1. Measure.
     context = make_context(ref, data_config, config, seed=seed, cache=cache)
-    found = modality.evaluation.evaluate(load(checkpoint, config), context)
-    values = with_version(found.values, modality.evaluation.version)
-    preview = f"{PREVIEW}{found.preview.suffix}"
+    evaluation = modality.evaluation.evaluate(load(checkpoint, config), context)
+    values = with_version(evaluation.values, modality.evaluation.version)
+    preview = f"{PREVIEW}{evaluation.preview.suffix}"
     scores = Scores(
         checkpoint_digest=checkpoint.manifest_digest,
         modality=checkpoint.modality,
-        primary=found.primary,
+        primary=evaluation.primary,
         values=values,
         grid_uri=str(folder / preview),
         report_uri=str(folder / REPORT),
     )
-    findings = found.findings
+    # 2. Render the report, with the training curves if the run has any.
+    findings = evaluation.findings
     if curves := curves_picture(tracker.curves()):
         picture = Picture(curves, is_smooth=True)
-        findings.sections.append(Section("While it trained", items=[("", picture)]))
-    page = render(checkpoint, ref, found.primary, values, findings)
+        findings.sections.append(Section("Training curves", items=[("", picture)]))
+    page = render(checkpoint, ref, evaluation.primary, values, findings)
+    # 3. Write. The scores come last, so that where they exist, the report does too.
     files: dict[str, Media] = {
-        preview: found.preview,
-        **found.files,
+        preview: evaluation.preview,
+        **evaluation.files,
         REPORT: Text(page),
         SCORES: Text(scores.model_dump_json(indent=2) + "\n"),
     }
     _write(files, folder)
-    _report(tracker, checkpoint.step, scores, found, files, folder)
+    _report(tracker, checkpoint.step, scores, evaluation, files, folder)
     return scores
 
 
 def _write(files: Mapping[str, Media], folder: Path) -> None:
-    """Write the files in their order, each whole or not at all."""
+    """Write the files in their order, each atomically."""
+    # The process id keeps two evaluations into one folder from sharing a partial file.
     partial = folder / f".{os.getpid()}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,16 +100,16 @@ def _report(
     tracker: Tracker,
     step: int,
     scores: Scores,
-    found: Evaluation,
+    evaluation: Evaluation,
     files: Mapping[str, Media],
     folder: Path,
 ) -> None:
     """Log scores and metrics, pictures under their names, and all other files."""
     values = {name: score.value for name, score in scores.values.items()}
-    tracker.log_metrics({**found.metrics, **values}, step=step)
+    tracker.log_metrics({**evaluation.metrics, **values}, step=step)
     for name, content in files.items():
         if isinstance(content, Picture):
-            key = ARTIFACTS if content is found.preview else Path(name).stem
+            key = ARTIFACTS if content is evaluation.preview else Path(name).stem
             tracker.log_image(key, content.image, step=step)
-        else:
+        else:  # other media have no preview in MLflow, so the written file is attached
             tracker.log_file(folder / name, ARTIFACTS)

@@ -1,4 +1,4 @@
-"""Which files make up a dataset, and which of them belong to which split."""
+"""Layout of a dataset: its files, and their assignment to splits."""
 
 import re
 from collections.abc import Sequence
@@ -22,16 +22,19 @@ _NAMED_SPLIT = re.compile(rf"[\w.-]+[-_.]{_SPLIT_NAME.pattern}", re.IGNORECASE)
 
 
 def find_layout(root: Path, config: DataSettings, modalities: Sequence[DataHooks]) -> Layout:
-    """Return the files of the dataset at `root`, which exists; raises DataError on none.
+    """Return the files of the dataset at `root`, which must exist; raise DataError if none fit.
 
-    Parquet at the top of a folder is taken first. Else the files of one modality are: of the one
-    that the config names, else of the one with the highest priority. Parquet in sub-folders goes
-    before files of priority 0.
+    Parquet at the top of a folder comes first. Next come the files of one modality: the one that
+    the config names, else the one with the highest priority. Parquet in sub-folders comes before
+    files of priority 0.
     """
+    # 1. A single file.
     modalities = _by_precedence(modalities, config)
     if not root.is_dir():
         require_regular(root)
         return _file_layout(root, config, modalities)
+    # 2. Parquet. In sub-folders it counts only where no modality claims the folder: a folder of
+    # images may hold a Parquet file of annotations.
     names = list(visible_files(root))
     files = {hooks.name: _files_of(hooks, names) for hooks in modalities}
     parquet = [name for name in names if _is_parquet(name) and len(name.parts) == 1]
@@ -40,9 +43,10 @@ def find_layout(root: Path, config: DataSettings, modalities: Sequence[DataHooks
         for hooks in modalities
     )
     if not parquet and not any(hides_parquet):
-        parquet = _of_one_dataset(root, names)
+        parquet = _parquet_of_one_dataset(root, names)
     if parquet:
         return _parquet_layout(root, parquet, config, modalities)
+    # 3. Files of a modality.
     for hooks in modalities:
         if files[hooks.name]:
             return _files_layout(root, files[hooks.name], config, hooks)
@@ -52,6 +56,7 @@ def find_layout(root: Path, config: DataSettings, modalities: Sequence[DataHooks
 
 
 def _by_precedence(modalities: Sequence[DataHooks], config: DataSettings) -> list[DataHooks]:
+    # The name comes last, so that the order does not depend on how modalities were discovered.
     return sorted(
         modalities, key=lambda hooks: (hooks.name != config.modality, -hooks.priority, hooks.name)
     )
@@ -62,18 +67,20 @@ def _is_parquet(name: Path) -> bool:
 
 
 def _files_of(hooks: DataHooks, names: list[Path]) -> list[Path]:
+    # Refused suffixes count too: reading such a file raises an error that names it, whereas
+    # skipping it would lose a part of the data silently.
     return [n for n in names if n.suffix.lower() in hooks.suffixes + hooks.refused_suffixes]
 
 
-def _of_one_dataset(root: Path, names: list[Path]) -> list[Path]:
-    """Return Parquet in one sub-folder, or in folders named after splits; refuse others."""
+def _parquet_of_one_dataset(root: Path, names: list[Path]) -> list[Path]:
+    """Return Parquet in one sub-folder, or in folders named after splits; else raise DataError."""
     parquet = [name for name in names if _is_parquet(name)]
     folders = {name.parent for name in parquet}
     if len(folders) < 2 or all(_SPLIT_NAME.fullmatch(folder.parts[0]) for folder in folders):
         return parquet
     raise DataError(
-        f"{root}: Parquet in several folders is several datasets; give data.path one of them; "
-        f"found {_listing(root)}"
+        f"{root}: expected one dataset, but several folders hold Parquet; set data.path to one of "
+        f"them; found {_listing(root)}"
     )
 
 
@@ -81,12 +88,13 @@ def _file_layout(path: Path, config: DataSettings, modalities: Sequence[DataHook
     if _is_parquet(path):
         hooks = _parquet_hooks(path, config, modalities)
         return Layout(path, hooks.name, True, None, unsplit=(Path(),))
-    of_many_rows = [hooks for hooks in modalities if hooks.has_many_rows_a_file]
-    for hooks in of_many_rows:
+    # One image is no dataset, so only files of many rows (texts) may be given alone.
+    multi_row = [hooks for hooks in modalities if hooks.has_many_rows_a_file]
+    for hooks in multi_row:
         if path.suffix.lower() in hooks.suffixes:
-            _require_wanted(path, config, hooks)
+            _require_modality(path, config, hooks)
             return Layout(path, hooks.name, False, None, unsplit=(Path(),))
-    suffixes = [suffix for hooks in of_many_rows for suffix in hooks.suffixes]
+    suffixes = [suffix for hooks in multi_row for suffix in hooks.suffixes]
     single = [hooks.files_noun for hooks in modalities if not hooks.has_many_rows_a_file]
     raise DataError(
         f"{path}: expected a folder, or a file ending in {', '.join([PARQUET, *suffixes])}; put "
@@ -97,25 +105,25 @@ def _file_layout(path: Path, config: DataSettings, modalities: Sequence[DataHook
 def _parquet_layout(
     root: Path, names: list[Path], config: DataSettings, modalities: Sequence[DataHooks]
 ) -> Layout:
-    files, every = _split(root, names, is_parquet=True)
-    for name in every:
+    files, all_files = _split(root, names, is_parquet=True)
+    for name in all_files:
         require_regular(root / name)
-    hooks = _parquet_hooks(root / every[0], config, modalities)
-    return Layout(root, hooks.name, True, files, unsplit=() if files else every)
+    hooks = _parquet_hooks(root / all_files[0], config, modalities)
+    return Layout(root, hooks.name, True, files, unsplit=() if files else all_files)
 
 
 def _files_layout(root: Path, names: list[Path], config: DataSettings, hooks: DataHooks) -> Layout:
-    files, every = _split(root, names, is_parquet=False)
-    for name in every:
+    files, all_files = _split(root, names, is_parquet=False)
+    for name in all_files:
         require_regular(root / name, hooks.max_file_bytes, hooks.sample_noun)
-    _require_wanted(root / every[0], config, hooks)
-    return Layout(root, hooks.name, False, files, unsplit=() if files else every)
+    _require_modality(root / all_files[0], config, hooks)
+    return Layout(root, hooks.name, False, files, unsplit=() if files else all_files)
 
 
 def _split(
     root: Path, names: list[Path], *, is_parquet: bool
 ) -> tuple[dict[Split, tuple[Path, ...]] | None, tuple[Path, ...]]:
-    """Return the files by split (None when unsplit), and all that are read, train first."""
+    """Return the files by split (None when unsplit), and all files to read, train first."""
     files = _split_files(names, is_parquet=is_parquet)
     if files is None:
         _check_no_splits(root, names)
@@ -124,12 +132,13 @@ def _split(
 
 
 def _split_files(names: list[Path], *, is_parquet: bool) -> dict[Split, tuple[Path, ...]] | None:
-    """Return the files by split, by the file's or the top folder's name; None when unsplit.
+    """Return the files by split, according to the top folder or the file name; None when unsplit.
 
-    Parquet's own name may begin with another (digits-train.parquet), in whatever folder. Of
-    several held-out splits the first of HELDOUT_NAMES is read and the others are not, so a
-    test split beside a validation split stays untouched.
+    A Parquet file's name may have a prefix (digits-train.parquet), in any folder. Of several
+    held-out splits the first of HELDOUT_NAMES is read and the others are not.
     """
+    # So a test split beside a validation split is not read: the gate, which decides by held-out
+    # data again and again, would use it up.
     by_name: dict[str, list[Path]] = {}
     for name in names:
         top = name.parts[0] if len(name.parts) > 1 else name.stem
@@ -146,21 +155,21 @@ def _split_files(names: list[Path], *, is_parquet: bool) -> dict[Split, tuple[Pa
 
 
 def _check_no_splits(root: Path, names: list[Path]) -> None:
-    """Raise DataError where splits would be taken for classes, or be mixed."""
+    """Raise DataError if folders named like splits would be read as classes, or mixed."""
     tops = {name.parts[0] for name in names if len(name.parts) > 1}
     if not tops or any(len(name.parts) == 1 for name in names):
         return
     if all(_SPLIT_NAME.fullmatch(top) for top in tops):
         raise DataError(
-            f"{root}: {', '.join(sorted(tops))} seem to be splits, of which one is missing; name "
-            f"them train and heldout, or give data.path the one folder to read"
+            f"{root}: {', '.join(sorted(tops))} look like splits, but one of two is missing; name "
+            f"them train and heldout, or set data.path to the one folder to read"
         )
     below = {name.parts[1] for name in names if len(name.parts) > 2}
     if len(tops) == 1 and below and all(_SPLIT_NAME.fullmatch(name) for name in below):
-        raise DataError(f"{root}: holds one folder, {min(tops)}, of splits; give data.path that")
+        raise DataError(f"{root}: the splits are in its folder {min(tops)}; set data.path to that")
 
 
-def _require_wanted(path: Path, config: DataSettings, hooks: DataHooks) -> None:
+def _require_modality(path: Path, config: DataSettings, hooks: DataHooks) -> None:
     if config.modality not in (AUTO, hooks.name):
         raise DataError(
             f"{path}: data.modality is {config.modality}, but this is {hooks.name} data"
@@ -168,18 +177,18 @@ def _require_wanted(path: Path, config: DataSettings, hooks: DataHooks) -> None:
 
 
 def _parquet_hooks(path: Path, config: DataSettings, modalities: Sequence[DataHooks]) -> DataHooks:
-    """Return the modality that the columns of a Parquet file hold."""
+    """Return the modality of a Parquet file, according to its columns."""
     columns = column_names(path)
-    wanted = [hooks for hooks in modalities if config.modality in (AUTO, hooks.name)]
-    for hooks in wanted:
+    allowed = [hooks for hooks in modalities if config.modality in (AUTO, hooks.name)]
+    for hooks in allowed:
         if hooks.holds(columns, config):
             return hooks
-    expected = " or ".join(describe_content_column(hooks, config) for hooks in wanted)
+    expected = " or ".join(describe_content_column(hooks, config) for hooks in allowed)
     raise DataError(f"{path}: expected a column {expected}; found {', '.join(columns)}")
 
 
 def describe_content_column(hooks: DataHooks, config: DataSettings) -> str:
-    """Return the column that a modality's samples are expected in, and the setting of it."""
+    """Return the expected column of a modality's samples, with the setting that names it."""
     setting = f"data.{hooks.name}.column"
     has_setting = hasattr(config.section(hooks.name), "column")
     return f"{hooks.content_column(config)!r}" + f" ({setting})" * has_setting

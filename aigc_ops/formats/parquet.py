@@ -1,4 +1,4 @@
-"""Parquet in batches that memory holds, whatever the file makes of few bytes."""
+"""Parquet files in batches of bounded memory, also when values compress very well."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ MOST_BYTES = 2**26
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Return the Arrow schema of a Parquet file; raises DataError when it is cut short."""
+    """Return the Arrow schema of a Parquet file; raise DataError when it is truncated."""
     try:
         return pq.read_schema(_source(path))
     except (pa.ArrowException, OSError) as error:
@@ -25,10 +25,10 @@ def read_schema(path: Path) -> pa.Schema:
 
 
 def column_names(path: Path) -> list[str]:
-    """Return the names of a Parquet file's columns; an unchanged file is not read for them."""
+    """Return the column names of a Parquet file, cached while the file is unchanged."""
 
     def compute() -> str:
-        keep_content(path)  # whoever asks for the columns of a file reads its rows next
+        keep_content(path)  # the rows of a file are read right after its columns
         return json.dumps(read_schema(path).names)
 
     names: list[str] = json.loads(recall_or_compute("columns", None, {"file": path}, compute))
@@ -39,10 +39,10 @@ def column_names(path: Path) -> list[str]:
 def open_parquet(
     path: Path, *, buffer_size: int = 0, dictionaries: Iterable[str] = ()
 ) -> Iterator[pq.ParquetFile]:
-    """The file, open; raises DataError when it is cut short, or a read of it fails.
+    """Open a Parquet file; raise DataError when it is truncated or reading fails.
 
-    Columns of a row group are read whole, or `buffer_size` bytes at a time; of the columns
-    named as `dictionaries` values that repeat are held once.
+    Columns of a row group are read whole, or `buffer_size` bytes at a time. Columns named in
+    `dictionaries` stay dictionary-encoded, so repeated values are in memory once.
     """
     try:
         with pq.ParquetFile(
@@ -56,36 +56,37 @@ def open_parquet(
 def read_batches(
     path: Path, columns: list[str], groups: Iterable[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of some columns, of all row groups or of some."""
+    """Yield batches of some columns, of all row groups or the given ones."""
     with open_parquet(path) as file:
         for group in range(file.num_row_groups) if groups is None else groups:
-            strings, most_bytes = _unfolded(file, group, columns)
-            fits = most_bytes <= MOST_BYTES
+            # The bound from the metadata is free but coarse. Only where it is exceeded is the
+            # dictionary read, which gives the size of the values.
+            strings, max_bytes = _max_decoded_bytes(file, group, columns)
+            fits = max_bytes <= MOST_BYTES
             num_rows = MOST_ROWS if fits else _num_rows(path, group, columns, strings)
             yield from file.iter_batches(num_rows, [group], columns)
 
 
-def _unfolded(file: pq.ParquetFile, group: int, columns: list[str]) -> tuple[list[str], int]:
-    """The string columns of a row group, and the most bytes that they can take in memory.
-
-    A long value that all rows share takes a few hundred bytes on disk, and is unfolded for each.
-    """
-    about = file.metadata.row_group(group)
+def _max_decoded_bytes(
+    file: pq.ParquetFile, group: int, columns: list[str]
+) -> tuple[list[str], int]:
+    """Return the string columns of a row group, and an upper bound of their bytes in memory."""
+    # A dictionary-encoded value is stored once and decoded for every row: a long text that all
+    # rows share takes little on disk and gigabytes in memory.
+    metadata = file.metadata.row_group(group)
     strings = [
         column
-        for column in map(about.column, range(about.num_columns))
+        for column in map(metadata.column, range(metadata.num_columns))
         if column.physical_type == "BYTE_ARRAY" and column.path_in_schema.split(".")[0] in columns
     ]
     num_bytes = sum(column.total_uncompressed_size for column in strings)
-    return [column.path_in_schema for column in strings], num_bytes * about.num_rows
+    return [column.path_in_schema for column in strings], num_bytes * metadata.num_rows
 
 
 def _num_rows(path: Path, group: int, columns: list[str], strings: list[str]) -> int:
-    """Rows that fit into a batch when each is as large as the dictionary of a row group.
-
-    A dictionary that is not cut short by its writer stands before all rows, so
-    the first row shows it; pyarrow itself has no limit in bytes.
-    """
+    """Return the rows per batch if each row is as large as the row group's dictionary."""
+    # pyarrow limits batches by rows, not by bytes. The first row, read as a dictionary, comes
+    # with all of the dictionary, whose size bounds that of any value in it.
     with open_parquet(path, buffer_size=2**16, dictionaries=strings) as folded:
         first = next(folded.iter_batches(1, [group], columns), None)
     num_bytes = 0 if first is None else first.nbytes
@@ -93,10 +94,8 @@ def _num_rows(path: Path, group: int, columns: list[str], strings: list[str]) ->
 
 
 def _source(path: Path) -> Path | pa.BufferReader:
-    """Return a Parquet file's bytes where they are in memory, else its path.
-
-    Memory is not filled here: a stream of large files takes a row group at a time.
-    """
+    """Return a Parquet file's bytes if they are cached in memory, else its path."""
+    # The cache is not filled here, because streams of large files read a row group at a time.
     content = kept_content(path)
     return path if content is None else pa.BufferReader(content)
 
@@ -104,4 +103,4 @@ def _source(path: Path) -> Path | pa.BufferReader:
 def _damaged(path: Path, error: Exception) -> DataError:
     """Return the error to raise for a Parquet file that pyarrow cannot read."""
     reason = str(error).splitlines()[0]
-    return DataError(f"{path}: not a whole Parquet file ({reason}); copy or write it again")
+    return DataError(f"{path}: not a whole Parquet file ({reason}); copy it or write it again")

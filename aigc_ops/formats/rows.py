@@ -1,4 +1,4 @@
-"""A dataset as a stream of undecoded rows, the same for every kind of file."""
+"""Rows of a dataset, not yet decoded, in one form for every kind of file."""
 
 import hashlib
 import math
@@ -18,15 +18,17 @@ from aigc_ops.interfaces.ingestion import DataHooks, DataSettings, Layout, Split
 from aigc_ops.interfaces.row import Group, Label, Row
 
 OPTIONAL_FIELDS = ("label", "prompt", "source", "licence")
-"""Fields of a row with a setting `data.FIELD_column`."""
+"""Row fields whose column is set by `data.FIELD_column`."""
 
 
 def is_heldout(key: bytes, fraction: float) -> bool:
-    """Return whether a row of unsplit data is held out: a matter of its content alone.
+    """Return whether a row of unsplit data is held out, which depends only on its content.
 
-    Equal rows fall on the same side, adding rows moves no other, and a larger fraction
-    only adds to what a smaller one held out.
+    Equal rows are on the same side, added rows move no others, and a larger fraction holds out
+    all that a smaller one did.
     """
+    # 64 bits of the hash as a number in 0..1. Changing this would move rows between the splits of
+    # every unsplit dataset, and held-out data would have been trained on.
     return int.from_bytes(hashlib.sha256(key).digest()[:8]) < fraction * 2**64
 
 
@@ -39,8 +41,8 @@ def read_rows(layout: Layout, config: DataSettings, split: Split) -> Iterator[Ro
 def read_group(layout: Layout, config: DataSettings, split: Split, group: Group) -> Iterator[Row]:
     """Yield the rows of one split in one group; unsplit data is split by `is_heldout`.
 
-    The key is the conversation's first prompt where there is one, so no prompt is both
-    trained on and judged, and no conversation either.
+    A row of a conversation is split by the conversation's first prompt, so that neither a prompt
+    nor a conversation is in both splits.
     """
     hooks = layout.hooks
     rows = (
@@ -50,6 +52,7 @@ def read_group(layout: Layout, config: DataSettings, split: Split, group: Group)
     )
     for row in rows:
         key = row.conversation if row.prompt is not None else row.content or b""
+        # Data with splits of its own is read as it is.
         if layout.files is not None or (
             is_heldout(key, config.heldout_fraction) == (split == "heldout")
         ):
@@ -60,11 +63,11 @@ def _parquet_rows(
     path: Path, hooks: DataHooks, config: DataSettings, group: Group
 ) -> Iterator[Row]:
     index = group.first
-    chosen = None if group.index is None else [group.index]
-    if chosen is None:
-        keep_content(path)  # all of it is read, by more than one reader
+    row_groups = None if group.index is None else [group.index]
+    if row_groups is None:
+        keep_content(path)  # the whole file is read, for its schema and again for its rows
     present = _present_columns(path, hooks, config)
-    for batch in read_batches(path, sorted(set(present.values())), chosen):
+    for batch in read_batches(path, sorted(set(present.values())), row_groups):
         columns = {
             field: _values(field, batch.column(column), f"{path}: column {column!r}", hooks)
             for field, column in present.items()
@@ -76,14 +79,16 @@ def _parquet_rows(
 
 
 def _present_columns(path: Path, hooks: DataHooks, config: DataSettings) -> dict[str, str]:
-    """Return the columns to read; a missing one must be optional and have its default name."""
+    """Return the columns to read by field; raise DataError for a required one that is missing."""
     names = read_schema(path).names
     present = {}
     for field, column in hooks.columns(names, config).items():
+        # pyarrow reads both of two equal names, and `batch.column` then raises a bare KeyError.
         if names.count(column) > 1:
             raise DataError(f"{path}: {names.count(column)} columns are called {column!r}")
         if column in names:
             present[field] = column
+        # A name that somebody has set is meant, so its absence is an error for optional fields too.
         elif field not in OPTIONAL_FIELDS or column != _default_column(field):
             expected = f"{column!r} (data.{field}_column)"
             if field not in OPTIONAL_FIELDS:
@@ -97,9 +102,10 @@ def _default_column(field: str) -> Any:
 
 
 def _values(field: str, column: pa.Array, where: str, hooks: DataHooks) -> list[Any]:
-    """Return the Python values of a column: bytes, labels, strings, or else as they are."""
+    """Return the Python values of a column: bytes, labels or strings, else unconverted."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    # Datasets of Hugging Face store an image as a struct of its bytes and its former path.
     if field == "content" and pa.types.is_struct(column.type):
         if column.type.get_field_index("bytes") < 0:
             raise DataError(
@@ -112,13 +118,14 @@ def _values(field: str, column: pa.Array, where: str, hooks: DataHooks) -> list[
         return _cast(column, pa.large_binary(), where).to_pylist()  # type: ignore[no-any-return]
     if field not in ("source", "licence"):
         return column.to_pylist()  # type: ignore[no-any-return]
-    with suppress(pa.ArrowException):  # of strings, which may not be UTF-8
+    # As bytes first: to_pylist raises where a string of the file is not UTF-8.
+    with suppress(pa.ArrowException):
         column = column.cast(pa.large_binary())
-    return [None if value is None else _readable(value) for value in column.to_pylist()]
+    return [None if value is None else _display_text(value) for value in column.to_pylist()]
 
 
-def _readable(value: object) -> str:
-    """Return a licence or source as people read it, with marks for undecodable bytes."""
+def _display_text(value: object) -> str:
+    """Return a licence or source as text; undecodable bytes become replacement characters."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -132,20 +139,21 @@ def _cast(column: pa.Array, target: pa.DataType, where: str) -> pa.Array:
 
 
 def _labels(column: pa.Array, where: str) -> list[Label]:
-    kinds = pa.types
-    if kinds.is_integer(column.type):
+    types = pa.types
+    if types.is_integer(column.type):
         return column.to_pylist()  # type: ignore[no-any-return]
-    if kinds.is_boolean(column.type):
+    if types.is_boolean(column.type):
         return [None if value is None else int(value) for value in column.to_pylist()]
-    of_text = (kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_null)
-    if any(is_kind(column.type) for is_kind in of_text):
+    text_types = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    if any(is_type(column.type) for is_type in text_types):
         return column.to_pylist()  # type: ignore[no-any-return]
-    if kinds.is_floating(column.type):  # what pandas makes of integers with gaps
-        return [_whole(value, where) for value in column.to_pylist()]
-    raise DataError(f"{where}: expected integers or names of classes, found {column.type}")
+    # pandas writes a column of integers with missing values as floats.
+    if types.is_floating(column.type):
+        return [_to_integer(value, where) for value in column.to_pylist()]
+    raise DataError(f"{where}: expected integers or class names, found {column.type}")
 
 
-def _whole(value: float | None, where: str) -> int | None:
+def _to_integer(value: float | None, where: str) -> int | None:
     if value is None or math.isnan(value):
         return None
     if not value.is_integer():

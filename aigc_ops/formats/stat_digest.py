@@ -1,8 +1,9 @@
-"""A dataset's state at a glance: names, sizes and times, from the standard library alone.
+"""Quick digest of a dataset, from the names, sizes and times of its files.
 
-The run record compares it before any heavy library is imported. It may differ for equal
-content (a fresh clone), never the other way round but for a file rewritten within one
-clock tick at its old size; the content digest of `DatasetRef` is what names the data.
+Run records compare it before any heavy library is imported, so this module imports only the
+standard library. Equal content may have different digests (a fresh clone). Different content has
+the same digest only if a file is rewritten within one clock tick at its old size. Data is
+identified by the content digest of `DatasetRef` instead.
 """
 
 import hashlib
@@ -16,15 +17,15 @@ from aigc_ops.core.errors import DataError
 
 
 def quick_digest(path: str | Path) -> str:
-    """SHA-256 (hex) over name, size and time of every file, and the .dvc file that pins them.
+    """Return the SHA-256 over name, size and time of all files, and the .dvc file that pins them.
 
-    A path that does not exist has a digest too, different from that of any dataset.
+    A path that does not exist has a digest too, which no dataset has.
     """
     root = absolute(path)
     digest = hashlib.sha256()
     for name in visible_files(root):
         path = root / name
-        status = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
+        status = path.stat() if path.exists() else path.lstat()  # lstat: a dangling link
         digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     pin = covering_pin(root)
     if pin is not None:
@@ -33,7 +34,8 @@ def quick_digest(path: str | Path) -> str:
 
 
 def absolute(path: str | Path) -> Path:
-    """The path from the root, with links kept, so that a linked folder stays where it is named."""
+    """Return the absolute path without resolving links."""
+    # The .dvc file of a linked folder is beside the link, not beside its target.
     try:
         expanded = Path(path).expanduser()
     except RuntimeError as error:
@@ -42,34 +44,36 @@ def absolute(path: str | Path) -> Path:
 
 
 def visible_files(root: Path) -> Iterator[Path]:
-    """Paths below `root` of files that are not hidden, in order; `.` when root is a file."""
+    """Yield the paths below `root` of files that are not hidden, in order; `.` for a file."""
     if root.is_file():
         yield Path()
     if not root.is_dir():
         return
-    seen: set[str] = set()
+    # A link to a parent would never end, and two links to one folder would count its files twice.
+    visited: set[str] = set()
     for folder, folders, files in os.walk(root, onerror=partial(_refuse, root), followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
+        if (real := os.path.realpath(folder)) in visited:
             raise DataError(
                 f"{root} is not a dataset: {folder} leads back to a folder that is read already; "
                 "give a folder without such links"
             )
-        seen.add(real)
+        visited.add(real)
+        # In place, because os.walk reads this list: hidden folders are skipped, the order is fixed.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith("."):
                 path = (Path(folder) / name).relative_to(root)
-                if not os.fsencode(path).isascii():
+                if not os.fsencode(path).isascii():  # spares most names the check
                     _require_utf8(path)
                 yield path
 
 
 def require_regular(path: Path, most_bytes: int | None = None, what: str = "a file") -> None:
-    """Raise DataError for a pipe, a device or a dead link, and for a file over `most_bytes`.
+    """Raise DataError for a pipe, a device or a dangling link, and for a file over `most_bytes`.
 
-    Reading a pipe waits for ever, and a device may have no end. `what` names the content, with
-    its article.
+    `what` names the content in messages, with its article.
     """
+    # Reading a pipe would block forever, and a device may be endless.
     try:
         status = path.stat()
     except OSError as error:
@@ -78,20 +82,21 @@ def require_regular(path: Path, most_bytes: int | None = None, what: str = "a fi
         ) from error
     if not stat.S_ISREG(status.st_mode):
         raise DataError(
-            f"{path}: not a regular file, but a pipe, a socket or a device, which no dataset holds"
+            f"{path}: not a regular file but a pipe, a socket or a device; remove it from the "
+            "dataset"
         )
     if most_bytes is not None and status.st_size > most_bytes:
         raise DataError(
             f"{path}: {status.st_size:,} bytes, more than the {most_bytes:,} that {what} may "
-            "have; shrink it, or leave it out of the dataset"
+            "have; make it smaller, or remove it from the dataset"
         )
 
 
 def _refuse(root: Path, error: OSError) -> None:
-    """Raise DataError for a folder that cannot be read: its class would be missing in silence."""
+    """Raise DataError for an unreadable folder, whose class would otherwise be missing silently."""
     raise DataError(
-        f"{root} is not a dataset: {error.filename}: {error.strerror}; give a folder that you may "
-        "read with all in it"
+        f"{root} is not a dataset: {error.filename}: {error.strerror}; make all of its folders "
+        "readable, or give another folder"
     ) from error
 
 
@@ -99,16 +104,15 @@ def _require_utf8(path: Path) -> None:
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{os.fsencode(path)!r}: the name is not UTF-8, as names in a dataset must be"
-        ) from error
+        # The surrogates of such a name cannot be printed, logged or hashed as text.
+        raise DataError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename the file") from error
 
 
 def covering_pin(path: Path) -> Path | None:
-    """The .dvc file that stands beside an absolute path or a folder above it, if any."""
+    """Return the .dvc file beside an absolute path or beside a folder above it, else None."""
     for candidate in (path, *path.parents):
         if (candidate / ".dvc").is_dir():
-            return None  # the repository ends here
+            return None  # the root of the DVC repository: files above it pin nothing here
         pin = candidate.parent / f"{candidate.name}.dvc"
         if candidate.name and pin.is_file():
             return pin

@@ -1,6 +1,6 @@
-"""How a modality scores a trained model, compares it with another one and shows both.
+"""Interface of evaluation: scoring a model, comparing two models, showing their samples.
 
-The evaluate stage and the promotion load models and data, and ask `EvaluationHooks` for the rest.
+The evaluate and promote stages load models and data; `EvaluationHooks` does the rest.
 """
 
 import abc
@@ -20,22 +20,24 @@ if TYPE_CHECKING:
     from aigc_ops.interfaces.model import Generative
 
 COPIES = "copies_in_"
-"""Beginning of the names of scores that are shares of copies of training data, in 0..1.
+"""Prefix of score names: the share of samples that copy training data, in 0..1.
 
-A version whose share is surely above `promotion.max_copies` is not promoted.
+A version is not promoted if the lower confidence bound exceeds `promotion.max_copies`.
 """
 
 
 class EvaluationSettings(Protocol):
-    """Settings of the evaluation that all modalities share."""
+    """Evaluation settings shared by all modalities."""
+
+    # A protocol, because the evaluate stage's config is in a layer above this one.
 
     @property
     def num_reference(self) -> int:
-        """Most rows of the data that stand for all of it."""
+        """Maximum number of reference rows."""
 
     @property
     def batch_size(self) -> int | None:
-        """Rows in a batch; None: the modality chooses."""
+        """Rows per batch; None: the modality chooses."""
 
     @property
     def device(self) -> "DeviceName": ...
@@ -46,53 +48,55 @@ class EvaluationSettings(Protocol):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A checkpoint's model on its device, in eval mode."""
+    """A loaded checkpoint: the model on its device, in eval mode."""
 
     checkpoint: Checkpoint
     model: "Generative[Any]"
     content_digest: str
-    """Names weights and config: a registered version has that of the run that trained it."""
+    """Digest of weights and config; a registered version has the digest of its training run."""
 
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """The data and the settings of an evaluation or a comparison."""
+    """Data and settings of an evaluation or a comparison."""
 
     ref: DatasetRef
+    # Data. A split is decoded at the first `read` of it: not every score needs both splits.
     read: Callable[["Split"], Any]
-    """Reads a split as training data of the modality."""
+    """Function that returns a split as the modality's training data."""
     open_other: Callable[..., tuple[DatasetRef, Callable[["Split"], Any]]]
-    """Opens another dataset of this modality by its path, `data` settings as keywords."""
+    """Function that opens another dataset of this modality: its path, `data` fields as keywords."""
     data_settings: Mapping[str, JsonValue]
-    """Settings of the data by the names of `DataConfig.stable_dump`."""
+    """Data settings by the names of `DataConfig.stable_dump`, for digests."""
+    # Settings
     settings: EvaluationSettings
     section: Any
-    """The modality's own section of the evaluation; None for a modality without any."""
+    """The modality's own evaluation section; None if it has none."""
     seed: int
     cache: Path
-    """Folder that keeps statistics of the data."""
+    """Folder for cached statistics of the data."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every score of a model, and what people look at beside them."""
+    """All scores of a model, with samples, notes and further files."""
 
     primary: str
     """Name of the score that decides promotion; lower is better."""
     values: Mapping[str, Score]
     preview: Media
-    """Samples, written as `samples` with the medium's suffix."""
+    """Samples; the file is named `samples` plus the medium's suffix."""
     findings: Findings = field(default_factory=Findings)
-    """Notes and sections of the report."""
+    """Notes and sections for the report."""
     files: Mapping[str, Media] = field(default_factory=dict)
-    """Further files by their names, such as `controls.json`."""
+    """Further files by name, such as `controls.json`."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Further metrics for the run's curves, which are not scores."""
+    """Further metrics for the run's curves. They are not scores: no gate or guard reads them."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The candidate's primary score less the champion's; below 0 the candidate is better."""
+    """Paired comparison: candidate's minus champion's primary score; negative is better."""
 
     metric: str
     candidate: float
@@ -100,56 +104,60 @@ class Paired:
     error: float
     """Standard error of the difference."""
     freedom: int
-    """Degrees of freedom of that error."""
+    """Degrees of freedom of the standard error."""
     num: int
-    """Samples, or held-out rows, of each."""
+    """Number of samples, or of held-out rows, per model."""
 
     @property
     def difference(self) -> float:
         return self.candidate - self.champion
 
     def bounds(self, level: float) -> tuple[float, float]:
-        """Return the difference's lower and upper bound, each sure at a level (Student's t)."""
+        """Return the lower and upper confidence bound of the difference (Student's t).
+
+        Each bound is one-sided at `level`, so both together cover 2 * level - 1.
+        """
         from scipy.special import stdtrit
 
+        # stdtrit is the quantile alone; importing scipy.stats for t.ppf takes much longer.
         reach = float(stdtrit(self.freedom, level)) * self.error
         return self.difference - reach, self.difference + reach
 
 
 class EvaluationHooks(abc.ABC):
-    """What a modality measures of trained models."""
+    """Interface of a modality for evaluating and comparing trained models."""
 
+    # Increase `version` when a code change alters a score, the features of data or the samples
+    # of a family. Cached statistics and earlier scores are then recomputed, not compared.
     version: ClassVar[int] = 1
-    """Part of every score's contract and of what is cached.
-
-    Raise it when a change of code changes a score, the features of data or what a family
-    generates: then values of before are computed again instead of compared.
-    """
+    """Evaluation version: part of every score's evaluation conditions and of cache keys."""
+    # The promote stage starts with the `n` of the primary score's evaluation conditions, and
+    # doubles it until its sequential test decides.
     growing: ClassVar[str | None] = None
-    """The section's field with the number of samples, which each interim analysis doubles.
+    """Name of the section's field with the number of samples; each interim analysis doubles it.
 
-    The contract of the primary score holds that number as `n`. None: a comparison uses all of the
-    data, so it is made once.
+    None: a comparison uses all data, so there is a single analysis.
     """
     num_timed: ClassVar[int] = 8
-    """Samples that are drawn of each of two models to compare their times."""
+    """Number of samples generated from each model to compare sampling times."""
     not_examined: ClassVar[str] = "copies of training data were not looked for"
-    """What a review says of scores without a share of copies."""
+    """Note in a review when there is no score for copies of training data."""
 
     @abc.abstractmethod
     def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
-        """Return every score of a model, under the contract that each may be compared by.
+        """Return all scores of a model, each with its evaluation conditions.
 
-        Raises EvaluationError when model and data do not fit, or no score can be computed.
+        Two scores are comparable only if their evaluation conditions are equal. Raises
+        EvaluationError when model and data do not fit, or no score can be computed.
         """
 
     @abc.abstractmethod
     def compare(
         self, candidate: LoadedModel, champion: LoadedModel, context: EvaluationContext
     ) -> Paired:
-        """Return how far apart two models are on the primary score.
+        """Return the paired difference of two models on the primary score.
 
-        Both are given the same seeds and requests, and the same reference.
+        Both models get the same seeds and requests, and are compared with the same reference.
         """
 
     @abc.abstractmethod
@@ -158,5 +166,5 @@ class EvaluationHooks(abc.ABC):
     ) -> list[Section]:
         """Return samples of one or two named models from the same seeds, for a review packet.
 
-        The first section is shown before the scores, the others after them.
+        The packet shows the first section before the scores and the others after them.
         """

@@ -1,4 +1,4 @@
-"""Scores of a modality that must not get worse than the champion's."""
+"""Guards: scores that must not get worse than the champion's."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,10 @@ class Guard:
     limit: float
     """Default of `promotion.guards.NAME`."""
     description: str
-    """What the limit means, for the config's help."""
+    """Meaning of the limit, for the config's help."""
+    # Range of the limit itself, validated when the promotion config is built.
     at_least: float = 0.0
     at_most: float | None = None
-    """Range of the limit; None: there is no upper bound."""
+    """Largest limit allowed; None: unbounded."""
     former_name: str | None = None
-    """Name of the limit in `promotion` before there were guards by modality."""
+    """Flat field of `promotion` that older configs use for this limit; still accepted."""

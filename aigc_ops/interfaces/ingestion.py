@@ -1,7 +1,7 @@
-"""How a modality's files and columns become rows, and its rows become training data.
+"""Interface of a modality's data: files and columns to rows, rows to training data.
 
-A modality implements `DataHooks`. The defaults serve one whose samples are one file each, with
-classes by sub-folder, or values of a Parquet column beside `label`, `source` and `licence`. It
+A modality implements `DataHooks`. The defaults suit samples that are one file each, with classes
+by sub-folder, or values of a Parquet column beside `label`, `source` and `licence`. The modality
 then adds its suffixes, the shape of its samples and their decoding.
 """
 
@@ -31,11 +31,12 @@ AUTO = "auto"
 
 
 def _modality_choices() -> list[JsonValue]:
+    # A function, not a Literal: other packages add modalities by entry points.
     return [AUTO, *modality_names()]
 
 
 class DataSettings(SectionedConfig):
-    """The settings of a dataset that all modalities share; `DataConfig` adds their sections."""
+    """Dataset settings shared by all modalities; `DataConfig` adds their sections."""
 
     path: str = Field(
         min_length=1,
@@ -46,7 +47,7 @@ class DataSettings(SectionedConfig):
     )
     modality: str = Field(
         default=AUTO,
-        description="What the data holds; auto: told from its files and columns.",
+        description="Modality of the data; auto: detected from its files and columns.",
         json_schema_extra=lambda schema: schema.update(enum=_modality_choices()),
     )
     heldout_fraction: float = Field(
@@ -75,13 +76,15 @@ class DataSettings(SectionedConfig):
     def _is_known(cls, value: str) -> str:
         choices = _modality_choices()
         if value not in choices:
+            # Pydantic's own error of a Literal, so that flags and forms report it the same way.
             *others, last = map(repr, choices)
             expected = f"{', '.join(others)} or {last}"
             raise PydanticKnownError("literal_error", {"expected": expected})
         return value
 
     def decisive_values(self) -> dict[str, Any]:
-        """Return the values that decide what a model is trained on, beside the files' content."""
+        """Return the settings that affect the training data, for digests."""
+        # The content of the files has a digest of its own, so moving a dataset changes nothing.
         without_effect = ("path", "num_workers")
         values = self.stable_dump().items()
         return {name: v for name, v in values if name.rpartition(".")[2] not in without_effect}
@@ -89,19 +92,19 @@ class DataSettings(SectionedConfig):
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a dataset, which are found but not read."""
+    """Files of a dataset, not read yet."""
 
     root: Path
     modality: str
     is_parquet: bool
-    """Whether rows are read from Parquet columns; else from the modality's own files."""
+    """True: rows are read from Parquet columns; False: from the modality's own files."""
     files: Mapping[Split, tuple[Path, ...]] | None
-    """Files of each split below `root`; None when the data comes unsplit."""
+    """Files of each split, relative to `root`; None for data without splits."""
     unsplit: tuple[Path, ...] = ()
 
     @property
     def hooks(self) -> "DataHooks":
-        """How the modality reads its files and columns."""
+        """Data hooks of the modality."""
         return find_modality(self.modality).data
 
     def every_file(self) -> tuple[Path, ...]:
@@ -111,20 +114,20 @@ class Layout:
         return self.files["train"] + self.files["heldout"]
 
     def files_of(self, split: Split) -> tuple[Path, ...]:
-        """Return the files that hold rows of a split: all, when the data comes unsplit."""
+        """Return the files with rows of a split; for data without splits all files."""
         return self.unsplit if self.files is None else self.files[split]
 
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The undecoded rows of one split of an opened dataset."""
+    """Undecoded rows of one split of an opened dataset."""
 
     ref: DatasetRef
     layout: Layout
     config: DataSettings
     split: Split
     rows: Iterable[Row]
-    """Rows in file order, read while they are iterated."""
+    """Rows in file order, read lazily; iterate once."""
 
     @property
     def num_rows(self) -> int:
@@ -134,86 +137,93 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Check:
-    """One expectation over a column of the manifest; its description goes into the report."""
+    """Expectation about a column of the manifest; the report shows its description."""
 
     kind: Literal["null", "not_null", "in_set", "between", "contains"]
-    """Rule for every value of the column; `contains`: all of `values` occur in the column."""
+    """Rule for each value of the column; `contains`: all of `values` occur in the column."""
     column: str
     description: str
     values: Sequence[JsonValue] = ()
-    """Of `in_set` and `contains`."""
+    """Values for `in_set` and `contains`."""
     low: float | None = None
-    """Least value of `between`."""
+    """Smallest value for `between`."""
     high: float | None = None
-    """Greatest value of `between`."""
+    """Largest value for `between`."""
     mostly: float = 1.0
-    """Share of rows that must satisfy the rule."""
+    """Minimum share of rows that must satisfy the rule, in 0..1."""
 
 
 class Survey:
-    """What one pass over a dataset's undecoded rows finds out about its samples."""
+    """Facts about the samples, collected in one pass over the undecoded rows."""
 
+    # Opening a dataset must not fail at a damaged row: validation reads all rows and names
+    # every bad one, which is more useful than the first.
     def add(self, row: Row) -> None:
-        """Take note of a row, which may be damaged: validation names it."""
+        """Record the facts of one row; must accept a damaged row."""
 
     def shape_fields(
         self,
         config: DataSettings,  # noqa: ARG002
         class_names: tuple[str, ...],
     ) -> dict[str, Any]:
-        """Return the fields of `DatasetRef` that hold the shape of the samples.
+        """Return the fields of `DatasetRef` that describe the samples.
 
-        A modality puts what its models must know, with its `class_names`, into `shape`.
+        `shape` holds all that a model of the modality must know, `class_names` included.
         """
         return {"shape": {"class_names": list(class_names)}} if class_names else {}
 
 
 class DataHooks(abc.ABC):
-    """What a modality does with files and columns."""
+    """Interface of a modality for files and columns."""
 
+    # Words for messages
     name: ClassVar[str]
     """The modality's name."""
     sample_noun: ClassVar[str]
-    """One sample with its article, such as "an image"."""
+    """A sample with its article, such as "an image"."""
     files_noun: ClassVar[str]
-    """Its files in the plural, such as "images"."""
-    priority: ClassVar[int] = 50
-    """Whose files or columns a dataset is, where several modalities could read it.
-
-    The highest goes first, equal ones by name. Images have 50. Files of a modality with 0 are often
-    companions of other data, as README.md is: Parquet in sub-folders goes before them.
-    """
-    suffixes: ClassVar[tuple[str, ...]] = ()
-    """Suffixes of its files, in lower case."""
-    refused_suffixes: ClassVar[tuple[str, ...]] = ()
-    """Suffixes of files that are read as well, so that the refusal of a format names them."""
-    max_file_bytes: ClassVar[int | None] = None
-    """Size of the largest file that is read."""
-    has_many_rows_a_file: ClassVar[bool] = False
-    """Whether one of its files can be a whole dataset."""
-    optional_fields: ClassVar[tuple[str, ...]] = ("label",)
-    """Fields of a row, beside source and licence, that may have a column: label, prompt."""
+    """Files in the plural, such as "images"."""
     more_rows_hint: ClassVar[str] = ""
-    """How to get more rows out of the same data, in brackets after a space."""
+    """Hint on how to get more rows from the same data: a space, then text in brackets."""
+
+    # Which files belong to the modality. Text has priority 0, because a README.md or a list of
+    # names often accompanies other data: Parquet in sub-folders is preferred to such files.
+    priority: ClassVar[int] = 50
+    """Rank when several modalities could read a dataset: highest first, ties by name."""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Suffixes of the modality's files, in lower case."""
+    # Without these, a folder of TIFF files would be "not a dataset", and in a mixed folder the
+    # files would be skipped without a message.
+    refused_suffixes: ClassVar[tuple[str, ...]] = ()
+    """Suffixes of unsupported formats; such files are found, and refused by name."""
+    max_file_bytes: ClassVar[int | None] = None
+    """Size limit of a file in bytes; None: unlimited."""
+    has_many_rows_a_file: ClassVar[bool] = False
+    """True when a single file can be a whole dataset."""
+
+    # Rows and their measurements
+    optional_fields: ClassVar[tuple[str, ...]] = ("label",)
+    """Fields of a row that may have a column, of "label" and "prompt"."""
     manifest_columns: ClassVar[Mapping[str, str]] = {}
-    """The pandas type of each measurement that `measure` returns, `error` and `digest` aside."""
+    """pandas type of each measurement from `measure`, except `error` and `digest`."""
 
     # Columns of Parquet
 
     def content_column(self, config: DataSettings) -> str:
-        """Return the column of samples: `data.NAME.column`, or the modality's name without it."""
+        """Return the column of samples: `data.NAME.column`, else the modality's name."""
         return str(getattr(config.section(self.name), "column", self.name))
 
     def holds(self, columns: Collection[str], config: DataSettings) -> bool:
-        """Return whether Parquet with these columns holds samples of this modality."""
+        """Return True if Parquet with these columns holds samples of this modality."""
         return self.content_column(config) in columns
 
     def columns(self, found: Collection[str], config: DataSettings) -> dict[str, str]:  # noqa: ARG002
-        """Return the column of each field that is read: `content` and what may be missing.
+        """Return the column of each field to read: `content` and the optional fields.
 
-        `found` are the columns of the file. Columns of fields that a Row does not have are
-        handed to `column_rows` as plain Python values.
+        `found` are the columns of the file. Fields that a Row does not have are passed to
+        `column_rows` as plain Python values.
         """
+        # A column setting may be None or empty, which turns the field off.
         optional = {
             field: column
             for field in self.optional_fields
@@ -223,13 +233,14 @@ class DataHooks(abc.ABC):
         return {"content": self.content_column(config), **optional, **facts}
 
     def column_rows(self, name: str, values: Mapping[str, Any]) -> Iterator[Row]:
-        """Yield the rows of one row of Parquet, whose values come by field."""
+        """Yield the rows of one Parquet row, given its values by field."""
         yield Row(name, **values)
 
     # Files
 
     def file_rows(self, layout: Layout, file: Path, config: DataSettings) -> Iterator[Row]:
-        """Yield the rows of a file below `layout.root`: one, its class the first sub-folder."""
+        """Yield the rows of a file below `layout.root`: one row, its class the sub-folder."""
+        # With splits the first folder is the split's, so the class is the second.
         below = file.parts[1:] if layout.files is not None else file.parts
         has_class = len(below) > 1 and "label" in self.columns((), config)
         yield Row(
@@ -241,14 +252,14 @@ class DataHooks(abc.ABC):
     # Opening and reading
 
     def survey(self) -> Survey:
-        """Return an empty survey, to which all rows of both splits are added."""
+        """Return an empty survey; all rows of both splits are added to it."""
         return Survey()
 
     @abc.abstractmethod
     def decode(self, source: SplitRows) -> "TrainingData":
-        """Return a split decoded, or one that decodes rows as they are needed.
+        """Return a split as training data, decoded now or on demand.
 
-        Raises DataError naming the first damaged row.
+        Raises DataError naming the first damaged row, on demand when that row is read.
         """
 
     # Validation
@@ -256,8 +267,10 @@ class DataHooks(abc.ABC):
     def measure(self, row: Row) -> dict[str, Any]:
         """Return the measurements of a row: `error`, or `digest` and `manifest_columns`.
 
-        Rows with an equal digest are duplicates.
+        Rows with equal digests are duplicates.
         """
+        # The digest here is over the encoded bytes. A modality that decodes anyway should use
+        # the decoded sample: then the same image as PNG and as BMP is a duplicate too.
         if row.content is None:
             return {"error": row.error or "null"}
         return {"digest": hashlib.sha256(row.content).hexdigest()}
@@ -269,10 +282,10 @@ class DataHooks(abc.ABC):
         rules: Any,  # noqa: ARG002
         measured: Collection[str],  # noqa: ARG002
     ) -> list[Check]:
-        """Return what must hold of the measurements.
+        """Return the checks of the measurements.
 
-        `rules` is the modality's section of the validation config, None without one; `measured`
-        names the columns of the manifest that are not empty.
+        `rules` is the modality's section of the validation config or None; `measured` names the
+        columns of the manifest that are not empty.
         """
         return []
 
@@ -283,7 +296,7 @@ def all_data_hooks() -> list[DataHooks]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes; raises DataError for one that cannot be read."""
+    """Return a file's bytes; raises DataError when it cannot be read."""
     try:
         return read_content(path)
     except OSError as error:
@@ -291,5 +304,5 @@ def read_bytes(path: Path) -> bytes:
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    """Return the error to raise for a file that cannot be read."""
+    """Return the DataError for a file that cannot be read."""
     return DataError(f"{path}: unreadable ({error.strerror}); check its permissions")

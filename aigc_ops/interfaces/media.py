@@ -1,4 +1,4 @@
-"""What people look at or listen to: the few media that reports, packets and trackers know."""
+"""Media that reports, review packets and trackers show: picture, audio, video, text, table."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Medium(Protocol):
-    """One thing to show; `Media` lists the kinds."""
+    """A file's content for people; `Media` lists the kinds."""
 
     suffix: ClassVar[str]
 
@@ -24,10 +24,12 @@ class Medium(Protocol):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture; `is_smooth` for plots, whose pixels need not be seen one by one."""
+    """A picture."""
 
     image: "Image.Image"
+    # Samples are often 28 pixels wide, and must be enlarged without smoothing.
     is_smooth: bool = False
+    """True for plots: a page may scale them smoothly."""
     suffix: ClassVar[str] = ".png"
     media_type: ClassVar[str] = "image/png"
 
@@ -39,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Audio:
-    """A sound as the bytes of a WAV file."""
+    """A sound: the bytes of a WAV file."""
 
     content: bytes
     suffix: ClassVar[str] = ".wav"
@@ -51,7 +53,7 @@ class Audio:
 
 @dataclass(frozen=True)
 class Video:
-    """A moving picture as the bytes of an MP4 file."""
+    """A video: the bytes of an MP4 file."""
 
     content: bytes
     suffix: ClassVar[str] = ".mp4"
@@ -75,7 +77,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts under headings."""
+    """A table of texts with a header row."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -83,6 +85,7 @@ class Table:
     media_type: ClassVar[str] = "text/tab-separated-values"
 
     def encoded(self) -> bytes:
+        # TSV has no quoting, so a tab inside a cell would shift the columns after it.
         lines = ("\t".join(cell.replace("\t", " ") for cell in row) for row in self.rows)
         return "\n".join(["\t".join(self.columns), *lines, ""]).encode()
 
@@ -92,31 +95,35 @@ Media = Picture | Audio | Video | Text | Table
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: media under a heading, each with a caption (empty: none)."""
+    """Section of a report: media under a heading."""
 
     heading: str
     text: str = ""
     items: Sequence[tuple[str, Media]] = ()
+    """Pairs of caption (may be empty) and medium."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """A finding to be read first."""
+    """A note at the top of a report."""
 
     text: str
     alarm: bool = False
+    """True for a problem, which the page highlights."""
 
 
 @dataclass
 class Findings:
-    """What a report shows beside the scores, in order."""
+    """Notes and sections that a report shows beside the scores, in order."""
 
     notes: list[Note] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
 
 
 def log_medium(tracker: "Tracker", key: str, medium: Media, *, step: int) -> None:
-    """Report a medium of one step: pictures as MLflow images, others as files by step."""
+    """Log a medium at a training step: pictures as MLflow images, others as artifact files."""
+    # MLflow has a viewer with a step slider for images only. The other files carry the step in
+    # their name, zero-padded so that they sort by it.
     if isinstance(medium, Picture):
         tracker.log_image(key, medium.image, step=step)
     elif isinstance(medium, Text):
@@ -126,15 +133,16 @@ def log_medium(tracker: "Tracker", key: str, medium: Media, *, step: int) -> Non
 
 
 def data_uri(medium: Picture | Audio | Video) -> str:
-    """Return a medium as a data URI, which needs no file beside the page."""
+    """Return a medium as a data URI, so that a page needs no second file."""
     return f"data:{medium.media_type};base64,{base64.b64encode(medium.encoded()).decode()}"
 
 
 def read_medium(path: Path) -> Media:
-    """Read a file that `Medium.encoded` wrote, by its suffix; tables are read as text."""
+    """Read a file written from `Medium.encoded`, by its suffix; tables are read as text."""
     if path.suffix == Picture.suffix:
-        from PIL import Image  # importing a modality, which names media, must be quick
+        from PIL import Image  # here, because importing a modality must be quick
 
+        # `formats` keeps Pillow from trying its other decoders on a file with a false suffix.
         with Image.open(path, formats=["PNG"]) as image:
             return Picture(image.copy())
     if path.suffix == Audio.suffix:

@@ -1,9 +1,8 @@
-"""All that differs between kinds of samples; docs/add-a-modality.md explains how to add one.
+"""Interface of a modality, a kind of samples; docs/add-a-modality.md explains how to add one.
 
-A modality is one object, in one folder. Stages ask it and never compare its name: a modality that
-lies in another package goes through data, training, evaluation, promotion, registry and service
-like those of this package. Importing a modality must be quick: its parts are imported when they
-are first used.
+A modality is one object in one folder. Stages call it and never compare its name, so a modality of
+another package works in data, training, evaluation, promotion, registry and service like those of
+this package. Importing a modality must be quick: its parts are imported at their first use.
 """
 
 import abc
@@ -22,14 +21,17 @@ SamplesT = TypeVar("SamplesT")
 
 
 class Modality(abc.ABC, Generic[SamplesT]):
-    """One kind of samples, such as images; `SamplesT` holds a batch of them."""
+    """A kind of samples, such as images; `SamplesT` is the type of a batch."""
 
+    # Records, metrics and configs store `name` and `rate_unit`: never change them later.
     name: ClassVar[str]
-    """Its name in configs and records, such as "image"."""
+    """Name in configs and records, such as "image"."""
     unit: ClassVar[str]
-    """What is counted, in the plural, such as "images"."""
+    """Noun for samples in the plural, such as "images"."""
     rate_unit: ClassVar[str]
-    """What training counts, such as "tokens": rates are reported as `tokens_per_second`."""
+    """Unit of throughput, such as "tokens": rates are reported as `tokens_per_second`."""
+
+    # Settings. A section is a field under the modality's name in that stage's config.
     data_section: ClassVar["type[SectionConfig] | None"] = None
     """Settings under `data.NAME`."""
     validation_section: ClassVar["type[SectionConfig] | None"] = None
@@ -37,36 +39,38 @@ class Modality(abc.ABC, Generic[SamplesT]):
     evaluation_section: ClassVar["type[SectionConfig] | None"] = None
     """Settings under `evaluation.NAME`."""
     guards: ClassVar["Mapping[str, Guard]"] = {}
-    """Scores that must not get worse than the champion's, by name; limits: `promotion.guards`."""
+    """Guards by score name; `promotion.guards` holds their limits."""
     meanings: ClassVar[Mapping[str, str]] = {}
-    """What each metric means, by its name, for reports and packets."""
+    """Explanation of each metric by its name, for reports and packets."""
 
     @property
     def rate_name(self) -> str:
         """Key of a rate in records and JSON answers."""
         return f"{self.rate_unit}_per_second"
 
+    # The parts are properties, so that each can import its module, and torch, when it is used:
+    # the command line imports every modality for its settings alone.
     @property
     @abc.abstractmethod
     def data(self) -> "DataHooks":
-        """How files become rows, and rows become training data."""
+        """Hooks that turn files into rows and rows into training data."""
 
     @property
     @abc.abstractmethod
     def samples(self) -> "SampleCodec[SamplesT]":
-        """How samples are joined, written, read, compared and shown."""
+        """Codec that joins, writes, reads, compares and shows samples."""
 
     @property
     @abc.abstractmethod
     def requests(self) -> "RequestFields":
-        """What a sample can be asked for, beside its seed and controls."""
+        """Fields of a sample request besides seed and controls."""
 
     @property
     @abc.abstractmethod
     def training(self) -> "TrainingHooks":
-        """What is measured and shown while a model trains."""
+        """Hooks that measure and show samples during training."""
 
     @property
     @abc.abstractmethod
     def evaluation(self) -> "EvaluationHooks":
-        """How a trained model is scored, and compared with another."""
+        """Hooks that score a trained model and compare two models."""

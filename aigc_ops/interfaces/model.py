@@ -1,7 +1,7 @@
-"""The contract every model family keeps.
+"""Interface of a model family.
 
-A family names its trainable parts, yields (part, loss) pairs for a batch, and samples
-from seeds. The loop, the evaluation, the registry and the service know nothing else of it.
+A family names its trainable parts, yields (part, loss) pairs for a batch, and samples from seeds.
+The training loop, the evaluation, the registry and the service use nothing else of it.
 """
 
 import abc
@@ -31,149 +31,161 @@ class FamilyConfig(BaseModel):
     )
 
     added_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that came after the family's first release.
+    """Fields added after the family's first release.
 
-    At their default they are left out of the run key, so that unfinished runs go on.
+    At their default they are left out of the run key, so that unfinished runs resume.
     """
 
     family: str
 
 
 class Loss(NamedTuple):
-    """What a family yields; a plain (part, value) pair does as well."""
+    """The loss of one trainable part; families may also yield a plain (part, value) pair."""
 
     part: str
-    """The part to step."""
+    """Name of the part to step."""
     value: Tensor
-    """Scalar mean over the rows at hand."""
+    """Scalar mean over the rows of the micro-batch."""
     metrics: Mapping[str, Tensor] = {}
-    """Scalars worth a curve, means over the rows too; they cost no gradient."""
+    """Scalar means over the same rows, for curves; they get no gradient."""
+    # Needed where rows have unequal numbers of terms, such as tokens that count for the loss:
+    # only then is the result independent of how a batch is split into micro-batches.
     weight: Tensor | None = None
-    """What the rows count for beside a batch's other rows, in 0..1; None: each as much."""
+    """Weight of this micro-batch among its batch's, in 0..1; None: rows count equally."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A bound on a metric; training that stays beyond it has failed."""
+    """A bound on a monitoring metric; training that stays out of bounds has failed."""
 
     metric: str
-    means: str
-    """What has happened then, in words for a person."""
+    message: str
+    """Explanation for a person of what has gone wrong."""
     at_least: float = -math.inf
     at_most: float = math.inf
-    unless: tuple[str, float] | None = None
-    """Another metric, and its least value at which this one means no harm."""
+    suppressed_when: tuple[str, float] | None = None
+    """Another metric and the value from which on it suppresses this alarm."""
 
-    def rings(self, figures: Mapping[str, float]) -> bool:
-        """Whether the metric is there and beyond its bound; what is not a number is."""
+    def is_triggered(self, figures: Mapping[str, float]) -> bool:
+        """Return True if the metric is present and out of bounds; NaN is out of bounds."""
         if self.metric not in figures:
             return False
-        if self.unless and figures.get(self.unless[0], -math.inf) >= self.unless[1]:
-            return False
+        if self.suppressed_when:
+            other, least = self.suppressed_when
+            if figures.get(other, -math.inf) >= least:
+                return False
+        # Not `value < at_least or value > at_most`: comparisons with NaN are false.
         return not self.at_least <= figures[self.metric] <= self.at_most
 
 
 class Generative(nn.Module, abc.ABC, Generic[SamplesT]):
-    """A trainable generative model; aigc_ops/models/vae.py is a short, whole one."""
+    """A trainable generative model; aigc_ops/models/vae.py is a short, complete example."""
 
+    # Samples
     modality: ClassVar[str]
-    """Name of the modality of its samples."""
+    """Name of the modality of the samples."""
     can_stream: ClassVar[bool] = False
-    """Whether samples are texts that can be sent piece by piece."""
+    """True if samples are texts that can be sent in pieces."""
+    # Training. `channels_last` suits convolutions: cuDNN's fp16 kernels need no transposes then.
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
-    """Layout of weights and of batches with four dimensions."""
+    """Memory format of 4-dimensional weights and batches."""
     config_type: ClassVar[type[FamilyConfig]]
     averaged_parts: ClassVar[frozenset[str]] = frozenset()
-    """Parts whose exponential moving average is what samples (when the run keeps one)."""
+    """Parts that are sampled with their EMA weights, when the run keeps an EMA."""
     judged_by: ClassVar[str] = "heldout/loss"
-    """The metric that picks the best checkpoint and stops early."""
-    more_is_better: ClassVar[bool] = False
-    """Whether a higher value of `judged_by` is the better one."""
+    """Metric that selects the best checkpoint and decides early stopping."""
+    higher_is_better: ClassVar[bool] = False
+    """True if higher values of `judged_by` are better."""
+    # Repeated alarms roll a run back or end it: choose bounds that every healthy run keeps.
     alarms: ClassVar[tuple[Alarm, ...]] = ()
-    """What the watchdog looks for, with bounds that healthy runs keep."""
+    """Alarms of the watchdog."""
 
     config: Any
 
     @classmethod
     @abc.abstractmethod
     def from_data(cls, config: Any, data: Any) -> Self:
-        """An untrained model that fits the training data's shape or vocabulary."""
+        """Return an untrained model that fits the training data's shape or vocabulary."""
 
     @classmethod
     @abc.abstractmethod
     def from_blueprint(cls, config: Any, blueprint: Mapping[str, JsonValue]) -> Self:
-        """A model shaped as `blueprint()` says, its weights still to be loaded."""
+        """Return a model built from `blueprint()`'s result, with weights not yet loaded."""
 
+    # The blueprint is JSON and the weights are safetensors, so loading a model executes nothing
+    # that its folder contains, as unpickling would.
     @abc.abstractmethod
     def blueprint(self) -> dict[str, JsonValue]:
-        """What beside config and weights is needed to build this model again."""
+        """Return everything besides config and weights that rebuilds the model, as JSON."""
 
     @abc.abstractmethod
     def parts(self) -> dict[str, nn.Module]:
-        """Trainable parts by name, in the order in which they are stepped."""
+        """Return the trainable parts by name, in the order in which they are stepped."""
 
-    def go_on(self, data: Any) -> None:
-        """Be ready to be trained on such data, as a stored model that a training starts from.
+    def prepare_finetuning(self, data: Any) -> None:
+        """Prepare a loaded model for further training on this data.
 
-        Raises ModelError when the config names something else to start from.
+        Raises ModelError when the config also names another model to start from.
         """
 
     @abc.abstractmethod
     def optimizer(self, part: str) -> torch.optim.Optimizer:
-        """A new optimiser over one part's parameters."""
+        """Return a new optimiser over one part's parameters."""
 
     @abc.abstractmethod
     def examples(self, data: Any) -> dict[str, Tensor]:
-        """Training examples: tensors of equal length N, indexed by the loop into batches."""
+        """Return training examples: tensors of equal length N, which the loop indexes."""
 
     def example_terms(self) -> dict[str, JsonValue] | None:
-        """Return all that decides `examples` beside the data: equal terms give equal examples.
+        """Return all settings that affect `examples`, the key under which they are cached.
 
-        None when making them again is as quick as reading them.
+        None when computing examples is as quick as reading them from the cache.
         """
         return None
 
     def write_examples(self, data: Any, folder: Path) -> None:
-        """Write `examples` into an empty folder, a NumPy file of each name."""
+        """Write `examples` into an empty folder, one NumPy file per name."""
+        # A family with long examples should override this and write them as it computes them:
+        # the files are memory-mapped later, so they may be larger than the memory.
         for name, rows in self.examples(data).items():
             np.save(folder / f"{name}.npy", rows.numpy())
 
     @abc.abstractmethod
     def losses(self, batch: dict[str, Tensor], noise: Noise) -> Iterator[Loss]:
-        """Yield each part's loss; the loop steps that part before asking for the next.
+        """Yield each part's loss; the loop steps that part before it requests the next loss.
 
-        Draw all random numbers from `noise`, so that a resumed run meets the same ones. On a
-        GPU what is computed is recorded once and replayed: what changes with the step comes
-        from `noise.ramp`, and nothing else in Python may.
+        Take all random numbers from `noise`, so that a resumed run gets the same ones. Values
+        that depend on the step must come from `noise.ramp`: on a GPU the kernels are captured
+        in a CUDA graph and replayed, and Python code does not run again.
         """
 
     @abc.abstractmethod
     def sample(self, requests: Sequence[SampleRequest]) -> SamplesT:
-        """Return one sample per request, in order; there may be no request."""
+        """Return one sample per request, in order; the list may be empty."""
 
     @abc.abstractmethod
     def check(self, request: SampleRequest) -> None:
         """Raise ModelError when this model cannot serve the request."""
 
     def stream(self, request: SampleRequest) -> Generator[str, None, None]:  # noqa: ARG002
-        """Yield the pieces of a text as they are generated; close it to cancel.
+        """Yield the pieces of a text as they are generated; close the generator to cancel.
 
         Raises ModelError for a model whose samples do not come in pieces.
         """
-        raise ModelError("samples of this model do not come piece by piece; leave stream out")
+        raise ModelError("this model cannot stream its samples; leave stream out")
 
     def controls(self) -> Mapping[str, Control]:
-        """What samples can be asked for beside label or prompt, by name."""
+        """Return the controls of a sample by name, besides label and prompt."""
         return {}
 
-    def released(self) -> "Generative[SamplesT]":
-        """The model as it is registered and served: without what only training needs."""
+    def for_registry(self) -> "Generative[SamplesT]":
+        """Return the model to register and serve, without parts that only training needs."""
         return self
 
     def export(self, folder: Path) -> None:  # noqa: ARG002
-        """Write the model into an empty folder in its field's exchange format.
+        """Write the model into an empty folder in a common exchange format, such as GGUF.
 
-        Raises ModelError when there is none.
+        Raises ModelError for a family without one.
         """
         raise ModelError(
             f"{self.config.family} models have no exchange format; the model's own folder holds "
@@ -182,14 +194,16 @@ class Generative(nn.Module, abc.ABC, Generic[SamplesT]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Name of each label 0..K-1 that samples are conditioned on; empty: there are no labels."""
+        """Names of the labels 0..K-1; empty for a model without labels."""
         return ()
 
     @property
     def num_classes(self) -> int:
-        """Number of labels; 0 for a model without."""
+        """Number of labels; 0 for a model without labels."""
         return len(self.class_names)
 
     def example_units(self, batch: dict[str, Tensor]) -> int | Tensor:
-        """Images or tokens in a batch, for the rate; a tensor () where counting takes the GPU."""
+        """Return the number of images or tokens in a batch, for the throughput."""
+        # A family that counts on the GPU returns a scalar tensor, so that the loop need not
+        # wait for the device at every step.
         return len(next(iter(batch.values())))

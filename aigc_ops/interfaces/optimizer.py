@@ -1,4 +1,4 @@
-"""The optimiser's settings that families share."""
+"""Optimiser settings shared by families."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class AdamConfig(BaseModel):
-    """One part's Adam optimiser (Kingma & Ba 2015)."""
+    """Settings of the Adam optimiser of a part (Kingma & Ba 2015)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -21,10 +21,8 @@ class AdamConfig(BaseModel):
     def optimizer(
         self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]
     ) -> torch.optim.Optimizer:
-        """A fused AdamW over parameters or groups of them (Loshchilov & Hutter 2019).
-
-        At a decay of 0 it is Adam.
-        """
+        """Return a fused AdamW over parameters or parameter groups (Loshchilov & Hutter 2019)."""
+        # AdamW with a weight decay of 0 is Adam, so there is no second case.
         return torch.optim.AdamW(
             parameters,
             lr=self.learning_rate,

@@ -1,4 +1,4 @@
-"""What may be asked of a model: one sample, its controls, and what is refused."""
+"""Requests for samples, controls of a model, and checks of both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Message(NamedTuple):
-    """One turn of a conversation."""
+    """A turn of a conversation."""
 
     role: Role
     text: str
@@ -23,7 +23,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Control:
-    """Something that a sample can be asked for beside its label or prompt."""
+    """A numeric setting of a sample, besides its label or prompt."""
 
     low: float
     high: float
@@ -32,17 +32,17 @@ class Control:
 
     @property
     def bounds(self) -> str:
-        """The values it takes, as people read them."""
+        """Range of values as text."""
         return f"{self.low:g} to {self.high:g}{', a whole number' if self.is_integer else ''}"
 
-    def takes(self, value: float) -> bool:
-        """Whether a sample can be asked for this value."""
+    def accepts(self, value: float) -> bool:
+        """Return True if the value is in range, and whole where it must be."""
         return self.low <= value <= self.high and not (self.is_integer and value != int(value))
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One sample to draw; equal requests give equal samples, alone or in a batch."""
+    """A request for one sample; equal requests give equal samples, in any batch."""
 
     seed: int
     label: int | None = None
@@ -51,30 +51,32 @@ class SampleRequest:
     history: tuple[Message, ...] = ()
     """The conversation before the prompt, oldest turn first."""
     stop: tuple[str, ...] = ()
-    """A text ends before the first of these that it would hold."""
-    is_begun: bool = False
-    """The prompt is the beginning of the text itself, in no frame of a prompt's own."""
+    """Stop strings: the text ends before the first occurrence of one."""
+    is_prefix: bool = False
+    """True: the prompt is the start of the text itself; no chat template is applied."""
 
     def generator(self) -> "torch.Generator":
-        """A CPU generator of this request's own, so no neighbour changes its noise."""
-        import torch  # which the data room, whose rows hold messages, does without
+        """Return a CPU generator seeded for this request alone."""
+        import torch  # here, because rows of data hold messages and need no torch
 
+        # On the CPU even for a model on a GPU: CUDA's generator gives other numbers, and a
+        # generator shared by a batch would make a sample depend on its neighbours.
         return torch.Generator().manual_seed(self.seed)
 
 
 def unseeded(request: SampleRequest) -> SampleRequest:
-    """The request with the seed 0: what it asks for, whichever sample of that it is."""
+    """Return the request with seed 0, so that requests differing by seed alone are equal."""
     return replace(request, seed=0)
 
 
 def check_label(request: SampleRequest, num_classes: int) -> None:
-    """Raise ModelError unless the request's label (or none) suits a K-class image model."""
+    """Raise ModelError unless the request's label suits a model of `num_classes` (0: none)."""
     if request.prompt is not None:
-        raise ModelError("this model draws images and takes no prompt; give a label or nothing")
+        raise ModelError("this model takes no prompt; give a label or nothing")
     if request.history or request.stop:
-        raise ModelError("this model draws images; leave messages and stop out")
+        raise ModelError("this model takes no messages and no stop; leave them out")
     if request.label is None and num_classes:
-        raise ModelError(f"this model draws by class; give a label from 0 to {num_classes - 1}")
+        raise ModelError(f"this model needs a label; give one from 0 to {num_classes - 1}")
     if request.label is not None and not num_classes:
         raise ModelError("this model has no classes; leave the label out")
     if request.label is not None and not 0 <= request.label < num_classes:
@@ -82,18 +84,20 @@ def check_label(request: SampleRequest, num_classes: int) -> None:
 
 
 def check_controls(request: SampleRequest, controls: Mapping[str, Control]) -> None:
-    """Raise ModelError unless the model has the request's controls and their values."""
+    """Raise ModelError for a control that the model lacks, or a value out of range."""
     for name, value in request.controls.items():
         if name not in controls:
-            known = [f"{names} ({control.bounds})" for names, control in joined(controls)]
+            groups = group_equal_controls(controls)
+            known = [f"{names} ({control.bounds})" for names, control in groups]
             choice = f"choose from {', '.join(known)}" if known else "this model has none"
             raise ModelError(f"{name!r} is not a control; {choice}")
-        if not controls[name].takes(value):
+        if not controls[name].accepts(value):
             raise ModelError(f"{name} is {value:g}; give {controls[name].bounds}")
 
 
-def joined(controls: Mapping[str, Control]) -> list[tuple[str, Control]]:
-    """Names and control of each run of equal ones, such as `latent_1 … latent_16`."""
+def group_equal_controls(controls: Mapping[str, Control]) -> list[tuple[str, Control]]:
+    """Return (names, control) per run of equal controls, such as `latent_1 … latent_16`."""
+    # A VAE has one control per latent unit, which would fill a message or a model card.
     runs = []
     for control, items in groupby(controls.items(), key=itemgetter(1)):
         names = [name for name, _ in items]
@@ -102,19 +106,20 @@ def joined(controls: Mapping[str, Control]) -> list[tuple[str, Control]]:
 
 
 def check_turns(history: Sequence[Message]) -> None:
-    """Raise ModelError unless user and assistant take turns, after system messages if any.
+    """Raise ModelError unless user and assistant alternate, after optional system messages.
 
-    A history ends with the assistant's turn, for the prompt is the user's next.
+    A history ends with the assistant's turn, because the prompt is the user's next turn.
     """
     expected: Role = "user"
-    for place, message in enumerate(history):
-        is_opening = message.role == "system" and all(m.role == "system" for m in history[:place])
-        if not is_opening and message.role != expected:
+    for index, message in enumerate(history):
+        is_leading = message.role == "system" and all(m.role == "system" for m in history[:index])
+        if not is_leading and message.role != expected:
             raise ModelError(
-                f"message {place + 1} is the {message.role}'s where the {expected}'s was expected; "
-                "system messages come first, then user and assistant take turns"
+                f"message {index + 1} has the role {message.role}, expected {expected}; "
+                "system messages come first, then user and assistant alternate"
             )
-        if not is_opening:
+        if not is_leading:
             expected = "assistant" if expected == "user" else "user"
+    # The prompt is the user's next turn, so the history may not end with a user's turn.
     if expected == "assistant":
-        raise ModelError("the last of the earlier messages is the user's; its answer is missing")
+        raise ModelError("the last earlier message is the user's; add the assistant's answer to it")

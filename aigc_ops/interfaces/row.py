@@ -1,4 +1,4 @@
-"""A row before it is decoded, and rows that are read together."""
+"""Undecoded rows of a dataset, and groups of rows that are read together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,14 @@ Label = int | str | None
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row before it is decoded: nothing in it is known to be sound."""
+    """An undecoded row; any field may be damaged."""
 
+    # Prompts are bytes as well as the content: invalid UTF-8 is reported by validation, with
+    # the row's name, and not by the reader.
     name: str
-    """Where a person finds it: `train.parquet row 12` (from 0), `cat/7.png`, `a.txt line 3`."""
+    """Location for a person: `train.parquet row 12` (from 0), `cat/7.png`, `a.txt line 3`."""
     content: bytes | None
-    """The encoded image, or the text's bytes; None where the file holds null."""
+    """Encoded sample, such as a PNG or UTF-8 text; None for a null."""
     label: Label = None
     prompt: bytes | None = None
     source: str | None = None
@@ -23,11 +25,13 @@ class Row:
     history: tuple[Message, ...] = ()
     """The conversation before the prompt, oldest turn first."""
     error: str | None = None
-    """Why there is no content, where more is known than that."""
+    """Reason for missing content, when there is a better one than "null"."""
 
     @property
     def conversation(self) -> bytes:
-        """What all rows of one conversation share: its first prompt."""
+        """First prompt, which all rows of a conversation share."""
+        # The split hashes this, so that no conversation is partly held out. A lone surrogate
+        # cannot be encoded otherwise; the row is refused later, by name.
         first = (turn.text for turn in self.history if turn.role == "user")
         text = next(first, None)
         return text.encode(errors="surrogatepass") if text is not None else self.prompt or b""
@@ -35,13 +39,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that are read together: those of a file, or of a row group of Parquet."""
+    """Rows that are read together: a whole file, or a Parquet row group."""
 
     file: Path
-    """Below the dataset's root."""
+    """Path relative to the dataset's root."""
     index: int | None = None
-    """Which row group; None: all of the file."""
+    """Index of the row group; None: the whole file."""
     first: int = 0
-    """Place in the file of the first row."""
+    """Index in the file of the first row."""
     num: int = 1
-    """Rows, those of the other split included; of a whole file, not known."""
+    """Number of rows, including those of the other split; meaningless for a whole file."""

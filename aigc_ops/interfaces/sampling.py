@@ -1,4 +1,4 @@
-"""What a modality does with samples: join, write, read, compare and show them."""
+"""Interface of a modality's samples: join, write, read, compare and show them."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     from aigc_ops.interfaces.model import Generative
 
 METADATA_KEY = "aigc_ops"
-"""Name of the metadata inside a file of a sample, such as the keyword of a PNG's tEXt chunk."""
+"""Key of the metadata inside a sample file, such as the keyword of a PNG's tEXt chunk."""
 SamplesT = TypeVar("SamplesT")
 Metadata = Mapping[str, Any]
-"""What a sample carries about its origin: the model's URI and manifest digest, its request."""
+"""Metadata embedded in a sample: the model's URI and manifest digest, and the request."""
 
 
 class SampleCodec(abc.ABC, Generic[SamplesT]):
-    """Operations on a batch of samples; a batch is indexed like a list."""
+    """Operations on a batch of samples; a batch can be indexed like a list."""
 
+    # Files
     suffix: ClassVar[str]
-    """Of a file that holds samples, such as ".png"."""
+    """File suffix of samples, such as ".png"."""
     is_numbered: ClassVar[bool] = True
-    """Whether each sample is a file of its own, `00000.png` and so on."""
+    """True if each sample is a file of its own: `00000.png`, `00001.png` and so on."""
+    # Service and mlflow.pyfunc. Clients depend on these names: never change them later.
     media_type: ClassVar[str]
-    """Of one encoded sample, as the service sends it."""
+    """Media type of an encoded sample in an HTTP response."""
     json_name: ClassVar[str]
-    """Key of one sample in the service's JSON answers and of MLflow's output column."""
+    """Key of a sample in JSON responses, and name of MLflow's output column."""
     json_names: ClassVar[str]
-    """Key of the list of samples in the service's JSON answers."""
+    """Key of the list of samples in JSON responses."""
     column_type: ClassVar[str]
-    """MLflow's type of that column: "binary" or "string"."""
+    """MLflow type of the output column: "binary" or "string"."""
 
     @abc.abstractmethod
     def join(self, batches: Sequence[SamplesT]) -> SamplesT:
@@ -50,12 +52,13 @@ class SampleCodec(abc.ABC, Generic[SamplesT]):
         return len(requests)
 
     def amount(self, samples: SamplesT) -> int:
-        """Return how much was generated, for comparing the times of two models."""
+        """Return how much was generated, to compare the sampling times of two models."""
+        # Overridden where samples differ in size: a model that writes short texts is not fast.
         return len(samples)  # type: ignore[arg-type]
 
     @abc.abstractmethod
     def encode(self, sample: Any, metadata: Metadata | None = None) -> bytes:
-        """Return one sample as `media_type`, with its metadata where the format has room."""
+        """Return a sample encoded as `media_type`, with metadata if the format supports it."""
 
     @abc.abstractmethod
     def decode(self, content: bytes) -> Any:
@@ -63,33 +66,34 @@ class SampleCodec(abc.ABC, Generic[SamplesT]):
 
     @abc.abstractmethod
     def stack(self, samples: Sequence[Any]) -> SamplesT:
-        """Return a batch of single samples; there may be none."""
+        """Return a batch of single samples; the list may be empty."""
 
     @abc.abstractmethod
     def difference(self, content: bytes, sample: Any) -> int:
-        """Return how far an encoded sample is from another one, 0 (equal) to 255.
+        """Return the largest difference of an encoded sample from another, 0 (equal) to 255.
 
-        In steps of a 255th of full scale; 255 where the two cannot be compared.
+        The unit is 1/255 of full scale. The result is 255 for samples of different shape.
         """
+        # A tolerance above 0 is needed: another CPU or library rounds floats differently.
 
     @abc.abstractmethod
     def preview(self, samples: SamplesT, requests: Sequence[SampleRequest]) -> Media:
-        """Return all samples at once, to be looked at or listened to."""
+        """Return all samples as one medium."""
 
     def json_value(self, content: bytes) -> str:
-        """Return an encoded sample as it is put into JSON."""
+        """Return an encoded sample as a JSON string, by default in base64."""
         import base64
 
         return base64.b64encode(content).decode()
 
     def column_value(self, sample: Any) -> Any:
-        """Return one sample as MLflow's output column holds it."""
+        """Return a sample as a value of MLflow's output column."""
         return self.encode(sample)
 
     def read_metadata(self, path: Path) -> str | None:  # noqa: ARG002
-        """Return the JSON metadata that a file of one sample carries; None without any.
+        """Return the JSON metadata embedded in a sample file; None if there is none.
 
-        Raises ModelError for a file that cannot be read.
+        Raises ModelError when the file cannot be read.
         """
         return None
 
@@ -99,9 +103,9 @@ class SampleCodec(abc.ABC, Generic[SamplesT]):
         folder: Path,
         metadata: Callable[[int], Metadata | None],
     ) -> list[str]:
-        """Write every sample into a folder; return the file of each, in order.
+        """Write every sample into a folder; return each sample's file name, in order.
 
-        A file per sample, numbered, unless the modality keeps several in one.
+        By default each sample is a numbered file; a modality may write several into one file.
         """
         names = [f"{index:05d}{self.suffix}" for index in range(len(samples))]  # type: ignore[arg-type]
         for index, name in enumerate(names):
@@ -110,57 +114,62 @@ class SampleCodec(abc.ABC, Generic[SamplesT]):
         return names
 
     def record(self, sample: Any) -> dict[str, Any]:  # noqa: ARG002
-        """Return what the line of a sample in `samples.jsonl` holds of the sample itself."""
+        """Return the fields of a sample's line in `samples.jsonl` that describe the sample."""
         return {}
 
     def read(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> SamplesT:
-        """Return the samples that the lines of `samples.jsonl` name, in order."""
+        """Return the samples of the given lines of `samples.jsonl`, in order."""
+        # The file's name alone: a line with a path must not read a file outside the folder.
         content = ((folder / Path(row["file"]).name).read_bytes() for row in rows)
         return self.stack([self.decode(each) for each in content])
 
 
 class RequestFields(abc.ABC):
-    """What a sample can be asked for, beside its seed and controls."""
+    """Fields of a sample request besides seed and controls."""
 
+    # The same request arrives in three forms: an HTTP body, a row of an MLflow table, a line of
+    # `samples.jsonl`. All become a SampleRequest, so equal requests give equal samples.
     fields: ClassVar[type[BaseModel]]
-    """Fields of `POST /generate` that this modality adds."""
+    """Fields that the modality adds to `POST /generate`."""
     columns: ClassVar[Mapping[str, str]]
-    """Name and type of MLflow's optional input columns: "long", "string" or "binary"."""
+    """MLflow's optional input columns: name to type ("long", "string" or "binary")."""
     echoed: ClassVar[tuple[str, ...]] = ()
-    """Columns that MLflow's output repeats beside the seed."""
+    """Input columns that MLflow's output repeats besides the seed."""
     in_answers: ClassVar[tuple[str, ...]] = ()
-    """Fields of a request that the service's JSON answers repeat beside the seed."""
+    """Request fields that JSON responses repeat besides the seed."""
 
+    # A flag, so that held-out data is decoded only for a modality that needs it.
     takes_prompts: ClassVar[bool] = False
-    """Whether `default_prompts` finds any, for which held-out data is read."""
+    """True if `default_prompts` may return prompts."""
 
     @abc.abstractmethod
     def arguments(self, call: BaseModel) -> dict[str, Any]:
-        """Return the arguments of `sampler.requests` for a validated call."""
+        """Return the keyword arguments of `sampler.requests` for a validated call."""
 
     @abc.abstractmethod
     def call(self, request: SampleRequest) -> dict[str, Any]:
-        """Return the JSON fields of a call that asks for one request."""
+        """Return the JSON fields of a call for one request."""
 
     @abc.abstractmethod
     def record(self, request: SampleRequest) -> dict[str, Any]:
-        """Return what a line of `samples.jsonl` holds of a request, its seed left out."""
+        """Return the fields of a request in `samples.jsonl`, without the seed."""
 
     @abc.abstractmethod
     def from_row(
         self, model: "Generative[Any]", index: int, row: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the arguments of a SampleRequest for a row of an MLflow table.
+        """Return the keyword arguments of a SampleRequest for a row of an MLflow table.
 
-        Raises ModelError naming the row for a value of another form.
+        Raises ModelError naming the row when a value has the wrong type.
         """
 
     def default_prompts(self, heldout: Any) -> Sequence[str]:  # noqa: ARG002
-        """Return prompts of held-out data that a registered version is asked; empty: none."""
+        """Return prompts of held-out data for a version's golden samples; may be empty."""
         return ()
 
 
 class CallFields(BaseModel):
-    """Base of the fields that a modality adds to `POST /generate`."""
+    """Base class of the fields that a modality adds to `POST /generate`."""
 
+    # Strict, because pydantic would otherwise accept the label "3" or true.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""Configs with a section for each modality, which also take the former flat names of fields."""
+"""Configs with one section per modality; older, flat names of fields are still accepted."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -10,34 +10,35 @@ from aigc_ops.interfaces.discovery import find_modality, modality_names
 
 
 class SectionConfig(BaseModel):
-    """One modality's settings inside a stage's config."""
+    """Settings of a modality inside a stage's config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     former_names: ClassVar[Mapping[str, str]] = {}
-    """Name of a field -> its flat name in the stage's config before there were sections."""
+    """Field name -> flat name of the field in the configs of version 0.1."""
 
 
 class SectionedConfig(BaseModel):
-    """A stage's config with one section per modality, as `with_sections` completes it."""
+    """A stage's config with one section per modality, added by `with_sections`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     added_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that came after version 0.1; at their default they are left out of digests."""
+    """Fields added after version 0.1; at their default they are left out of digests."""
     section_types: ClassVar[Mapping[str, type[SectionConfig]]] = {}
+    """Section type by modality name; set by `with_sections`."""
 
     def section(self, name: str) -> Any:
-        """Return the settings of one modality; raises KeyError for a modality without any."""
+        """Return the settings of a modality; None for a modality without a section."""
         return getattr(self, name) if name in self.section_types else None
 
     def with_section(self, name: str, **values: Any) -> Self:
-        """Return a copy with other values in one modality's section."""
+        """Return a copy with changed values in a modality's section."""
         return self.model_copy(update={name: self.section(name).model_copy(update=values)})
 
     @classmethod
     def former_paths(cls) -> dict[str, str]:
-        """Return the dotted path of today by the former flat name."""
+        """Return the current dotted path of each former flat name."""
         return {
             former: f"{name}.{field}"
             for name, section in cls.section_types.items()
@@ -53,26 +54,30 @@ class SectionedConfig(BaseModel):
         """
         if not isinstance(values, Mapping):
             return values
+        # A copy: pydantic passes the caller's own mapping.
         moved = dict(values)
         for former, path in cls.former_paths().items():
             if former in moved and former not in cls.model_fields:
                 name, field = path.split(".")
                 section = moved.get(name) or {}
+                # Unset fields are left out, or a default would count as a second value.
                 if isinstance(section, BaseModel):
                     section = section.model_dump(exclude_unset=True)
                 if not isinstance(section, Mapping):
-                    continue  # which is reported as what it is
+                    continue  # pydantic reports the wrong type of the section
                 if field in section:
-                    raise ValueError(f"{former} is the former name of {path}; give {path} alone")
+                    raise ValueError(f"{former} is the former name of {path}; give only {path}")
                 moved[name] = {**section, field: moved.pop(former)}
         return moved
 
     def stable_dump(self) -> dict[str, Any]:
-        """Return the values for digests: by the names of version 0.1, later fields if not default.
+        """Return the values for digests, by the field names of version 0.1.
 
-        So neither a new field nor a new section changes the digest of a config that does not
-        use it.
+        Later fields are included only if they differ from their default.
         """
+        # Digests name runs, checkpoints and cached results. So neither a new field, nor a new
+        # section, nor a field moved into a section may change the digest of a config that
+        # leaves it at its default.
         dumped = self.model_dump(mode="json")
         defaults = _defaults(type(self))
         flat = {
@@ -92,16 +97,18 @@ class SectionedConfig(BaseModel):
 
 
 def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    # From the fields, because a config with required fields has no instance of defaults.
     fields = kind.model_fields.items()
     return {name: info.get_default(call_default_factory=True) for name, info in fields}
 
 
 def with_sections(base: type[SectionedConfig], stage: str) -> Any:
-    """Return the config type with a section for each modality that has settings for the stage.
+    """Return the config type completed by a section for each modality with settings for `stage`.
 
-    `stage` names the modality's attribute that holds the section's type, such as
-    `data_section`. The section is a field under the modality's name.
+    `stage` is the modality's attribute with the section's type, such as `data_section`. The
+    section becomes a field named after the modality.
     """
+    # 1. Build a subclass of the same name, with the modalities installed here.
     sections: dict[str, type[SectionConfig]] = {}
     for name in modality_names():
         if section := getattr(find_modality(name), stage):
@@ -109,8 +116,10 @@ def with_sections(base: type[SectionedConfig], stage: str) -> Any:
     fields: dict[str, Any] = {name: (kind, kind()) for name, kind in sections.items()}
     make: Any = create_model
     completed = make(base.__name__, __base__=base, __doc__=base.__doc__, **fields)
+    # 2. Forms and --help show a section's description: the first line of its docstring.
     for name, kind in sections.items():
         completed.model_fields[name].description = f"{(kind.__doc__ or name).splitlines()[0]}"
+    # 3. Pickling finds a class by module and name, so it must seem defined beside its base.
     completed.section_types = sections
     completed.__module__ = base.__module__
     completed.model_rebuild(force=True)
@@ -118,7 +127,7 @@ def with_sections(base: type[SectionedConfig], stage: str) -> Any:
 
 
 def former_field_paths(kind: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    """Return the dotted path of every renamed field of a config by its former dotted path."""
+    """Return the current dotted path of each renamed field by its former dotted path."""
     paths = {}
     if issubclass(kind, SectionedConfig):
         paths = {f"{prefix}{old}": f"{prefix}{new}" for old, new in kind.former_paths().items()}
@@ -131,14 +140,16 @@ def former_field_paths(kind: type[BaseModel], prefix: str = "") -> dict[str, str
 def with_present_names(
     kind: type[BaseModel], values: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a config's nested values by the names of today, and the renamed paths among them.
+    """Return nested config values under current names, and the paths that were renamed.
 
-    Raises ConfigError where a value is given by both names.
+    Raises ConfigError when a field is given under both names.
     """
+    # 1. Copy two levels: sections are changed below, and the caller's values must not be.
     moved: dict[str, Any] = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
     }
     renamed = {}
+    # 2. Move each value that has a former name.
     for old, new in former_field_paths(kind).items():
         *above, last = old.split(".")
         holder = _below(moved, above)
@@ -151,17 +162,17 @@ def with_present_names(
             target[section] = dict(present) if isinstance(present, Mapping) else {}
             target = target[section]
         if field in target:
-            raise ConfigError(f"{old} is the former name of {new}; give {new} alone")
+            raise ConfigError(f"{old} is the former name of {new}; give only {new}")
         target[field] = _below(moved, above).pop(last)  # type: ignore[union-attr]
         renamed[old] = new
     return moved, renamed
 
 
 def _below(values: dict[str, Any], path: list[str]) -> dict[str, Any] | None:
-    """Return the mapping at a path; None where there is none."""
+    """Return the mapping at a path, or None."""
     for name in path:
-        found = values.get(name)
-        if not isinstance(found, dict):
+        section = values.get(name)
+        if not isinstance(section, dict):
             return None
-        values = found
+        values = section
     return values

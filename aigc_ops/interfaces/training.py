@@ -1,4 +1,4 @@
-"""What a modality does for the training loop."""
+"""Interface of a modality for the training loop."""
 
 import abc
 from collections.abc import Callable, Mapping
@@ -12,41 +12,43 @@ from aigc_ops.interfaces.media import Media
 from aigc_ops.interfaces.model import Generative
 
 Monitor = Callable[[Generative[Any]], Mapping[str, float]]
-"""Figures of the model as it is, by name `samples/...`; it is in eval mode, with its averages."""
+"""Function that returns metrics named `samples/...` of a model in eval mode with EMA weights."""
 
 
 class TrainingHooks(abc.ABC):
-    """What is measured and shown while a model trains."""
+    """Interface of a modality for measuring and showing samples during training."""
 
+    # False by default: sampling tokens from NaN logits raises an error, unlike showing NaN pixels.
     previews_failures: bool = False
-    """Whether samples of a model that failed are worth showing; its weights may not be finite."""
+    """True if samples of a failed model can be shown; its weights may be inf or NaN."""
     memory_settings: tuple[str, ...] = ()
-    """Dotted settings of the data that a run may lower when memory runs out."""
+    """Dotted data settings that an out-of-memory message suggests to lower."""
 
     def monitor(self, train: TrainingData) -> Monitor | None:  # noqa: ARG002
-        """Return a measurement of samples against the training data; None: there is none.
+        """Return a function that measures samples against the training data, or None.
 
-        It is asked several times in a run, so it must be cheap; it steers the run and is never a
-        score.
+        It runs many times, so it must be cheap. Its metrics are for monitoring, not for
+        comparing models.
         """
+        # A function, so that statistics of the training data are computed once per run.
         return None
 
     def heldout_examples(
         self, model: Generative[Any], data: TrainingData, num: int
     ) -> dict[str, Tensor]:
-        """Return at most `num` examples of held-out data, of which the loss is watched."""
+        """Return at most `num` held-out examples, whose loss is monitored."""
         import torch
 
         return model.examples(data.take(torch.arange(min(num, len(data)))))
 
     @abc.abstractmethod
     def preview(self, model: Generative[Any], data: TrainingData | None) -> Media:
-        """Return samples of the same seeds at every step, to be looked at in order.
+        """Return samples from fixed seeds, so that the previews of two steps are comparable.
 
-        `data` may give prompts.
+        `data` may provide prompts.
         """
 
     def check_start(  # noqa: B027 - most modalities have nothing to check
         self, model: Generative[Any], data: TrainingData, source: Path
     ) -> None:
-        """Raise ModelError when a stored model does not fit the data that it starts on."""
+        """Raise ModelError when a loaded model does not fit the data to train on."""

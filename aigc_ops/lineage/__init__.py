@@ -1,15 +1,15 @@
-"""The whole line behind a sample, a Bento, a version, a run or a dataset, each link checked."""
+"""Lineage of a sample, Bento, version, run or dataset: a series of checks of stored records."""
 
 from pydantic import Field
 
-from aigc_ops.core.artifacts import Noun
+from aigc_ops.core.artifacts import Record
 from aigc_ops.lineage.checks import LINKS, Link
 from aigc_ops.lineage.facts import Facts
 from aigc_ops.lineage.lookup import find
 
 
-class Trace(Noun):
-    """A reference with its links in order."""
+class Trace(Record):
+    """The lineage of a reference: one check per link, in a fixed order."""
 
     ref: str
     links: tuple[Link, ...]
@@ -17,13 +17,16 @@ class Trace(Noun):
 
     @property
     def broken(self) -> tuple[str, ...]:
-        """What is wrong with each link that does not hold."""
-        return tuple(f"{each.name}: {each.told}" for each in self.links if each.state == "broken")
+        """Return the message of each broken link, after the link's name."""
+        return tuple(
+            f"{link.name}: {link.message}" for link in self.links if link.state == "broken"
+        )
 
 
 def trace(ref: str) -> Trace:
-    """The line behind a reference; raises an AigcOpsError when it leads nowhere."""
-    found = find(ref)
-    facts = Facts.of(found)
-    links = [link for make in LINKS if (link := make(facts))]
-    return Trace(ref=ref, links=tuple(links), others=tuple(each.uri for each in found.others))
+    """Return the lineage of a reference; raises an AigcOpsError when it cannot be resolved."""
+    target = find(ref)
+    # MLflow is read once, here, for all checks: they see one state of it.
+    facts = Facts.of(target)
+    links = [link for check in LINKS if (link := check(facts))]
+    return Trace(ref=ref, links=tuple(links), others=tuple(other.uri for other in target.others))

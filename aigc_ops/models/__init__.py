@@ -23,16 +23,17 @@ def family_type(name: str) -> type[Generative[Any]]:
     """Return the model class of a family; raises ModelError naming the nearest family."""
     require_known("family (model.family)", name, family_names(), ModelError)
     module = family_module(name)
-    found = [
+    # Classes that the module imports, such as its base, are not its own.
+    families = [
         value
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, Generative)
         and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise ModelError(f"{module.__name__}: expected one Generative class, found {len(found)}")
-    return found[0]
+    if len(families) != 1:
+        raise ModelError(f"{module.__name__}: expected one Generative class, found {len(families)}")
+    return families[0]
 
 
 def modality_of(family: str) -> Modality[Any]:

@@ -1,12 +1,11 @@
 """GPT: a decoder-only transformer over its own tokens, from scratch or pretrained.
 
-The network from scratch is that of `_transformer.py`; a pretrained one comes from
+The network from scratch is in `language/transformer.py`; a pretrained one comes from
 transformers, which is imported only then.
 """
 
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import groupby, repeat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 from aigc_ops.compute.random import Noise
 from aigc_ops.core.errors import ModelError
-from aigc_ops.core.input_paths import Reference
+from aigc_ops.core.input_paths import InputPath
 from aigc_ops.interfaces.model import Alarm, FamilyConfig, Loss
 from aigc_ops.interfaces.optimizer import AdamConfig
 from aigc_ops.interfaces.request import (
@@ -30,95 +29,94 @@ from aigc_ops.interfaces.request import (
     unseeded,
 )
 from aigc_ops.modalities.text.model import TextData, TextModel
-from aigc_ops.models.language.decoding import Choice, Decoding, Wording, continuations
+from aigc_ops.models.language.decoding import Decoding, Detokenizer, TokenSampler, continuations
 from aigc_ops.models.language.export import export
 from aigc_ops.models.language.likelihood import log_likelihood
 from aigc_ops.models.language.lora import LoraConfig
 from aigc_ops.models.language.packing import IGNORED, attention_within, pack
 from aigc_ops.models.language.pretrained import Pretrained, check_fit, load_pretrained
-from aigc_ops.models.language.tokenizer import NUM_FIXED, Vocabulary, check_unicode, newest_turns
+from aigc_ops.models.language.tokenizer import (
+    NUM_FIXED,
+    Vocabulary,
+    check_unicode,
+    truncate_history,
+)
 from aigc_ops.models.language.transformer import Transformer
 
+# Chunk of the cross-entropy on the CPU: memory for larger tensors is mapped anew in every step,
+# and page faults then cost more than the loss.
 LOGITS_AT_ONCE = 2**20
-"""Whose loss a CPU computes: larger tensors are mapped anew, page by page, in every step."""
 
 
 class GptConfig(FamilyConfig):
     """A transformer from scratch, or a pretrained one to train on."""
 
     family: Literal["gpt"] = "gpt"
-    pretrained: Reference | None = Field(
+    pretrained: InputPath | None = Field(
         default=None,
-        description="What to start from: a local Hugging Face folder (safetensors), a GGUF file, "
-        "or OWNER/NAME@COMMIT on the Hugging Face hub. It brings its own tokenizer, size, dropout "
-        "and chat template; those settings here then count for nothing.",
+        description="Pretrained model: a local Hugging Face folder (safetensors), a GGUF file, "
+        "or OWNER/NAME@COMMIT on the Hugging Face hub. It has its own tokenizer, size, dropout "
+        "and chat template; the corresponding settings here are ignored.",
     )
     lora: LoraConfig | None = Field(
         default=None,
-        description="Train small adapters of a pretrained network, or of a version of one that "
-        "training.init_from names, and leave its weights alone; empty: train all of it.",
+        description="LoRA: train adapters of a pretrained network (model.pretrained, or "
+        "training.init_from) and freeze its own weights; empty: train all weights.",
     )
     tokenizer: Literal["bpe", "bytes", "characters"] = Field(
         default="bpe",
-        description="Byte-level BPE learnt from the training texts, raw bytes, or the characters "
+        description="Byte-level BPE trained on the training texts, raw bytes, or the characters "
         "of the training texts (others as bytes).",
     )
     vocab_size: int = Field(
         default=512,
         ge=NUM_FIXED,
         le=2**20,
-        description="Most tokens of a BPE: 256 bytes, 3 marks, the rest merges.",
+        description="Maximum size of a BPE: 256 bytes, 3 special tokens, the rest merges.",
     )
     context_length: int = Field(
-        default=256, ge=8, le=2**17, description="Tokens seen at once, prompt and answer together."
+        default=256, ge=8, le=2**17, description="Maximum tokens of prompt and answer together."
     )
     num_layers: int = Field(default=4, ge=1, le=256, description="Transformer blocks.")
     num_heads: int = Field(default=4, ge=1, le=256, description="Attention heads of a block.")
     width: int = Field(
-        default=192, ge=8, le=2**15, description="Length of a token's vector; even for each head."
+        default=192, ge=8, le=2**15, description="Embedding size; a multiple of 2 x num_heads."
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of activations dropped.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout rate.")
     train_on_prompts: bool = Field(
-        default=False, description="Learn to predict the prompts too, not the answers alone."
+        default=False, description="Include the prompts in the loss, not only the answers."
     )
     recompute: bool = Field(
         default=False,
-        description="Keep no activations of the blocks for the way back but compute them again: "
-        "less memory for about a third more time.",
+        description="Activation checkpointing: recompute the blocks' activations in the backward "
+        "pass; less memory for about a third more time.",
     )
     optimizer: AdamConfig = Field(
         default=AdamConfig(learning_rate=1e-3, beta2=0.99, weight_decay=0.1),
-        description="Optimiser of the network; only matrices decay.",
+        description="Optimiser of the network; weight decay applies to matrices only.",
     )
     temperature: float = Field(
         default=0.8, ge=0, le=10, description="Divides the logits when sampling; 0 is greedy."
     )
     top_k: int | None = Field(
-        default=40, ge=1, description="Sample among the likeliest tokens; null: among all."
+        default=40, ge=1, description="Sample among the k likeliest tokens; null: among all."
     )
     top_p: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="Sample among the likeliest tokens that together have this probability "
-        "(Holtzman et al. 2020).",
+        default=1.0, gt=0, le=1, description="Sample among the top tokens of this probability mass."
     )
     repetition_penalty: float = Field(
-        default=1.0,
-        gt=0,
-        le=10,
-        description="Weakens tokens that stand in prompt or text already (Keskar et al. 2019); "
-        "1: not at all.",
+        default=1.0, gt=0, le=10, description="Penalty on tokens of prompt and text; 1: none."
     )
     max_new_tokens: int = Field(
-        default=96, ge=1, le=2**17, description="Longest sample, as far as the context allows."
+        default=96, ge=1, le=2**17, description="Maximum tokens of a sample, within the context."
     )
     stop: Sequence[Annotated[str, Field(min_length=1)]] = Field(
-        default=(), description="A sample ends before the first of these that it would hold."
+        default=(), description="Stop strings: a sample ends before the first one."
     )
 
     @model_validator(mode="after")
-    def _heads_share_the_width(self) -> Self:
+    def _heads_divide_the_width(self) -> Self:
+        # A head's width is even, because rotary positions pair its dimensions.
         if not self.pretrained and self.width % (2 * self.num_heads):
             step = 2 * self.num_heads
             raise ValueError(
@@ -129,13 +127,13 @@ class GptConfig(FamilyConfig):
 
 
 class Gpt(TextModel):
-    """A network over a vocabulary."""
+    """A decoder-only transformer with its vocabulary."""
 
     config_type = GptConfig
     averaged_parts = frozenset({"network"})
     alarms = (
-        # In nats a token: batches of few texts differ by tenths, a lost model by many.
-        Alarm("rise/network", means="the loss has jumped", at_most=1.0),
+        # In nats per token. Small batches fluctuate by 0.1; a model that diverges rises by more.
+        Alarm("rise/network", message="the loss has jumped", at_most=1.0),
     )
     config: GptConfig
 
@@ -162,7 +160,7 @@ class Gpt(TextModel):
             _warn_of_ignored(config)
             network, vocabulary = load_pretrained(config.pretrained, data)
             return cls(config, vocabulary, network)
-        _check_no_adapters(config)
+        _require_no_adapters(config)
         if config.tokenizer == "bytes":
             return cls(config, Vocabulary.of_bytes(data))
         if config.tokenizer == "characters":
@@ -175,7 +173,7 @@ class Gpt(TextModel):
         assert isinstance(vocabulary, dict), vocabulary
         pretrained = Pretrained.from_record(network) if isinstance(network, dict) else None
         if pretrained is None:
-            _check_no_adapters(config)
+            _require_no_adapters(config)
         return cls(config, Vocabulary.from_record(vocabulary), pretrained)
 
     def blueprint(self) -> dict[str, JsonValue]:
@@ -185,14 +183,14 @@ class Gpt(TextModel):
     def parts(self) -> dict[str, nn.Module]:
         return {"network": self.network}
 
-    def go_on(self, data: TextData) -> None:
+    def prepare_finetuning(self, data: TextData) -> None:
         if self.config.pretrained:
             raise ModelError(
-                f"training.init_from and model.pretrained ({self.config.pretrained}) both say what "
-                "to start from; give one alone: --model.pretrained '' or --training.init-from ''"
+                f"training.init_from and model.pretrained ({self.config.pretrained}) both name a "
+                "model to start from; unset one: --model.pretrained '' or --training.init-from ''"
             )
         if data.prompts is not None:
-            self.vocabulary.take_turns()
+            self.vocabulary.use_turn_token()
 
     def origin(self, data: TextData) -> "Gpt | None":
         if not self.config.pretrained:
@@ -201,13 +199,11 @@ class Gpt(TextModel):
         try:
             return Gpt.from_data(config, data).eval()
         except ModelError as error:
-            what = (
-                f"the model is not set beside what it started from, which cannot be read: {error}"
-            )
-            warnings.warn(what, stacklevel=2)
+            message = f"no comparison with the pretrained model, which cannot be read: {error}"
+            warnings.warn(message, stacklevel=2)
             return None
 
-    def released(self) -> "Gpt":
+    def for_registry(self) -> "Gpt":
         if not (self.config.lora and self.config.lora.merge):
             return self
         assert isinstance(self.network, Pretrained), type(self.network)
@@ -219,6 +215,7 @@ class Gpt(TextModel):
 
     def optimizer(self, part: str) -> torch.optim.Optimizer:
         parameters = [p for p in self.parts()[part].parameters() if p.requires_grad]
+        # GPT-2 and its successors exempt biases and gains of norms from weight decay.
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim >= 2]},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -252,30 +249,31 @@ class Gpt(TextModel):
         if "positions" in batch:
             positions = batch["positions"].long()
             mask = attention_within(positions)
-        else:
+        else:  # one document per row needs no mask, so torch can use its causal kernels
             positions, mask = torch.arange(inputs.shape[1], device=inputs.device)[None], None
         logits = self.network(inputs, positions=positions, mask=mask)
         loss = _cross_entropy(logits.flatten(0, 1), targets.flatten())
+        # Micro-batches differ in how many targets they have; each counts by its share of them.
         yield Loss("network", loss, weight=(targets != IGNORED).float().mean())
 
     def controls(self) -> Mapping[str, Control]:
         longest = self.config.context_length - 1
         return {
             "temperature": Control(0, 10, "divides the logits; 0 takes the likeliest token"),
-            "top_k": Control(1, self.network.num_tokens, "tokens to draw among", is_integer=True),
-            "top_p": Control(0.001, 1, "probability of the tokens to draw among"),
-            "repetition_penalty": Control(0.1, 10, "weakens tokens that were used; 1: not at all"),
-            "max_new_tokens": Control(1, longest, "tokens of the longest answer", is_integer=True),
+            "top_k": Control(1, self.network.num_tokens, "tokens to sample among", is_integer=True),
+            "top_p": Control(0.001, 1, "probability of the tokens to sample among"),
+            "repetition_penalty": Control(0.1, 10, "penalty on tokens used before; 1: none"),
+            "max_new_tokens": Control(1, longest, "maximum tokens of the answer", is_integer=True),
         }
 
     def _decoding(self, request: SampleRequest) -> Decoding:
-        given = request.controls
+        controls = request.controls
         return Decoding(
-            temperature=given.get("temperature", self.config.temperature),
-            top_k=int(given.get("top_k", self.config.top_k or 0)),
-            top_p=given.get("top_p", self.config.top_p),
-            repetition_penalty=given.get("repetition_penalty", self.config.repetition_penalty),
-            max_new_tokens=int(given.get("max_new_tokens", self.config.max_new_tokens)),
+            temperature=controls.get("temperature", self.config.temperature),
+            top_k=int(controls.get("top_k", self.config.top_k or 0)),
+            top_p=controls.get("top_p", self.config.top_p),
+            repetition_penalty=controls.get("repetition_penalty", self.config.repetition_penalty),
+            max_new_tokens=int(controls.get("max_new_tokens", self.config.max_new_tokens)),
         )
 
     def check(self, request: SampleRequest) -> None:
@@ -283,82 +281,87 @@ class Gpt(TextModel):
         check_turns(request.history)
         if request.history and not request.prompt:
             raise ModelError("the messages are answered already; give a prompt to follow them")
-        if any(not each for each in request.stop):
+        if "" in request.stop:
             raise ModelError("a stop string is empty; give one or more characters, or none")
-        self._opening(request)
+        self._prompt_tokens(request)
 
-    def _opening(self, request: SampleRequest) -> list[int]:
-        """Ids before the text asked for, with as many earlier turns as leave room for it.
+    def _prompt_tokens(self, request: SampleRequest) -> list[int]:
+        """Return the ids before the answer, with the newest turns that leave room for it.
 
-        Raises ModelError when no text could follow the prompt and the system messages alone.
+        Raises ModelError when prompt and system messages alone exceed the context.
         """
         if request.label is not None:
             raise ModelError("this model writes text and takes no label; give a prompt or nothing")
+        # 1. The request must fit without its history, and one token must be able to follow.
         prompt, room = request.prompt or "", self.config.context_length - 1
         check_unicode("".join([*(message.text for message in request.history), prompt]))
         system = [message for message in request.history if message.role == "system"]
-        words = self.vocabulary
-        begin = words.beginning if request.is_begun else partial(words.opening, history=system)
-        said = "".join([*(message.text for message in system), prompt])
-        opening = begin(prompt) if words.fits(said, room) else None
-        if opening is None or len(opening) > room:
-            length = "far more" if opening is None else len(opening)
+        text = "".join([*(message.text for message in system), prompt])
+        vocabulary, context_length = self.vocabulary, self.config.context_length
+        if not vocabulary.fits(text, room):
+            tokens = None  # a megabyte is refused by its length alone, without encoding it
+        elif request.is_prefix:
+            tokens = vocabulary.prefix_tokens(prompt)
+        else:
+            tokens = vocabulary.prompt_tokens(prompt, system)
+        if tokens is None or len(tokens) > room:
+            length = "far more" if tokens is None else len(tokens)
             raise ModelError(
-                f"the prompt{' with its system message' * bool(system)} has {len(said)} characters "
+                f"the prompt{' with its system message' * bool(system)} has {len(text)} characters "
                 f"and takes {length} tokens; this model has room for {room} and one to follow, so "
                 "give a shorter prompt"
             )
-        answer = min(self._decoding(request).max_new_tokens, self.config.context_length // 2)
+        # 2. Turns are dropped until half a context, or max_new_tokens, is free for the answer.
+        answer = min(self._decoding(request).max_new_tokens, context_length // 2)
 
         def fits(history: Sequence[Message]) -> bool:
-            if sum(len(message.text) for message in history) > room * words.longest_token:
+            if sum(len(message.text) for message in history) > room * vocabulary.longest_token:
                 return False
-            return len(words.opening(prompt, history)) + answer <= self.config.context_length
+            return len(vocabulary.prompt_tokens(prompt, history)) + answer <= context_length
 
-        history = newest_turns(request.history, fits)
-        return words.opening(prompt, history) if history else opening
+        history = truncate_history(request.history, fits)
+        return vocabulary.prompt_tokens(prompt, history) if history else tokens
 
     @torch.no_grad()
     def sample(self, requests: Sequence[SampleRequest]) -> list[str]:
-        wordings = list[Wording]()
-        for _, wordings in self._tell(requests):  # noqa: B007 - the last is what counts
+        texts = list[Detokenizer]()
+        for _, texts in self._generate(requests):  # noqa: B007 - the last is what counts
             pass
-        return [wording.text for wording in wordings]
+        return [text.text for text in texts]
 
     @torch.inference_mode()
     def stream(self, request: SampleRequest) -> Generator[str, None, None]:
-        for (told,), _ in self._tell([request]):
-            if told:
-                yield told
+        for (piece,), _ in self._generate([request]):
+            if piece:
+                yield piece
 
-    def _tell(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[list[str], list[Wording]]]:
-        """After each step what it adds to each text, and the texts so far."""
+    def _generate(
+        self, requests: Sequence[SampleRequest]
+    ) -> Iterator[tuple[list[str], list[Detokenizer]]]:
+        """Yield after each step the piece it adds to each text, and the texts so far."""
         if not requests:
             return
-        openings: list[list[int]] = []
+        # Requests that differ in their seed alone have the same prompt, which is encoded once.
+        prompts: list[list[int]] = []
         for alike, group in groupby(requests, key=unseeded):
-            openings += repeat(self._opening(alike), len(list(group)))
-        settings = [self._decoding(request) for request in requests]
-        wordings = [
-            Wording(
+            prompts += repeat(self._prompt_tokens(alike), len(list(group)))
+        settings, longest = [self._decoding(r) for r in requests], self.config.context_length
+        texts = [
+            Detokenizer(
                 self.vocabulary,
-                opening,
-                max_tokens=min(decoding.max_new_tokens, self.config.context_length - len(opening)),
+                prompt,
+                max_tokens=min(decoding.max_new_tokens, longest - len(prompt)),
                 stop=request.stop or self.config.stop,
             )
-            for request, opening, decoding in zip(requests, openings, settings, strict=True)
+            for request, prompt, decoding in zip(requests, prompts, settings, strict=True)
         ]
-        choice = Choice(
-            settings,
-            openings,
-            [request.generator() for request in requests],
-            num_tokens=self.network.num_tokens,
-        )
-        with self.network.drawing(len(requests)):
-            longest = self.config.context_length
-            for drawn in continuations(self.network, openings, choice, context_length=longest):
-                yield [w.add(token) for w, token in zip(wordings, drawn, strict=True)], wordings
-                if all(wording.ended for wording in wordings):
+        generators, num_tokens = [r.generator() for r in requests], self.network.num_tokens
+        token_sampler = TokenSampler(settings, prompts, generators, num_tokens=num_tokens)
+        steps = continuations(self.network, prompts, token_sampler, context_length=longest)
+        with self.network.packed_for_sampling(len(requests)):
+            for tokens in steps:
+                yield [t.append(token) for t, token in zip(texts, tokens, strict=True)], texts
+                if all(text.ended for text in texts):
                     return
 
     @torch.no_grad()
@@ -368,20 +371,20 @@ class Gpt(TextModel):
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the targets (N,) that count, from logits (N, V), in fp32."""
+    """Return the mean over targets (N,) that are not masked, from logits (N, V), in fp32."""
     is_cpu = logits.device.type == "cpu"
     num = max(1, LOGITS_AT_ONCE // logits.shape[1]) if is_cpu else len(targets)
     sums = [
-        functional.cross_entropy(few.float(), wanted, ignore_index=IGNORED, reduction="sum")
-        for few, wanted in zip(torch.split(logits, num), torch.split(targets, num), strict=True)
+        functional.cross_entropy(rows.float(), ids, ignore_index=IGNORED, reduction="sum")
+        for rows, ids in zip(torch.split(logits, num), torch.split(targets, num), strict=True)
     ]
     return torch.stack(sums).sum() / (targets != IGNORED).sum()
 
 
-def _check_no_adapters(config: GptConfig) -> None:
+def _require_no_adapters(config: GptConfig) -> None:
     if config.lora:
         raise ModelError(
-            "model.lora adapts a pretrained network and this one is from scratch; name one in "
+            "model.lora needs a pretrained network and this one is from scratch; name one in "
             "model.pretrained, start from a version of one (training.init_from), or leave "
             "model.lora out"
         )
@@ -391,5 +394,5 @@ def _warn_of_ignored(config: GptConfig) -> None:
     ignored = ("tokenizer", "vocab_size", "num_layers", "num_heads", "width", "dropout")
     changed = config.model_dump(exclude_defaults=True)
     if given := [f"model.{name}" for name in ignored if name in changed]:
-        what = f"{', '.join(given)}: ignored, for model.pretrained brings its own"
-        warnings.warn(what, stacklevel=4)
+        message = f"{', '.join(given)}: ignored, because model.pretrained has its own"
+        warnings.warn(message, stacklevel=4)

@@ -1,4 +1,4 @@
-"""Whether installation, stores, data and log are as they should be, and what to do if not."""
+"""Checks of the installation, the stores, the data and the audit logs, with advice."""
 
 import importlib.metadata
 import os
@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from pydantic import Field
 
 from aigc_ops.core import prefect_http
-from aigc_ops.core.artifacts import Noun
+from aigc_ops.core.artifacts import Record
 from aigc_ops.core.errors import AigcOpsError
 from aigc_ops.core.private_folders import fault, private_folder, remedy
 from aigc_ops.core.state_dir import PRIVATE_FOLDERS, TELEMETRY_OFF, home
@@ -37,32 +37,34 @@ WANTED_BYTES, NEEDED_BYTES = 5 * GIB, GIB // 2
 """Free disk for a run of the shipped configs with its Bento; and for a checkpoint at all."""
 LEFTOVER = re.compile(r"\..*\.(partial|retired)|\.(download|upload|packet)-.*")
 LEFTOVER_SECONDS = 3600
-"""A partial folder that was touched later may be somebody's at work."""
-SHOWN = 5
+"""A partial folder with a later change may belong to a process that is still running."""
+MAX_LISTED = 5
 
 State = Literal["ok", "warn", "FAIL"]
 
 
-class Finding(Noun):
-    """What one check found, and what to do about it."""
+class Finding(Record):
+    """A finding of one check, with advice where something is wrong."""
 
     check: str
     state: State
     found: str
-    advice: str | None = Field(default=None, description="What to do; None when all is well.")
+    advice: str | None = Field(default=None, description="What to do; None for state ok.")
 
 
-Found = tuple[State, str, str | None]
-Check = Callable[[], Iterable[Found]]
+Result = tuple[State, str, str | None]
+"""State, finding and advice; `_findings` adds the name of the check."""
+Check = Callable[[], Iterable[Result]]
 
 
 def examine(*, repair: bool = False, revert: bool = False, every: bool = False) -> list[Finding]:
-    """The findings of every check, in order.
+    """Return the findings of every check, in order.
 
-    `repair` completes promotions that were cut short and `revert` puts back aliases that were
-    moved by hand, too. `every` verifies all versions' files, not only the champions'.
+    `repair` completes promotions that were interrupted. `revert` does so too, and restores aliases
+    that were moved outside aigc-ops. `every` verifies the files of all versions, not only those of
+    the champions.
     """
-    findings = [each for name, check in LOCAL.items() for each in _findings(name, check)]
+    findings = [finding for name, check in LOCAL.items() for finding in _findings(name, check)]
     stored = _findings("MLflow's store", _store)
     findings += stored
     checks: dict[str, Check] = {
@@ -70,25 +72,30 @@ def examine(*, repair: bool = False, revert: bool = False, every: bool = False) 
         "runs": _runs,
         "stored files": partial(_stored_files, every=every),
     }
+    # Without a store the other checks would fail too, and connecting would create one: the doctor
+    # must leave a new state directory as it is.
     if stored[0].state != "FAIL" and health.store()[1] is not None:
-        findings += [each for name, check in checks.items() for each in _findings(name, check)]
+        findings += [
+            finding for name, check in checks.items() for finding in _findings(name, check)
+        ]
     return findings
 
 
 def _findings(name: str, check: Check) -> list[Finding]:
-    """What a check found; one that breaks is itself a finding."""
-    found: list[Found] = []
+    """Return the findings of a check; an exception in it is a finding too."""
+    results: list[Result] = []
     try:
-        found += check()
+        results += check()
     except AigcOpsError as error:
-        found.append(("FAIL", str(error), None))
-    except Exception as error:  # a doctor who faints helps nobody
-        told = f"the check itself broke: {type(error).__name__}: {error}"
-        found.append(("FAIL", told, "report it with what you ran"))
-    return [Finding(check=name, state=s, found=f, advice=a) for s, f, a in found]
+        results.append(("FAIL", str(error), None))
+    # The doctor runs where something is broken already. A failing check must not hide the others.
+    except Exception as error:
+        message = f"the check itself broke: {type(error).__name__}: {error}"
+        results.append(("FAIL", message, "report it with the command that you ran"))
+    return [Finding(check=name, state=s, found=f, advice=a) for s, f, a in results]
 
 
-def _python() -> Iterator[Found]:
+def _python() -> Iterator[Result]:
     wanted = importlib.metadata.metadata(OWN)["Requires-Python"]
     if SpecifierSet(wanted).contains(platform.python_version()):
         yield "ok", f"{platform.python_version()} at {sys.executable}", None
@@ -96,75 +103,85 @@ def _python() -> Iterator[Found]:
         yield "FAIL", f"{platform.python_version()}", f"make an environment with Python {wanted}"
 
 
-def _packages() -> Iterator[Found]:
+def _packages() -> Iterator[Result]:
     needed = [Requirement(line) for line in importlib.metadata.requires(OWN) or ()]
-    wanted = [each for each in needed if not each.marker or each.marker.evaluate({"extra": ""})]
-    absent = sorted(each.name for each in wanted if not _is_installed(each.name))
+    # An empty extra leaves out what only `pip install aigc-ops[...]` installs.
+    wanted = [line for line in needed if not line.marker or line.marker.evaluate({"extra": ""})]
+    absent = sorted(line.name for line in wanted if not _is_installed(line.name))
     install = f"python -m pip install -c {LOCK} -e ."
     if absent:
         yield "FAIL", f"{_listed(absent)} not installed", install
     root = find_project()
     if root is None or not (root / LOCK).is_file():
-        yield "ok", f"nothing to compare with: no {LOCK} here", None
+        yield "ok", f"not compared with a lock file: no {LOCK} here", None
         return
     other = compare((root / LOCK).read_text("utf-8")).other
     if other:
-        told = [f"{name} {here} (locked: {locked})" for name, (here, locked) in other.items()]
-        yield "warn", f"{len(other)} differ from the lock: {_listed(told)}", install
+        versions = [f"{name} {now} (locked: {locked})" for name, (now, locked) in other.items()]
+        yield "warn", f"{len(other)} differ from the lock: {_listed(versions)}", install
     elif not absent:
         yield "ok", f"as {LOCK} pins them", None
 
 
-def _disk() -> Iterator[Found]:
-    place = next(folder for folder in (home(), *home().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    told = f"{free / GIB:.1f} GiB free for {home()}; {WANTED_BYTES / GIB:.0f} GiB are wanted"
+def _disk() -> Iterator[Result]:
+    # The state directory may not exist yet; its nearest existing parent is on the same disk.
+    existing = next(folder for folder in (home(), *home().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    message = f"{free / GIB:.1f} GiB free for {home()}; {WANTED_BYTES / GIB:.0f} GiB are wanted"
     if free >= WANTED_BYTES:
-        yield "ok", told, None
+        yield "ok", message, None
         return
     advice = "free space (`aigc-ops cache prune`), or set AIGC_OPS_HOME to another disk"
-    yield "FAIL" if free < NEEDED_BYTES else "warn", told, advice
+    yield "FAIL" if free < NEEDED_BYTES else "warn", message, advice
 
 
-def _telemetry() -> Iterator[Found]:
+def _telemetry() -> Iterator[Result]:
+    # An unset variable counts as off: aigc-ops exports all of them before a library is imported.
     on = [name for name, value in TELEMETRY_OFF.items() if os.environ.get(name, value) != value]
     if on:
-        yield "warn", f"{_listed(on)} set to another value than off", f"unset {' '.join(on)}"
+        yield (
+            "warn",
+            f"{_listed(on)} set to a value that turns telemetry on",
+            f"unset {' '.join(on)}",
+        )
     else:
-        yield "ok", f"off, by {len(TELEMETRY_OFF)} switches", None
+        yield "ok", f"off, by {len(TELEMETRY_OFF)} environment variables", None
 
 
-def _leftovers() -> Iterator[Found]:
+def _leftovers() -> Iterator[Result]:
+    # 1. Hidden partial folders and downloads that no process has changed for an hour.
     old = time.time() - LEFTOVER_SECONDS
     hidden = [path for depth in (".*", "*/.*", "*/*/.*") for path in home().glob(depth)]
-    left = [p for p in hidden if LEFTOVER.fullmatch(p.name) and p.lstat().st_mtime < old]
+    leftovers = [p for p in hidden if LEFTOVER.fullmatch(p.name) and p.lstat().st_mtime < old]
+    # 2. Unconfirmed Bentos: their names begin with the id of the process that built them.
     for folder in (bento_store() / "unconfirmed").glob("*-*"):
         process = folder.name.partition("-")[0]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
-            left.append(folder)
-    if left:
-        shown = [os.path.relpath(path) for path in left]
-        told = f"{len(left)} partial folders of runs that were stopped: {_listed(shown)}"
-        yield "warn", told, f"rm -r {' '.join(shown)}"
+            leftovers.append(folder)
+    if leftovers:
+        shown = [os.path.relpath(path) for path in leftovers]
+        message = f"{len(leftovers)} partial folders of interrupted runs: {_listed(shown)}"
+        yield "warn", message, f"rm -r {' '.join(shown)}"
     else:
         yield "ok", f"none below {home()}", None
 
 
-def _private_folders() -> Iterator[Found]:
+def _private_folders() -> Iterator[Result]:
     folders = [private_folder(variable) for variable in PRIVATE_FOLDERS]
-    here = [folder for folder in folders if os.path.lexists(folder)]
+    # lexists: a link that leads nowhere is a finding too, since somebody else may have placed it.
+    existing = [folder for folder in folders if os.path.lexists(folder)]
     sound = []
-    for folder in here:
+    for folder in existing:
         if problem := fault(folder):
             yield "FAIL", f"{folder} {problem}", remedy(folder)
         else:
             sound.append(os.path.relpath(folder))
-    if len(sound) == len(here):
-        told = f"{_listed(sound)}: yours alone" if sound else "none is made yet"
-        yield "ok", told, None
+    if len(sound) == len(existing):
+        message = f"{_listed(sound)}: accessible to you only" if sound else "none exists yet"
+        yield "ok", message, None
 
 
-def _data() -> Iterator[Found]:
+def _data() -> Iterator[Result]:
     pins = pins_here()
     if not pins:
         yield "ok", f"no data is pinned by DVC in {Path.cwd()}", None
@@ -172,7 +189,7 @@ def _data() -> Iterator[Found]:
         shown = os.path.relpath(pin.output)
         is_here = pin.output.exists()
         if not is_in_remote(pin):
-            advice = f"aigc-ops dvc push {shown}" + ("" if is_here else " from where it lies")
+            advice = f"aigc-ops dvc push {shown}" + ("" if is_here else " on a machine that has it")
             yield "FAIL", f"DVC's remote lacks {shown}, which {pin.file.name} pins", advice
         elif not is_here:
             yield (
@@ -184,13 +201,13 @@ def _data() -> Iterator[Found]:
             yield "ok", f"DVC's remote holds {shown} as it is pinned", None
 
 
-def _prefect() -> Iterator[Found]:
-    server = prefect_http.address()
+def _prefect() -> Iterator[Result]:
+    server = prefect_http.api_url()
     if server is None:
         yield "ok", "no PREFECT_API_URL: each run starts a server of its own", None
         return
     try:
-        healthy = prefect_http.ask("health")
+        healthy = prefect_http.get_json("health")
     except (OSError, ValueError) as error:
         advice = "start it (prefect server start), correct PREFECT_API_URL, or unset it"
         yield "FAIL", f"{server} does not answer: {error}", advice
@@ -198,85 +215,90 @@ def _prefect() -> Iterator[Found]:
     if healthy is True:
         yield "ok", f"{server} answers", None
     else:
-        yield "FAIL", f"{server} is no Prefect API", "PREFECT_API_URL ends with /api"
+        yield "FAIL", f"{server} is not a Prefect API", "PREFECT_API_URL ends with /api"
 
 
-def _gpu() -> Iterator[Found]:
-    import torch
+def _gpu() -> Iterator[Result]:
+    import torch  # takes seconds; importing this module must not
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = [torch.cuda.get_device_name(index) for index in range(count)]
-    yield "ok", ", ".join(names) or f"none; {os.cpu_count()} CPU cores train and draw", None
+    yield "ok", ", ".join(names) or f"none; {os.cpu_count()} CPU cores train and generate", None
 
 
-def _store() -> Iterator[Found]:
-    began = time.perf_counter()
-    where, num_models = health.store()
-    seconds = time.perf_counter() - began
+def _store() -> Iterator[Result]:
+    started = time.perf_counter()
+    location, num_models = health.store()
+    seconds = time.perf_counter() - started
     if num_models is None:
-        yield "ok", f"{where} will be made by the first run", None
+        yield "ok", f"{location} will be made by the first run", None
     else:
-        yield "ok", f"{where} answers in {seconds:.1f} s: {num_models} models", None
+        yield "ok", f"{location} answers in {seconds:.1f} s: {num_models} models", None
 
 
-def _aliases(*, repair: bool, revert: bool) -> Iterator[Found]:
+def _aliases(*, repair: bool, revert: bool) -> Iterator[Result]:
     names = sorted({row.name for row in models()})
     if not names:
         yield "ok", "no model is registered", None
     for name in names:
+        # One damaged log must not hide the state of the other models' logs.
         try:
             yield _log(name, repair=repair, revert=revert)
         except AigcOpsError as error:
             yield "FAIL", f"{name}: {error}", None
 
 
-def _log(name: str, *, repair: bool, revert: bool) -> Found:
+def _log(name: str, *, repair: bool, revert: bool) -> Result:
+    """Return the state of one model's audit log, after the repair that was requested."""
     before = audit(name)
     if before.problems and (repair or revert):
         reconcile(name, "revert" if revert else "flag")
     log = audit(name)
-    told = f"{name}: {'; '.join(log.problems)}"
+    message = f"{name}: {'; '.join(log.problems)}"
+    # A past move stays in the log for good. As FAIL it would make every later `doctor` fail.
     if log.problems and all(problem.startswith(PAST) for problem in log.problems):
-        return "warn", told, "it is past, and aliases are as the log says now; ask who moved them"
+        return "warn", message, "aliases match the log again; find out who moved them"
     if log.problems:
         advice = (
-            "aigc-ops doctor --repair completes what was cut short, --revert puts aliases back; a "
-            "damaged log is restored from a backup of the store"
+            "aigc-ops doctor --repair completes an interrupted decision, --revert restores "
+            "aliases; a damaged log must be restored from a backup of the store"
         )
-        return "FAIL", told, advice
-    mended = f"; mended: {'; '.join(before.problems)}" if before.problems else ""
-    return "ok", f"{name}: {len(log.entries)} entries hold{mended}", None
+        return "FAIL", message, advice
+    repaired = f"; repaired: {'; '.join(before.problems)}" if before.problems else ""
+    return "ok", f"{name}: {len(log.entries)} entries verified{repaired}", None
 
 
-def _runs() -> Iterator[Found]:
+def _runs() -> Iterator[Result]:
     orphans = health.orphans()
     if not orphans:
-        yield "ok", "none is left behind as RUNNING", None
-    for each in orphans:
-        why = "its process is gone" if each.is_gone else "nobody here knows its process"
-        end = f"import mlflow; mlflow.MlflowClient().set_terminated({each.run_id!r}, 'KILLED')"
+        yield "ok", "no interrupted run is shown as RUNNING", None
+    for run in orphans:
+        why = "its process has ended" if run.is_gone else "its process cannot be checked from here"
+        end = f"import mlflow; mlflow.MlflowClient().set_terminated({run.run_id!r}, 'KILLED')"
         yield (
             "warn",
-            f"{each.name} ({each.run_id}) is RUNNING since {each.hours:.1f} h, and {why}",
-            f'the same `aigc-ops run` continues it; to end it: python -c "{end}", with '
+            f"{run.name} ({run.run_id}) has been RUNNING for {run.hours:.1f} h, but {why}",
+            f'repeat the same `aigc-ops run` to resume it; to end it: python -c "{end}", with '
             f"MLFLOW_TRACKING_URI={address()}",
         )
 
 
-def _stored_files(*, every: bool) -> Iterator[Found]:
+def _stored_files(*, every: bool) -> Iterator[Result]:
+    # Only champions by default: every version is downloaded, which takes minutes for large models.
     rows = [row for row in models() if every or CHAMPION in row.aliases]
-    whole = []
+    verified = []
     for row in rows:
+        # The store's copy is downloaded: the local cache may be intact while the store is not.
         uri = f"models:/{row.name}/{row.version}"
         try:
             verify_stored(resolve_version(uri))
-            whole.append(uri)
+            verified.append(uri)
         except AigcOpsError as error:
             advice = f"aigc-ops rollback {row.name}, and restore the store from a backup"
             yield "FAIL", f"{uri}: {error}", advice
-    of = "versions" if every else "champions"
-    if len(whole) == len(rows):
-        yield "ok", f"{len(rows)} {of} are as their manifests say", None
+    subject = "versions" if every else "champions"
+    if len(verified) == len(rows):
+        yield "ok", f"{len(rows)} {subject} match their manifests", None
 
 
 def _is_installed(name: str) -> bool:
@@ -288,10 +310,11 @@ def _is_installed(name: str) -> bool:
 
 
 def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+    more = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
+    return ", ".join(items[:MAX_LISTED]) + more
 
 
+# In the order of the report. Checks of the stores come after these, see `examine`.
 LOCAL: dict[str, Check] = {
     "Python": _python,
     "packages": _packages,

@@ -1,6 +1,6 @@
-"""Each stage with its folder, its tracker and its resolved models.
+"""The stages of the chain, each with its folder, tracker and resolved models.
 
-The flow and the command line both call these, so a stage is wired once.
+Both the flow and the command line call these functions, so a stage is wired in one place.
 """
 
 import time
@@ -35,12 +35,12 @@ from aigc_ops.evaluation import EvaluationConfig, evaluate
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.sections import with_present_names
 from aigc_ops.modalities.image import MODALITY as IMAGES
-from aigc_ops.modalities.image.image_sets import Collection
+from aigc_ops.modalities.image.image_sets import ImageSet
 from aigc_ops.modalities.image.metrics.compare_sets import METRICS, score_sets
 from aigc_ops.pipeline import stage_records
 from aigc_ops.pipeline.run_cache import RunRecord
 from aigc_ops.pipeline.run_config import RunConfig, merged, parse_config, run_config_type
-from aigc_ops.promotion.stage import Setting, promote
+from aigc_ops.promotion.stage import PromotionContext, promote
 from aigc_ops.provenance.code_version import code_digest, revision
 from aigc_ops.registry import lookup, registration, resolution
 from aigc_ops.registry.client import connect
@@ -48,7 +48,7 @@ from aigc_ops.registry.runs import source_tags
 from aigc_ops.registry.tracker.journal import JOURNAL
 from aigc_ops.registry.tracker.tracker import MlflowTracker, reporting_to
 from aigc_ops.serving.bento import packaging
-from aigc_ops.serving.bento.store import find_bento, standing_bento
+from aigc_ops.serving.bento.store import find_bento, find_newest_bento
 from aigc_ops.serving.runtime import alias_watcher, server
 from aigc_ops.training import RunFolder, TrainingJob, run_key, train
 
@@ -56,30 +56,32 @@ Config = RunConfig[Any]
 
 
 def preload() -> None:
-    """Import now what the stages would import one after another, while there is time."""
+    """Import heavy modules and connect to MLflow's store, while the caller waits for servers."""
     import torch._dynamo  # noqa: F401 - every optimiser imports it, for two seconds
 
-    # A store that does not answer is the business of the stage that needs it.
+    # An unreachable store is reported by the stage that needs it.
     with suppress(RegistryError):
         connect()
 
 
 def open_data(config: Config) -> DatasetRef:
-    """The run's dataset, checked against its DVC pin."""
+    """Return the run's dataset, checked against its DVC pin."""
     return open_dataset(config.data)
 
 
 def validate_stage(config: Config, dataset: DatasetRef, *, force: bool = False) -> ValidationReport:
-    """Return the report on the dataset; raises ValidationFailed when an expectation fails.
+    """Return the report on the dataset; raises ValidationFailed if an expectation fails.
 
-    A recorded one is returned where nothing that decides it has changed, unless `force` is set.
+    Reuses the stored report if config, data and code are unchanged, unless `force` is set.
     """
+    # A folder for each group of settings, so that a report is not replaced by that of another run
+    # on the same data.
     settings = config.model_dump(mode="json", include={"data", "validation"})
     folder = _folder("reports", config, dataset) / json_digest(settings)[:8]
 
     def compute() -> ValidationReport:
         report = worker.validate(dataset, config.data, config.validation, folder=folder)
-        require(report)
+        require(report)  # a failed report raises, so it is never stored for reuse
         return report
 
     return stage_records.recall_or_compute(
@@ -92,10 +94,12 @@ def validate_stage(config: Config, dataset: DatasetRef, *, force: bool = False) 
 
 
 def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> Checkpoint:
-    """The trained checkpoint; continues where an earlier run of the same config stopped.
+    """Train and return the checkpoint; resumes an interrupted run of the same config.
 
-    `anew` trains from the first step, in a folder and an MLflow run of its own.
+    `anew` trains from the first step, in a separate folder and MLflow run.
     """
+    # 1. The run key digests everything that decides the weights, so it finds the folder of an
+    # earlier run. With `anew` the time makes the key new.
     start = config.training.init_from
     initial = resolution.resolve(start) if start else None
     key = run_key(
@@ -105,10 +109,13 @@ def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> C
         key += time.strftime("-%Y%m%dT%H%M%SZ", time.gmtime())
     folder = RunFolder(home() / "checkpoints" / f"{config.name}-{key}")
     journal = folder.path / JOURNAL
-    # Else reports are to be sent, or others to be told: none leaves before all have seen the end.
-    at_rest = num_processes() == 1 and not journal.exists()
-    if at_rest and (finished := folder.finished(config.training.steps)):
+    # 2. Return a finished checkpoint only if nothing is pending. A journal holds metrics that
+    # MLflow has not received. In a process group every rank enters `train`, which lets none leave
+    # before all have seen the end.
+    is_idle = num_processes() == 1 and not journal.exists()
+    if is_idle and (finished := folder.finished(config.training.steps)):
         return finished
+    # 3. Train, with the config, the revision and the machine recorded in the checkpoint.
     source = revision()
     with tracking(config, dataset, folder.path.name, journal) as tracker:
         trained = train(
@@ -129,16 +136,15 @@ def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> C
                 },
             )
         )
+    # 4. Training may have added tokenised texts and row groups to the cache.
     caches.trim()
     return trained
 
 
 @contextmanager
 def tracking(config: Config, dataset: DatasetRef, key: str, journal: Path) -> Iterator[Tracker]:
-    """The MLflow run of a training run; closed as FINISHED, FAILED or KILLED.
-
-    Of several processes that train together, the first reports for all.
-    """
+    """Yield the MLflow run of a training run; close it as FINISHED, FAILED or KILLED."""
+    # In a process group rank 0 logs for all.
     if not is_first_process():
         yield SilentTracker()
         return
@@ -157,9 +163,9 @@ def tracking(config: Config, dataset: DatasetRef, key: str, journal: Path) -> It
 def evaluate_stage(
     config: Config, dataset: DatasetRef, checkpoint: Checkpoint, *, force: bool = False
 ) -> Scores:
-    """Return the checkpoint's scores against the dataset, reported to the run that trained it.
+    """Return the checkpoint's scores on the dataset, logged to the run that trained it.
 
-    Recorded ones are returned where nothing that decides them has changed, unless `force` is set.
+    Reuses the stored scores if config, data and code are unchanged, unless `force` is set.
     """
 
     def compute() -> Scores:
@@ -195,11 +201,13 @@ def score(
     num_processes: int,
     **settings: Any,
 ) -> dict[str, Score]:
-    """Return scores of one set of images against another; `settings` are the evaluation's."""
+    """Return scores of one set of images against another; `settings` are EvaluationConfig's."""
     from pydantic import ValidationError
 
     if unknown := sorted(set(metrics) - set(METRICS)):
-        raise ConfigError(f"--metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
+        raise ConfigError(
+            f"--metrics: unknown metric {unknown[0]!r}; choose from {', '.join(METRICS)}"
+        )
     if num_processes < 1:
         raise ConfigError(f"--processes: expected 1 or more, found {num_processes}")
     try:
@@ -208,8 +216,8 @@ def score(
         problem = error.errors()[0]
         raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
     values = score_sets(
-        Collection(Path(real), skip_damaged=skip_damaged),
-        Collection(Path(fake), skip_damaged=skip_damaged),
+        ImageSet(Path(real), skip_damaged=skip_damaged),
+        ImageSet(Path(fake), skip_damaged=skip_damaged),
         [metric for metric in METRICS if metric in metrics],
         config.section(IMAGES.name),
         config,
@@ -223,7 +231,7 @@ def score(
 def register_stage(
     config: Config, dataset: DatasetRef, checkpoint: Checkpoint, scores: Scores
 ) -> ModelVersion:
-    """The checkpoint's version in the registry, made once."""
+    """Register a checkpoint and return its version; a registered one is found, not duplicated."""
     return registration.register(
         checkpoint,
         scores,
@@ -234,7 +242,8 @@ def register_stage(
 
 
 def _prompts(config: Config, dataset: DatasetRef) -> Sequence[str]:
-    """Return held-out prompts that the golden samples answer; empty for models without prompts."""
+    """Return held-out prompts for the golden samples; empty for models without prompts."""
+    # Asked before the held-out split is read, which may take long for images.
     requests = find_modality(dataset.modality).requests
     if not requests.takes_prompts:
         return ()
@@ -244,19 +253,22 @@ def _prompts(config: Config, dataset: DatasetRef) -> Sequence[str]:
 def promote_stage(
     config: Config, dataset: DatasetRef, version: ModelVersion, *, flow_run: str | None = None
 ) -> Verdict:
-    """The decision on a version, or that a person must take it."""
-    setting = Setting(dataset, config.data, config.evaluation, config.promotion, config.seed)
-    return promote(version, setting, flow_run=flow_run)
+    """Return the decision on a version, or a verdict that waits for a reviewer."""
+    context = PromotionContext(
+        dataset, config.data, config.evaluation, config.promotion, config.seed
+    )
+    return promote(version, context, flow_run=flow_run)
 
 
 def package_stage(config: Config, version: ModelVersion) -> BentoTag:
-    """The version's Bento, booted and equal to its golden samples."""
+    """Build the version's Bento, start it and compare it with the golden samples."""
     folder = Path(resolve(version.uri).uri)
     return packaging.package(version, folder, config=config.packaging)
 
 
 def serve(model: str, *, host: str, port: int) -> None:
-    """Serve a model's Bento, or its folder when it has none, until stopped."""
+    """Serve a model's Bento, or its folder if it has none, until stopped."""
+    # A checkpoint folder need not be registered, and then has no version.
     _require_settings()
     version = version_of(model) if model.startswith(resolution.SCHEME) else None
     bento = find_bento(version) if version else None
@@ -265,58 +277,68 @@ def serve(model: str, *, host: str, port: int) -> None:
 
 
 def follow(model: str, *, host: str, port: int) -> int:
-    """Serve whatever version an alias names, whenever it moves, until stopped; the exit code."""
+    """Serve the version that an alias names and restart when it moves; return the exit code."""
     if not model.startswith(resolution.SCHEME) or "@" not in model:
-        raise ConfigError(f"{model!r} never moves; follow an alias such as models:/NAME@champion")
+        raise ConfigError(
+            f"--follow needs an alias such as models:/NAME@champion, but {model!r} never changes"
+        )
     _require_settings()
+    # Checked first, since the watcher would start a service that cannot listen again and again.
     host = server.require_address(host, port)
-    return alias_watcher.follow(lambda: version_of(model), host=host, port=port)
+    return alias_watcher.follow_alias(lambda: version_of(model), host=host, port=port)
 
 
 def _require_settings() -> None:
-    """The service reads them in a process of its own, which would be started again for ever."""
+    """Raise ConfigError for invalid settings of the service."""
+    # The service reads them in a child process. BentoML would restart it again and again.
     from aigc_ops.serving.runtime.model_runner import read_settings
 
     read_settings()
 
 
 def resolve(model: str) -> Checkpoint:
-    """The local, verified checkpoint of `models:/NAME@champion`, `models:/NAME/3` or a folder."""
+    """Return the verified local checkpoint of a version, an alias or a checkpoint folder."""
     checkpoint = resolution.resolve(model)
-    caches.trim()
+    caches.trim()  # a download may have filled the cache
     return checkpoint
 
 
 def version_of(model: str) -> ModelVersion:
-    """The version of `models:/NAME@champion`, `models:/NAME/3` or a registered checkpoint."""
+    """Return the version of `models:/NAME@champion`, `models:/NAME/3` or a checkpoint folder."""
     if model.startswith(resolution.SCHEME):
         return resolution.resolve_version(model)
     return lookup.version_of(resolution.resolve(model))
 
 
 def config_of(checkpoint: Checkpoint, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The config that a checkpoint was trained with, with overrides (nested) on top."""
+    """Return the config that a checkpoint was trained with, updated by `overrides` (nested)."""
     stored = read_provenance(Path(checkpoint.uri)).get("config")
     if not isinstance(stored, dict):
         raise ModelError(f"{checkpoint.uri}: holds no run config, so its data is unknown")
+    # A checkpoint of an earlier release may use former names of fields; no warning for those.
     present, _ = with_present_names(run_config_type(checkpoint.family), stored)
     return parse_config(merged(present, overrides or {}), source=f"the config of {checkpoint.uri}")
 
 
 def bento_of(version: ModelVersion) -> BentoTag | None:
-    """The version's Bento, of the newest code that it was packaged with and still stands."""
-    return standing_bento(version)
+    """Return the newest existing Bento of a version; None without one."""
+    return find_newest_bento(version)
 
 
 def config_digest(config: Config) -> str:
-    """Names a run by its whole config."""
+    """Return a digest of the whole config, under which a run's record is stored."""
     return json_digest(config.model_dump(mode="json"))
 
 
 def record_of(
     config: Config, result: RunResult, data_digest: str, inputs: Mapping[str, str]
 ) -> RunRecord:
-    """The record of a finished run, for `records.keep`; data and inputs as they were before it."""
+    """Return the record of a finished run for `run_cache.save`.
+
+    `data_digest` and `inputs` are those from before the run.
+    """
+    # Data that changed during the run then differs from the record, and the next run is not
+    # taken for unchanged.
     return RunRecord(
         code_digest=code_digest(),
         data_path=config.data.path,
@@ -328,7 +350,7 @@ def record_of(
 
 
 def run_name(config: Config, dataset: DatasetRef) -> str:
-    """What people read in Prefect and MLflow: model, family and data version."""
+    """Return a run's name in Prefect and MLflow: model, family and data version."""
     return f"{config.name}-{config.model.family}-data-{dataset.version}"
 
 

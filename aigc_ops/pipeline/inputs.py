@@ -1,4 +1,4 @@
-"""The files, folders and models that a config names: where they are, and whether they are there."""
+"""The files, folders and models that a config names: locate them, and check that they exist."""
 
 import os
 import warnings
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from aigc_ops.core.artifacts import dotted
 from aigc_ops.core.errors import AigcOpsError, ConfigError, DataError
-from aigc_ops.core.input_paths import references
+from aigc_ops.core.input_paths import collect_inputs
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.dvc import check_pin
 from aigc_ops.formats.layout import find_layout
@@ -23,7 +23,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 PROJECT_MARKS = ("data.dvc", ".git", "pyproject.toml")
 SCHEME = "models:/"
 FEW = 1000
-"""So many names are listed in a few milliseconds."""
+"""A folder with fewer names is listed in a few milliseconds."""
 EXPECTED = {
     "model.pretrained": "a local Hugging Face folder, a GGUF file, or OWNER/NAME@COMMIT of the hub",
     "training.init_from": "a checkpoint folder, or models:/NAME@champion",
@@ -31,54 +31,57 @@ EXPECTED = {
 
 
 def input_settings(config: Any) -> dict[str, str]:
-    """Return each setting that names an input, by its dotted name."""
-    return {"data.path": config.data.path, **references(config)}
+    """Return the value of each field that names an input, by its dotted name."""
+    return {"data.path": config.data.path, **collect_inputs(config)}
 
 
 def find_project(file: Path) -> Path:
-    """Return the nearest folder above a file with a mark of a project, else the file's folder."""
+    """Return the nearest folder above a file that contains a project mark, else its own folder."""
     folder = absolute(file).parent
     above = (folder, *folder.parents)
     return next((p for p in above if any((p / mark).exists() for mark in PROJECT_MARKS)), folder)
 
 
 def locate(name: str, value: str, file: Path) -> str:
-    """Return where an input of a YAML file is: from the working folder, else from its project.
+    """Return the path of an input of a YAML file, relative to the working folder or its project.
 
-    A value that needs no looking up, or that is in neither, is returned as it is. Warns when both
-    hold it.
+    A value that is absolute, or found in neither place, is returned unchanged. Warns if both
+    places contain different files of this name.
     """
+    # The working folder first: the data of a quick trial there must not be hidden by the project's.
     if not _is_relative(value):
         return value
-    here, there = absolute(value), absolute(find_project(file) / value)
-    if not _is_there(here):
-        return str(there) if _is_there(there) else value
-    if _is_there(there) and there.resolve() != here.resolve():
+    local, of_project = absolute(value), absolute(find_project(file) / value)
+    if not _is_available(local):
+        return str(of_project) if _is_available(of_project) else value
+    if _is_available(of_project) and of_project.resolve() != local.resolve():
         warnings.warn(
-            f"{file}: {name}: {value} is in the working folder ({here}), which is read, and in the "
-            f"file's project ({there}); give a full path to say which is meant",
+            f"{file}: {name}: {value} is in the working folder ({local}), which is read, and in "
+            f"the file's project ({of_project}); give an absolute path to choose one",
             stacklevel=2,
         )
     return value
 
 
 def locate_inputs(config: ConfigT, file: Path, given: Mapping[str, Any]) -> ConfigT:
-    """Return the config of a YAML file with each input where it is.
+    """Return the config of a YAML file with its relative inputs located.
 
-    What `given` (nested) holds was not in the file: its paths are those of the working folder.
+    `given` (nested) holds the values of flags, whose paths are relative to the working folder.
     """
     named = input_settings(config).items()
-    found = {n: locate(n, value, file) for n, value in named if n not in dotted(given)}
-    for name, value in found.items():
+    located = {n: locate(n, value, file) for n, value in named if n not in dotted(given)}
+    for name, value in located.items():
         config = _replaced(config, name.split("."), value)
     return config
 
 
 def absent_here(config: Any, values: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return the paths that were looked up in vain, before the file's project was.
+    """Return the paths in the working folder that did not exist, so that the project's were used.
 
-    `values` are those of the file. Were one of these paths made later, it would be read.
+    `values` are those of the file, `given` those of flags (both nested).
     """
+    # A stored run is valid only while these paths are absent: if one is created later, it is read
+    # instead of the project's file.
     written = {name: value for name, value in dotted(values).items() if name not in dotted(given)}
     named = input_settings(config).items()
     return [str(absolute(written[n])) for n, value in named if written.get(n, value) != value]
@@ -87,11 +90,12 @@ def absent_here(config: Any, values: Mapping[str, Any], given: Mapping[str, Any]
 def require_inputs(
     config: Any, file: Path, given: Mapping[str, Any], *, sections: Sequence[str] | None = None
 ) -> None:
-    """Raise an error for an input that is not there, or for data that is no dataset.
+    """Raise an error for an input that does not exist, or for data that is not a dataset.
 
-    Takes milliseconds: of large data only the existence is checked, not the content. A version
-    is looked up in the registry. `sections` are those of the config that count; None: all.
+    Takes milliseconds: of large data only the existence is checked. `sections` are the sections
+    of the config to check; None: all.
     """
+    # Runs before any server starts, so that a mistyped path fails at once.
     for name, value in input_settings(config).items():
         project = None if name in dotted(given) else find_project(file)
         if sections is not None and name.split(".")[0] not in sections:
@@ -102,19 +106,21 @@ def require_inputs(
             from aigc_ops.registry.resolution import resolve_version
 
             resolve_version(value)
-        elif not (name == "model.pretrained" and "@" in value):  # perhaps one of the hub
+        # OWNER/NAME@COMMIT is a model of the Hugging Face hub, not a path.
+        elif not (name == "model.pretrained" and "@" in value):
             require(name, value, project)
 
 
 def require(name: str, value: str, project: Path | None = None) -> None:
-    """Raise an error, which names the places, for a path that is not there."""
+    """Raise an error for a path that does not exist, with the folders that were searched."""
     if absolute(value).exists():
         return
-    places = dict.fromkeys([Path.cwd(), *([project] if project else [])])
-    looked = f"; looked in {' and in '.join(map(str, places))}" if _is_relative(value) else ""
+    # A dict as an ordered set: the working folder may itself be the project.
+    folders = dict.fromkeys([Path.cwd(), *([project] if project else [])])
+    looked = f"; looked in {' and in '.join(map(str, folders))}" if _is_relative(value) else ""
     expected = f"; give {EXPECTED[name]}" if name in EXPECTED else ""
     if value.startswith(SCHEME):
-        expected += "; a registered model is what training.init_from names"
+        expected += "; only training.init_from accepts a registered model"
     kind: type[AigcOpsError] = DataError if name == "data.path" else ConfigError
     raise kind(f"{name}: {value} does not exist{looked}{expected}")
 
@@ -122,23 +128,24 @@ def require(name: str, value: str, project: Path | None = None) -> None:
 def _require_data(config: DataConfig, project: Path | None) -> None:
     root = absolute(config.path)
     if not root.exists():
-        check_pin(root)  # raises where the data is pinned, with how to fetch it
+        check_pin(root)  # for pinned data, raises an error with the command that fetches it
         require("data.path", config.path, project)
     if _has_few_names(root):
         find_layout(root, config, all_data_hooks())
 
 
 def _has_few_names(root: Path) -> bool:
-    """Return whether a file, or a folder with those in it, is listed at once."""
-    folders, left = [root] if root.is_dir() else [], FEW
+    """Return whether a path is a file, or a folder with fewer than `FEW` names below it."""
+    # Stops at the limit: listing a folder of a million images takes longer than the checks may.
+    folders, remaining = [root] if root.is_dir() else [], FEW
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:
-                listed = list(islice(entries, left))
-        except OSError:  # for `find_layout` to say
+                listed = list(islice(entries, remaining))
+        except OSError:  # `find_layout` reports the folder that cannot be read
             return True
-        left -= len(listed)
-        if not left:
+        remaining -= len(listed)
+        if not remaining:
             return False
         folders += [Path(entry.path) for entry in listed if entry.is_dir()]
     return True
@@ -148,12 +155,13 @@ def _is_relative(value: str) -> bool:
     return not (value.startswith(("~", SCHEME)) or Path(value).is_absolute())
 
 
-def _is_there(path: Path) -> bool:
-    """Return whether a path exists, or is pinned by DVC and yet to be fetched."""
+def _is_available(path: Path) -> bool:
+    """Return whether a path exists, or is pinned by DVC and not fetched yet."""
     return path.exists() or covering_pin(path) is not None
 
 
 def _replaced(config: ConfigT, names: Sequence[str], value: str) -> ConfigT:
+    # The configs are frozen, so each level on the way to the field is copied.
     first, *rest = names
     inner: Any = _replaced(getattr(config, first), rest, value) if rest else value
     return config if inner == getattr(config, first) else config.model_copy(update={first: inner})

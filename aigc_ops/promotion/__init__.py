@@ -1,1 +1,1 @@
-"""The promote stage: evidence, a gate, a person's decision where the config wants one."""
+"""The promote stage: evidence, the gate, and a reviewer's decision where one is required."""

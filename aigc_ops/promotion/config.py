@@ -1,4 +1,4 @@
-"""When a version takes the champion's place, and who is asked; each threshold with its reason."""
+"""Config of the promote stage: who decides, and the thresholds of the gate."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,17 +15,20 @@ Approval = Literal["automatic", "review"]
 
 def _limits() -> type[SectionConfig]:
     """Return the config type with a field for each guard of every modality."""
+    # A limit applies to the score of that name in any modality, so two modalities may share a guard
+    # only if it means the same in both.
     guards: dict[str, Guard] = {}
     for modality in modality_names():
         for name, guard in find_modality(modality).guards.items():
             if guards.setdefault(name, guard) != guard:
                 raise ConfigError(
-                    f"the modality {modality} has a guard {name!r} as another one has, with "
-                    "another limit or direction; rename its score"
+                    f"the modality {modality} has a guard {name!r} that another modality defines "
+                    "with another limit or direction; rename its score"
                 )
     fields: dict[str, Any] = {name: (float, _limit(guard)) for name, guard in guards.items()}
     limits = create_model("GuardLimits", __base__=SectionConfig, __module__=__name__, **fields)
-    limits.__doc__ = "Most by which a score may be worse than the champion's."
+    limits.__doc__ = "Maximum by which a score may be worse than the champion's."
+    # Configs and stored packets of earlier versions had one field per limit, outside a section.
     limits.former_names = {
         name: guard.former_name for name, guard in guards.items() if guard.former_name
     }
@@ -41,6 +44,7 @@ def _limit(guard: Guard) -> Any:
     )
 
 
+# A class made at run time is no type for mypy.
 if TYPE_CHECKING:
     GuardLimits = SectionConfig
 else:
@@ -48,75 +52,73 @@ else:
 
 
 class PromotionConfig(SectionedConfig):
-    """When a version takes the champion's place, and who decides."""
+    """Thresholds of the gate, and who decides on a promotion."""
 
     section_types: ClassVar[Mapping[str, type[SectionConfig]]] = {"guards": GuardLimits}
 
     approval: Approval = Field(
         default="review",
-        description="review: a person approves or rejects what the gate did not keep back; "
-        "automatic: what the gate says is done at once and recorded as such, so that unattended "
-        "retraining is a choice that the config shows.",
+        description="review: a person approves or rejects each version that the gate does not "
+        "reject. automatic: the gate's outcome is carried out at once and recorded as automatic.",
     )
     reviewers: int = Field(
         default=1,
         ge=1,
         le=2,
-        description="Different people who must approve; 2 where no one may promote alone.",
+        description="Number of different people who must approve.",
     )
     min_improvement: float = Field(
         default=0.05,
         ge=0,
         lt=1,
-        description="Improvement worth a change, as a fraction of the champion's primary score: "
-        "a version surely less than so much better is kept back. 0.05 is what max_samples can "
-        "tell of most image models, and every change costs a rollout.",
+        description="Minimum improvement, as a fraction of the champion's primary score. The gate "
+        "rejects a version whose upper bound of improvement is below it. The default 0.05 is the "
+        "smallest difference that max_samples resolves for most image models.",
     )
     false_promotion_rate: float = Field(
         default=0.02,
         gt=0,
         le=0.2,
-        description="How often a version no better than the champion may be promoted, all looks "
-        "together: one in fifty is what most teams would call rare.",
+        description="Maximum probability of promoting a version that is no better than the "
+        "champion, over all interim analyses together.",
     )
     max_samples: int = Field(
         default=8000,
         ge=2,
         le=1_000_000,
-        description="Most samples drawn of each of the two before an undecided comparison is a "
-        "person's: the interval halves with each fourfold.",
+        description="Maximum number of samples per model. A comparison that is still undecided "
+        "there is left to a person. Four times the samples halve the interval.",
     )
     max_copies: float = Field(
         default=0.04,
         ge=0,
         le=1,
-        description="Share of near copies of training images among a version's samples, or of "
-        "training texts that it knows by heart, that must not surely be exceeded; of held-out "
-        "ones 0.01 count as such.",
+        description="Maximum memorisation rate: the lower confidence bound of the share of samples "
+        "that nearly copy training images, or of training texts that the model completes "
+        "verbatim. By construction held-out data has a rate of 0.01.",
     )
     guards: GuardLimits = Field(
         default=GuardLimits(),
-        description="By how much other scores may be worse than the champion's.",
+        description="Maximum by which other scores may be worse than the champion's.",
     )
     max_slowdown: float = Field(
         default=2.0,
         ge=1,
-        description="Times as long as the champion drawing as much may take: what is served must "
-        "still fit its machines.",
+        description="Maximum sampling time, as a multiple of the champion's.",
     )
     max_growth: float = Field(
         default=4.0,
         ge=1,
-        description="Times as many bytes as the champion's the weights may take, for the same "
-        "reason.",
+        description="Maximum size of the weights in bytes, as a multiple of the champion's.",
     )
     guard: Literal["flag", "revert"] = Field(
         default="flag",
-        description="What is done about aliases moved by hand: flag tells, revert puts them back.",
+        description="Action on aliases that were moved outside aigc-ops. flag: report them; "
+        "revert: restore them.",
     )
     cost_per_hour: float | None = Field(
         default=None,
         ge=0,
-        description="What an hour of the training machine costs, for the review packet; empty: "
-        "not stated.",
+        description="Price of one hour of the training machine, shown in the review packet; "
+        "empty: not shown.",
     )

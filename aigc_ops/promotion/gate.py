@@ -1,10 +1,10 @@
-"""The gate: promote, keep back or undecided, from paired evidence and guards.
+"""The gate: decides promote, keep or undecided from a paired comparison and guards.
 
-A version is promoted when it is surely better than the champion, and kept back when it is
-surely not better by what a change is worth, or surely worse in a guarded respect. What is not
-sure is undecided: more samples are drawn, up to a budget, and then a person is asked. "Surely"
-is one-sided at the config's false promotion rate, shared equally by all looks (Bonferroni), so
-looking again does not raise the rate.
+promote: the version is significantly better than the champion. keep: the champion stays, because
+the improvement is significantly below the minimum, or a guarded score is significantly worse.
+undecided: neither; the comparison is repeated with more samples, and at the maximum a person
+decides. Tests are one-sided at the config's false promotion rate, divided by the number of interim
+analyses (Bonferroni), so that repeated analyses do not raise the rate.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from aigc_ops.core.artifacts import Noun, Score, Scores, contract_differences
+from aigc_ops.core.artifacts import Record, Score, Scores, contract_differences
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.evaluation import Paired
 from aigc_ops.promotion.config import PromotionConfig
@@ -22,22 +22,27 @@ from aigc_ops.promotion.config import PromotionConfig
 Outcome = Literal["promote", "keep", "undecided"]
 
 
-class GuardResult(Noun):
-    """One respect in which a version must not be worse than the champion, and whether it is."""
+class GuardResult(Record):
+    """A guarded score or cost of a version against the champion's, and its limit."""
 
     name: str
     candidate: float | None
     champion: float | None
-    worse: float = Field(default=0, description="By how much it is worse; below 0 it is better.")
+    worse: float = Field(
+        default=0, description="Amount by which the version is worse; negative: it is better."
+    )
     low: float = 0
     high: float = 0
     limit: float
-    setting: str = Field(description="Dotted name in the promotion's config that holds the limit.")
-    unequal: str | None = Field(default=None, description="Why the two cannot be compared.")
+    setting: str = Field(description="Dotted name of the limit in the config's `promotion`.")
+    unequal: str | None = Field(
+        default=None, description="Why the two are not comparable; None if they are."
+    )
 
     @property
     def state(self) -> Literal["holds", "fails", "unsure"]:
-        """Return whether the result is surely within the limit, surely beyond it, or neither."""
+        """Return holds, fails, or unsure where the interval contains the limit."""
+        # Values under different evaluation conditions prove nothing in either direction.
         if self.unequal:
             return "unsure"
         if self.high <= self.limit:
@@ -46,7 +51,7 @@ class GuardResult(Noun):
 
     @property
     def summary(self) -> str:
-        """Return the finding in a sentence."""
+        """Return the result as a sentence."""
         if self.unequal:
             return f"{self.name} cannot be compared ({self.unequal}): {self.state}"
         return (
@@ -56,28 +61,32 @@ class GuardResult(Noun):
         )
 
 
-class Ruling(Noun):
-    """What the gate says, with its reasons in plain words."""
+class Ruling(Record):
+    """The gate's outcome, with its reasons."""
 
     outcome: Outcome
     reasons: tuple[str, ...]
     guards: tuple[GuardResult, ...] = ()
     looks: int = 1
-    num: int | None = Field(default=None, description="Samples of each of the two at this look.")
+    num: int | None = Field(
+        default=None, description="Samples per model in the last interim analysis."
+    )
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a version takes to serve, against the champion."""
+    """Costs of serving a version, relative to the champion."""
 
     slowdown: float
-    """Time for a sample over the champion's."""
+    """Time per sample, divided by the champion's."""
     growth: float
-    """Bytes of weights over the champion's."""
+    """Bytes of weights, divided by the champion's."""
 
 
 def num_looks(first: int, config: PromotionConfig) -> int:
-    """Return how often the pair may be looked at, the number of samples doubling each time."""
+    """Return the maximum number of interim analyses; the number of samples doubles each time."""
+    # Fixed before the first analysis: Bonferroni's division needs the number that may happen, not
+    # the number that did.
     return 1 + max(0, math.floor(math.log2(max(1.0, config.max_samples / first))))
 
 
@@ -89,27 +98,33 @@ def judge(
     look: int = 1,
     looks: int = 1,
 ) -> Ruling:
-    """Return what the evidence of one look says."""
+    """Return the gate's ruling on the evidence of one interim analysis."""
+    # 1. Confidence bounds, each one-sided: a test of level alpha / looks per analysis keeps the
+    #    family-wise error at alpha (Bonferroni), however the analyses depend on one another.
     level = 1 - config.false_promotion_rate / looks
     low, high = paired.bounds(level)
     worth = config.min_improvement * abs(paired.champion)
     against = (
         f"{paired.metric} {paired.candidate:.5g} against the champion's {paired.champion:.5g}, "
-        f"lower is better: difference {paired.difference:.3g} ({low:.3g} to {high:.3g}, each bound "
-        f"sure at {level:.2%}; n = {paired.num} of each)"
+        f"lower is better: difference {paired.difference:.3g} ({low:.3g} to {high:.3g}, one-sided "
+        f"bounds at {level:.2%}; n = {paired.num} each)"
     )
+    # 2. The primary score. A negative difference is an improvement. The test for `keep` is first:
+    #    a version may be significantly better and still significantly below the minimum.
     outcome: Outcome
     if low > -worth:
         outcome = "keep"
-        said = (
-            f"surely not better by {worth:.3g}, the {config.min_improvement:.0%} that a change "
-            "is worth"
+        verdict = (
+            f"improvement significantly below {worth:.3g}, the minimum of "
+            f"{config.min_improvement:.0%}"
         )
     elif high < 0:
-        outcome, said = "promote", "surely better"
+        outcome, verdict = "promote", "significantly better"
     else:
-        outcome, said = "undecided", "it may be better or not"
-    reasons = [f"{against}: {said}"]
+        outcome, verdict = "undecided", "the interval allows both outcomes"
+    reasons = [f"{against}: {verdict}"]
+    # 3. Guards can only lower the outcome: a failed one rejects, an unsure one blocks a promotion.
+    #    An unsure guard does not matter to a version that is rejected anyway.
     failed = [guard for guard in guards if guard.state == "fails"]
     unsure = [guard for guard in guards if guard.state == "unsure"]
     if failed:
@@ -126,29 +141,31 @@ def judge(
 def guards_of(
     candidate: Scores, champion: Scores, costs: Costs, config: PromotionConfig
 ) -> list[GuardResult]:
-    """Return every guard of which a version has a score; unsure where the two do not compare."""
+    """Return the results of all guards with a score; `unsure` where the two are not comparable."""
     results = []
     for name, guard in find_modality(candidate.modality).guards.items():
-        ours, theirs = candidate.values.get(name), champion.values.get(name)
+        score, reference = candidate.values.get(name), champion.values.get(name)
         limit, setting = getattr(config.guards, name), f"guards.{name}"
+        # A guard that neither version was measured on, such as labels of unlabelled data, is not
+        # listed. One that only one of them lacks is `unsure`.
         if reason := unequal(name, candidate, champion):
             results.append(
                 GuardResult(
                     name=name,
-                    candidate=ours.value if ours else None,
-                    champion=theirs.value if theirs else None,
+                    candidate=score.value if score else None,
+                    champion=reference.value if reference else None,
                     limit=limit,
                     setting=setting,
                     unequal=reason,
                 )
             )
-        elif ours and theirs:
-            worse, low, high = _worse_by(ours, theirs, higher_is_better=guard.higher_is_better)
+        elif score and reference:
+            worse, low, high = _worse_by(score, reference, higher_is_better=guard.higher_is_better)
             results.append(
                 GuardResult(
                     name=name,
-                    candidate=ours.value,
-                    champion=theirs.value,
+                    candidate=score.value,
+                    champion=reference.value,
                     worse=worse,
                     low=low,
                     high=high,
@@ -158,38 +175,41 @@ def guards_of(
             )
     return [
         *results,
-        _ratio("time to draw", costs.slowdown, "max_slowdown", config),
+        _ratio("sampling time", costs.slowdown, "max_slowdown", config),
         _ratio("bytes of weights", costs.growth, "max_growth", config),
     ]
 
 
 def unequal(name: str, candidate: Scores, champion: Scores) -> str | None:
-    """Return why a score of two versions does not compare; None if it does, or neither has it."""
-    ours, theirs = candidate.values.get(name), champion.values.get(name)
-    if ours and theirs:
-        terms = contract_differences(ours, theirs)
-        return f"the contracts differ in {', '.join(terms)}" if terms else None
-    if ours or theirs:
-        return f"the {'champion' if ours else 'version'} has no such score"
+    """Return why two versions' scores are not comparable; None if they are, or neither has one."""
+    score, reference = candidate.values.get(name), champion.values.get(name)
+    if score and reference:
+        terms = contract_differences(score, reference)
+        return f"the evaluation conditions differ in {', '.join(terms)}" if terms else None
+    if score or reference:
+        return f"the {'champion' if score else 'version'} has no such score"
     return None
 
 
 def _worse_by(
     candidate: Score, champion: Score, *, higher_is_better: bool
 ) -> tuple[float, float, float]:
-    """Return by how much a score is worse, with an interval from the two scores' own.
+    """Return by how much a score is worse, and the interval of that difference.
 
-    The interval is MOVER's (Zou & Donner 2008): wide enough for scores that are independent,
-    and too wide, never too narrow, for these, which share their reference.
+    The interval is MOVER's (Zou & Donner 2008), which combines two intervals into that of their
+    difference.
     """
     first, second = (champion, candidate) if higher_is_better else (candidate, champion)
     worse = first.value - second.value
+    # MOVER assumes independent scores. These share their reference data, so they correlate
+    # positively: the interval is too wide here, never too narrow.
     low = worse - math.hypot(first.value - first.low, second.high - second.value)
     high = worse + math.hypot(first.high - first.value, second.value - second.low)
     return worse, low, high
 
 
 def _ratio(name: str, times: float, setting: str, config: PromotionConfig) -> GuardResult:
+    # A ratio has no interval: it is measured (time) or exact (bytes), not estimated from samples.
     return GuardResult(
         name=f"{name}, times the champion's",
         candidate=times,

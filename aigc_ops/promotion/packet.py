@@ -1,4 +1,4 @@
-"""The review packet: all that a decision needs, as one HTML page and one JSON file."""
+"""Writes the review packet: the evidence for a decision as one HTML page and one JSON file."""
 
 import base64
 import hashlib
@@ -14,11 +14,11 @@ from typing import Any
 from aigc_ops.core.artifacts import Score, contract_differences, dotted
 from aigc_ops.evaluation.report import (
     PNG,
-    contracts_of,
     curves_picture,
     encoded,
+    group_contracts,
     meaning_of,
-    shown,
+    section_context,
     template,
 )
 from aigc_ops.interfaces.discovery import find_modality
@@ -29,9 +29,9 @@ from aigc_ops.registry.evidence import CONTENT, PAGE, Evidence, StoredPacket
 
 JPEG = "data:image/jpeg;base64,"
 EXACT_LENGTH = 1_000_000
-"""Characters of a picture in base64 up to which each pixel is kept."""
+"""Maximum length of a picture's base64 that is embedded without loss, as PNG."""
 MOST_PIXELS = (1088, 1600)
-"""Width and height of a larger one: twice what the page shows it at."""
+"""Maximum width and height of a larger picture: twice the size at which the page shows it."""
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 OUTCOMES = {
     "promote": "The gate would promote this version",
@@ -57,13 +57,15 @@ def write_packet(
     curves: Sequence[tuple[str, Curves]],
     config: PromotionConfig,
 ) -> None:
-    """Write `packet.html` and `packet.json`, which holds the page's SHA-256, into a folder."""
+    """Write `packet.html` and `packet.json`, which contains the page's SHA-256, into a folder."""
     content = _content(candidate, champion, ruling, config)
     contracts = [
-        (each.version.uri, contracts_of(each.scores.values))
-        for each in (candidate, champion)
-        if each and each.scores
+        (evidence.version.uri, group_contracts(evidence.scores.values))
+        for evidence in (candidate, champion)
+        if evidence and evidence.scores
     ]
+    # The packet's digest is that of the JSON, which contains the page's: one digest covers both.
+    # So the page is rendered first, from content without its own digest.
     page = _page(content, sections, curves, contracts)
     content["page_sha256"] = hashlib.sha256(page.encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def _content(
         "ruling": ruling.model_dump(mode="json"),
         "promotion": config.model_dump(mode="json"),
         "scores": _scores(candidate, champion),
-        **{name: _side(each, config) for name, each in sides.items() if each},
+        **{name: _side(evidence, config) for name, evidence in sides.items() if evidence},
         "changed": {
             "config": _changed(_config(champion), _config(candidate)) if champion else [],
             "data": _changed(_data(champion), _data(candidate)) if champion else [],
@@ -114,8 +116,8 @@ def _side(evidence: Evidence, config: PromotionConfig) -> dict[str, Any]:
 
 
 def _scores(candidate: Evidence, champion: Evidence | None) -> list[dict[str, Any]]:
-    mine = candidate.scores.values if candidate.scores else {}
-    theirs = champion.scores.values if champion and champion.scores else {}
+    scores = candidate.scores.values if candidate.scores else {}
+    reference = champion.scores.values if champion and champion.scores else {}
     primary = candidate.scores.primary if candidate.scores else None
     meanings = find_modality(candidate.scores.modality).meanings if candidate.scores else {}
     return [
@@ -123,13 +125,13 @@ def _scores(candidate: Evidence, champion: Evidence | None) -> list[dict[str, An
             "name": name,
             "meaning": meaning_of(name, meanings),
             "decides": name == primary,
-            "candidate": _score(mine.get(name)),
-            "champion": _score(theirs.get(name)),
-            "unequal": contract_differences(mine[name], theirs[name])
-            if name in mine and name in theirs
+            "candidate": _score(scores.get(name)),
+            "champion": _score(reference.get(name)),
+            "unequal": contract_differences(scores[name], reference[name])
+            if name in scores and name in reference
             else [],
         }
-        for name in {**mine, **theirs}
+        for name in {**scores, **reference}  # a dict, unlike a set, keeps the order of the rows
     ]
 
 
@@ -165,26 +167,29 @@ def _page(
     curves: Sequence[tuple[str, Curves]],
     contracts: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
 ) -> str:
-    """Return the page; every text in it is escaped, and it loads nothing."""
+    """Return the page's HTML, with all text escaped and no external resources."""
+    # Names, prompts and reasons come from data and people; the page is opened by whoever decides.
     page = template(files("aigc_ops.promotion").joinpath("packet.html"), trim_blocks=True)
-    plots = [(name, picture) for name, each in curves if (picture := curves_picture(each))]
+    plots = [(name, picture) for name, points in curves if (picture := curves_picture(points))]
     return page.render(
         packet=content,
         headline=OUTCOMES[content["ruling"]["outcome"]],
-        first_sections=[shown(section, _inlined) for section in sections[:1]],
-        other_sections=[shown(section, _inlined) for section in sections[1:]],
+        first_sections=[section_context(section, _inlined) for section in sections[:1]],
+        other_sections=[section_context(section, _inlined) for section in sections[1:]],
         curves=[(name, PNG + encoded(image)) for name, image in plots],
         contracts=contracts,
     )
 
 
 def _inlined(medium: Picture | Audio | Video) -> str:
-    """Return a medium as a data URL: large pictures only as large as they are shown."""
+    """Return a medium as a data URL; large pictures are reduced to the size of the page."""
     if not isinstance(medium, Picture):
         return data_uri(medium)
     exact = encoded(medium.image)
     if len(exact) <= EXACT_LENGTH:
         return PNG + exact
+    # Lossless grids of large samples would make a page of many megabytes. JPEG has no alpha channel
+    # and no palette, hence RGB.
     small = medium.image.convert("RGB")
     small.thumbnail(MOST_PIXELS)
     buffer = io.BytesIO()
@@ -194,13 +199,14 @@ def _inlined(medium: Picture | Audio | Video) -> str:
 
 def pictures_of(packet: StoredPacket) -> list[tuple[str, str]]:
     """Return the caption and data URL of each picture of samples in a packet's page."""
-    found: list[tuple[str, str]] = []
+    pictures: list[tuple[str, str]] = []
 
     class Pictures(HTMLParser):
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            given = dict(attrs)
-            if tag == "img" and given.get("class") == "samples":
-                found.append((given["alt"] or "", given["src"] or ""))
+            attributes = dict(attrs)
+            if tag == "img" and attributes.get("class") == "samples":
+                pictures.append((attributes["alt"] or "", attributes["src"] or ""))
 
+    # Parsed from the page, since earlier packets have their pictures nowhere else.
     Pictures().feed((Path(packet.folder) / PAGE).read_text(encoding="utf-8"))
-    return found
+    return pictures

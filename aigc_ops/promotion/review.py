@@ -1,4 +1,4 @@
-"""A person's decision on a version: on the evidence as it stands, once, by who is named."""
+"""Records a reviewer's decision on a version, bound to the review packet that was read."""
 
 from aigc_ops.core.artifacts import ModelVersion, Verdict
 from aigc_ops.core.errors import DecisionError, StaleDecision
@@ -10,7 +10,7 @@ from aigc_ops.registry.evidence import PAGE, StoredPacket, read_packet
 from aigc_ops.registry.versions import champion
 
 MIN_DIGEST = 12
-"""Characters of a packet's digest that name it."""
+"""Minimum number of characters of a packet's digest that identify it."""
 
 
 def approve(
@@ -21,14 +21,15 @@ def approve(
     seen: str | None = None,
     flow_run: str | None = None,
 ) -> Verdict:
-    """Make the version champion on a person's word; of two who must agree, record the first.
+    """Record a reviewer's approval; the last required one makes the version champion.
 
-    `seen` is the digest of the packet that the person looked at, or its first 12 characters or
-    more; None: the latest. Raises DecisionError for an empty reason, a stale packet, or what was
-    decided already.
+    `seen` is the digest of the packet that the reviewer read, or at least its first 12 characters;
+    None: the latest packet. Raises DecisionError for an empty reason, a stale packet, and a version
+    that is champion already or was rejected.
     """
     packet = _packet(version, seen)
     decision = _decision(packet, who, reason, flow_run)
+    # The policy of the packet counts, not today's config: the reviewer agreed to these terms.
     policy = PromotionConfig.model_validate(packet.content["promotion"])
     entry = registry.promote(
         version, decision, champion=packet.champion, reviewers=policy.reviewers
@@ -46,7 +47,7 @@ def reject(
     seen: str | None = None,
     flow_run: str | None = None,
 ) -> Verdict:
-    """Record that a person rejected the version; as `approve`."""
+    """Record a reviewer's rejection; arguments and errors are those of `approve`."""
     packet = _packet(version, seen)
     decision = _decision(packet, who, reason, flow_run)
     return verdict_of(version, registry.reject(version, decision))
@@ -55,13 +56,14 @@ def reject(
 def rollback(
     name: str, to: int | None, *, who: str, reason: str, flow_run: str | None = None
 ) -> Entry:
-    """Make the champion before this one, or version `to`, champion again."""
+    """Make the previous champion, or version `to`, champion again."""
+    # A rollback needs no packet: it restores a version that was promoted on evidence before.
     decision = _checked(who, reason).model_copy(update={"flow_run": flow_run})
     return registry.rollback(name, to, decision)
 
 
 def verdict_of(version: ModelVersion, entry: Entry) -> Verdict:
-    """Return the verdict that an entry of the log on this version stands for."""
+    """Return the verdict of an audit-log entry on this version."""
     packet = read_packet(version)
     return Verdict(
         model=version,
@@ -79,21 +81,22 @@ def verdict_of(version: ModelVersion, entry: Entry) -> Verdict:
 def _reason_of(entry: Entry) -> str:
     if entry.action == "challenge":
         return entry.reason
-    said = "rejected" if entry.action == "reject" else "approved"
-    more = "; another reviewer must approve too" if entry.action == "approve" else ""
-    return f"{said} by {entry.who}: {entry.reason}{more}"
+    decided = "rejected" if entry.action == "reject" else "approved"
+    more = "; a second reviewer is required" if entry.action == "approve" else ""
+    return f"{decided} by {entry.who}: {entry.reason}{more}"
 
 
 def _packet(version: ModelVersion, seen: str | None) -> StoredPacket:
+    """Return the version's latest packet, if it is the one that the reviewer read."""
     packet = read_packet(version)
     if seen is not None and len(seen) < MIN_DIGEST:
         raise DecisionError(
-            f"{seen!r} names no packet; give the digest that `aigc-ops review {version.name} "
-            f"{version.version}` prints, or its first {MIN_DIGEST} characters"
+            f"{seen!r} does not identify a packet; give the digest that `aigc-ops review "
+            f"{version.name} {version.version}` prints, or its first {MIN_DIGEST} characters"
         )
     if seen is not None and not packet.packet_digest.startswith(seen):
         raise StaleDecision(
-            f"the packet {seen[:12]} is stale: {version.uri} was weighed anew since, see "
+            f"the packet {seen[:12]} is stale: {version.uri} has been re-evaluated since, see "
             f"`aigc-ops review {version.name} {version.version}`"
         )
     return packet
@@ -110,9 +113,11 @@ def _decision(packet: StoredPacket, who: str, reason: str, flow_run: str | None)
 
 
 def _checked(who: str, reason: str) -> Decision:
-    for what, text, most in (("reviewer", who, 80), ("reason", reason, 500)):
+    # The limits of `Decision`, checked here so that a reviewer reads a sentence instead of
+    # pydantic's report.
+    for field, text, max_length in (("reviewer", who, 80), ("reason", reason, 500)):
         if not text.strip():
-            raise DecisionError(f"the {what} is empty; a decision names who took it and why")
-        if len(text) > most:
-            raise DecisionError(f"the {what} has {len(text)} characters; {most} at most")
+            raise DecisionError(f"the {field} is empty; a decision needs a reviewer and a reason")
+        if len(text) > max_length:
+            raise DecisionError(f"the {field} has {len(text)} characters; {max_length} at most")
     return Decision(who=who, reason=reason)

@@ -1,4 +1,4 @@
-"""The promote stage: evidence is weighed, a packet made, and done what gate and config say."""
+"""The promote stage: evaluates candidate against champion and applies the gate's outcome."""
 
 import tempfile
 from collections.abc import Sequence
@@ -40,8 +40,8 @@ from aigc_ops.registry.versions import champion as champion_of
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a comparison is made under: the run's own data, evaluation and promotion."""
+class PromotionContext:
+    """Data, evaluation and promotion settings of the run that compares two versions."""
 
     dataset: DatasetRef
     data: DataConfig
@@ -54,7 +54,9 @@ class Setting:
         return home() / "cache" / "reference"
 
     def digest(self, scores: Scores | None) -> str:
-        """Return a digest of all that a comparison of a version with these scores is based on."""
+        """Return the digest of the settings and scores that a comparison is based on."""
+        # Earlier packets carry digests of this record: another key or another form of a value would
+        # make all of them stale, and every pending review with them.
         return json_digest(
             {
                 "promotion": self.promotion.stable_dump(),
@@ -65,16 +67,20 @@ class Setting:
         )
 
 
-def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = None) -> Verdict:
-    """Weigh the version against the champion and do what gate and config say.
+def promote(
+    version: ModelVersion, context: PromotionContext, *, flow_run: str | None = None
+) -> Verdict:
+    """Compare the version with the champion and carry out the gate's outcome.
 
-    A version that the gate would promote becomes champion at once where the config says
-    `automatic`; else it waits for a person, as an undecided one always does, and one that a person
-    rolled back from. One that the gate keeps back becomes challenger. Asked again on the same
-    evidence, it says the same, unless a person has turned the version down since. Raises
-    RegistryError or CheckpointError for a version that is not ready, or damaged.
+    With `approval: automatic` a version that passes the gate becomes champion. Otherwise it becomes
+    challenger and waits for a person, as does an undecided version, and one that was rolled back
+    from earlier. A version that the gate rejects becomes challenger without waiting. The same
+    evidence gives the same verdict, until a person rejects the version or rolls back from it.
+    Raises RegistryError or CheckpointError for a version that is not ready or is damaged.
     """
-    moved = registry.reconcile(version.name, setting.promotion.guard)
+    # 1. Before anything is read: a decision that was interrupted is completed, and aliases that
+    #    were moved outside aigc-ops are reported or restored.
+    moved = registry.reconcile(version.name, context.promotion.guard)
     champion = champion_of(version.name)
     if champion == version:
         return Verdict(
@@ -84,8 +90,9 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
             champion=version,
             reasons=("it is the champion already", *moved),
         )
-    mine = store.evidence_of(version)
-    ruling, digest, folder = _weighed(mine, champion, setting)
+    # 2. Evaluate, or load the packet that was made of the same evidence.
+    candidate = store.evidence_of(version)
+    ruling, digest, folder = _load_or_evaluate(candidate, champion, context)
     decision = Decision(
         who=AUTOMATIC,
         reason="; ".join(ruling.reasons)[:500],
@@ -93,18 +100,24 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
         packet_digest=digest,
         flow_run=flow_run,
     )
-    refused, left = registry.turned_down(version, digest), registry.rolled_back(version)
-    is_automatic = setting.promotion.approval == "automatic"
-    promoted = ruling.outcome == "promote" and is_automatic and not (refused or left)
+    # 3. A person's decision has precedence: retraining that repeats must not undo a rejection, nor
+    #    bring back a version that failed in production.
+    rejection = registry.find_rejection(version, digest)
+    rollback = registry.find_rollback(version)
+    is_automatic = context.promotion.approval == "automatic"
+    promoted = ruling.outcome == "promote" and is_automatic and not (rejection or rollback)
+    # `champion` is the one of the comparison: `promote` raises StaleDecision if another process has
+    # replaced it since.
     if promoted:
         registry.promote(version, decision, champion=champion.version if champion else None)
-    elif not refused:
+    elif not rejection:
         registry.challenge(version, decision)
     reasons = (*ruling.reasons, *moved)
-    if refused:
-        reasons = (registry.said_no(refused), *reasons)
-    elif left:
-        reasons = (f"{left.who} rolled back from it ({left.reason}): a person decides", *reasons)
+    if rejection:
+        reasons = (registry.rejection_text(rejection), *reasons)
+    elif rollback:
+        text = f"{rollback.who} rolled back from it ({rollback.reason}): a person decides"
+        reasons = (text, *reasons)
     return Verdict(
         model=version,
         promoted=promoted,
@@ -112,167 +125,187 @@ def promote(version: ModelVersion, setting: Setting, *, flow_run: str | None = N
         champion=version if promoted else champion,
         reasons=reasons,
         gate=ruling.outcome,
-        waiting=not (promoted or refused or ruling.outcome == "keep"),
+        waiting=not (promoted or rejection or ruling.outcome == "keep"),
         packet_digest=digest,
         packet_uri=str(folder / store.PAGE),
     )
 
 
-def _weighed(
-    mine: Evidence, champion: ModelVersion | None, setting: Setting
+def _load_or_evaluate(
+    candidate: Evidence, champion: ModelVersion | None, context: PromotionContext
 ) -> tuple[Ruling, str, Path]:
-    """The ruling, the packet's digest and its folder: those of before on the same evidence."""
+    """Return the ruling, the packet's digest and its folder; cached for the same evidence."""
+    # 1. A packet for the same champion, settings and scores already holds the ruling. A new one
+    #    would have another digest, and make the review that a person is reading stale.
     basis = {
         "champion": champion.version if champion else None,
-        "settings": setting.digest(mine.scores),
+        "settings": context.digest(candidate.scores),
     }
-    known = store.basis_of(mine.version)
+    known = store.basis_of(candidate.version)
     if known.items() >= basis.items():
         try:
-            packet = store.read_packet(mine.version)
+            packet = store.read_packet(candidate.version)
             ruling = Ruling.model_validate(packet.content["ruling"])
             return ruling, packet.packet_digest, Path(packet.folder)
         except RegistryError:
-            pass  # it is made anew
-    ruling, mine, theirs = _rule(mine, champion, setting)
+            pass  # the packet is missing or was changed: make another one
+    # 2. Evaluate.
+    ruling, candidate, rival = _decide(candidate, champion, context)
     if ruling.outcome == "undecided" and ruling.num is None:
-        basis["settings"] = ""  # nothing was compared: asked again, it may be
-    if note := unmeasured_note(mine.scores):
+        basis["settings"] = ""  # never equal: a champion that failed to load is tried again
+    if note := unmeasured_note(candidate.scores):
         ruling = ruling.model_copy(update={"reasons": (*ruling.reasons, note)})
+    # 3. Write and store the packet. `store_packet` sets the version's tags last, so an interrupted
+    #    upload leaves the previous packet in force.
     with tempfile.TemporaryDirectory(prefix=".packet-", dir=home()) as name:
         folder = Path(name) / "packet"
-        sides = [each for each in (mine, theirs) if each]
+        sides = [evidence for evidence in (candidate, rival) if evidence]
         roles = ("version", "champion")
-        names = [f"{role} {each.version.version}" for role, each in zip(roles, sides, strict=False)]
+        names = [f"{role} {side.version.version}" for role, side in zip(roles, sides, strict=False)]
         write_packet(
             folder,
-            mine,
-            theirs,
+            candidate,
+            rival,
             ruling,
-            _shown(sides, names, setting),
-            [(n, store.curves_of(each.version)) for n, each in zip(names, sides, strict=True)],
-            setting.promotion,
+            _sample_sections(sides, names, context),
+            [(n, store.curves_of(side.version)) for n, side in zip(names, sides, strict=True)],
+            context.promotion,
         )
-        digest = store.store_packet(mine.version, folder, basis)
-        kept = home() / "packets" / digest
-        kept.parent.mkdir(exist_ok=True)
-        if not kept.exists():
-            folder.rename(kept)
-    return ruling, digest, kept
+        digest = store.store_packet(candidate.version, folder, basis)
+        cached = home() / "packets" / digest
+        cached.parent.mkdir(exist_ok=True)
+        if not cached.exists():
+            folder.rename(cached)
+    return ruling, digest, cached
 
 
-def _shown(sides: Sequence[Evidence], names: Sequence[str], setting: Setting) -> list[Section]:
-    """Return samples of both; none of a version that cannot generate any more."""
-    named = [(name, fetch(each.version)) for name, each in zip(names, sides, strict=True)]
+def _sample_sections(
+    sides: Sequence[Evidence], names: Sequence[str], context: PromotionContext
+) -> list[Section]:
+    """Return sections with samples of both versions, without one that fails to generate."""
+    named = [(name, fetch(side.version)) for name, side in zip(names, sides, strict=True)]
+    # The candidate is first: without the champion its samples are still shown.
     for num in (len(named), 1):
         try:
             return side_by_side(
                 named[:num],
-                setting.dataset,
-                setting.data,
-                setting.evaluation,
-                seed=setting.seed,
-                cache=setting.cache,
+                context.dataset,
+                context.data,
+                context.evaluation,
+                seed=context.seed,
+                cache=context.cache,
             )
         except AigcOpsError:
-            continue  # a champion that no longer draws, or does not fit the data
+            continue  # a model that no longer loads, or does not fit the data
     return []
 
 
-def _rule(
-    mine: Evidence, champion: ModelVersion | None, setting: Setting
+def _decide(
+    candidate: Evidence, champion: ModelVersion | None, context: PromotionContext
 ) -> tuple[Ruling, Evidence, Evidence | None]:
-    """What the gate says, and both records with the scores that it looked at last."""
-    unfit = _unfit(mine.scores, setting)
+    """Return the gate's ruling, and both records with the scores of the last interim analysis."""
+    invalid = _validity_ruling(candidate.scores, context)
     if champion is None:
-        if unfit:
-            return unfit, mine, None
-        reason = f"the first valid version while {mine.version.name} has no champion"
-        return Ruling(outcome="promote", reasons=(reason,)), mine, None
-    theirs = None
+        if invalid:
+            return invalid, candidate, None
+        reason = f"the first valid version while {candidate.version.name} has no champion"
+        return Ruling(outcome="promote", reasons=(reason,)), candidate, None
+    rival = None
     try:
-        theirs = store.evidence_of(champion)
-        if unfit:
-            return unfit, mine, theirs
-        assert mine.scores is not None, mine.version.uri
-        return _compare(mine, mine.scores, theirs, setting)
+        rival = store.evidence_of(champion)
+        if invalid:
+            return invalid, candidate, rival
+        assert candidate.scores is not None, candidate.version.uri
+        return _sequential_test(candidate, candidate.scores, rival, context)
+    # A champion that is damaged, deleted or trained for other data must not block its replacement:
+    # the ruling is `undecided`, so that a person may promote the version.
     except (CheckpointError, EvaluationError, ModelError, RegistryError) as error:
-        reason = f"the champion, version {champion.version}, cannot be judged here: {error}"
-        return Ruling(outcome="undecided", reasons=(reason,)), mine, theirs
+        reason = f"the champion, version {champion.version}, cannot be evaluated here: {error}"
+        return Ruling(outcome="undecided", reasons=(reason,)), candidate, rival
 
 
-def _unfit(scores: Scores | None, setting: Setting) -> Ruling | None:
-    """The ruling on scores that cannot carry a promotion, None for those that can."""
-    why = invalid_reason(scores) or memorisation_reason(scores, setting.promotion)
+def _validity_ruling(scores: Scores | None, context: PromotionContext) -> Ruling | None:
+    """Return the rejection of scores that are invalid or show memorisation, else None."""
+    why = invalid_reason(scores) or memorisation_reason(scores, context.promotion)
     return Ruling(outcome="keep", reasons=(f"not valid: {why}",)) if why else None
 
 
-def _compare(
-    mine: Evidence, scores: Scores, theirs: Evidence, setting: Setting
+def _sequential_test(
+    candidate: Evidence, scores: Scores, rival: Evidence, context: PromotionContext
 ) -> tuple[Ruling, Evidence, Evidence]:
-    """Compare both, with twice the samples each time, until the gate is sure or may not."""
-    ours, rival = fetch(mine.version), fetch(theirs.version)
-    standing = theirs.scores
-    modality = setting.dataset.modality
+    """Compare both, doubling the samples until the gate decides or the maximum is reached."""
+    checkpoint, champion = fetch(candidate.version), fetch(rival.version)
+    rival_scores = rival.scores
+    modality = context.dataset.modality
     growing = find_modality(modality).evaluation.growing
+    # 1. The plan: it starts with the number of samples of the candidate's scores. A modality whose
+    #    comparison uses all held-out data has nothing to double, and a single analysis.
     first = scores.values[scores.primary].contract.get("n")
-    looks = num_looks(int(str(first)), setting.promotion) if growing else 1
+    looks = num_looks(int(str(first)), context.promotion) if growing else 1
     costs = Costs(
-        slowdown=sampling_time_ratio(ours, rival, setting.evaluation),
-        growth=mine.num_bytes / max(1, theirs.num_bytes),
+        slowdown=sampling_time_ratio(checkpoint, champion, context.evaluation),
+        growth=candidate.num_bytes / max(1, rival.num_bytes),
     )
     for look in range(1, looks + 1):
-        evaluation = setting.evaluation
+        evaluation = context.evaluation
         if growing:
             num = int(str(first)) * 2 ** (look - 1)
             evaluation = evaluation.with_section(modality, **{growing: num})
+        # 2. The paired comparison: same seeds and requests, so what both models share cancels.
         paired = compare(
-            ours,
-            rival,
-            setting.dataset,
-            setting.data,
+            checkpoint,
+            champion,
+            context.dataset,
+            context.data,
             evaluation,
-            seed=setting.seed,
-            cache=setting.cache,
+            seed=context.seed,
+            cache=context.cache,
         )
+        # 3. The scores for the guards. Stored ones serve while their evaluation conditions are
+        #    equal. The champion's may be older than a guard or have fewer samples. The candidate's
+        #    may be of other conditions than this run's, which only the second test shows.
         is_fresh = look > 1 or paired.metric != scores.primary
         if is_fresh:
-            scores = _evaluated(ours, evaluation, setting)
-        if standing is None or not _is_comparable(scores, standing):
-            standing = _evaluated(rival, evaluation, setting)
-            if not (is_fresh or _is_comparable(scores, standing)):
-                scores = _evaluated(ours, evaluation, setting)
-        guards = guards_of(scores, standing, costs, setting.promotion)
-        ruling = _unfit(scores, setting) or judge(
-            paired, guards, setting.promotion, look=look, looks=looks
+            scores = _evaluate_quietly(checkpoint, evaluation, context)
+        if rival_scores is None or not _is_comparable(scores, rival_scores):
+            rival_scores = _evaluate_quietly(champion, evaluation, context)
+            if not (is_fresh or _is_comparable(scores, rival_scores)):
+                scores = _evaluate_quietly(checkpoint, evaluation, context)
+        guards = guards_of(scores, rival_scores, costs, context.promotion)
+        # 4. The ruling. Memorisation may become significant only with more samples.
+        ruling = _validity_ruling(scores, context) or judge(
+            paired, guards, context.promotion, look=look, looks=looks
         )
         if ruling.outcome != "undecided":
             break
     return (
         ruling,
-        mine.model_copy(update={"scores": scores}),
-        theirs.model_copy(update={"scores": standing}),
+        candidate.model_copy(update={"scores": scores}),
+        rival.model_copy(update={"scores": rival_scores}),
     )
 
 
-def _is_comparable(mine: Scores, theirs: Scores) -> bool:
-    """Whether all that the gate looks at was measured of both, under equal contracts."""
-    if invalid_reason(theirs) or theirs.primary != mine.primary:
+def _is_comparable(scores: Scores, reference: Scores) -> bool:
+    """Return whether the gate's scores of both have equal evaluation conditions."""
+    if invalid_reason(reference) or reference.primary != scores.primary:
         return False
-    guards = find_modality(mine.modality).guards
-    return not any(unequal(name, mine, theirs) for name in (mine.primary, *guards))
+    guards = find_modality(scores.modality).guards
+    return not any(unequal(name, scores, reference) for name in (scores.primary, *guards))
 
 
-def _evaluated(checkpoint: Checkpoint, evaluation: EvaluationConfig, setting: Setting) -> Scores:
-    """Scores under this run's contract, reported to nobody."""
+def _evaluate_quietly(
+    checkpoint: Checkpoint, evaluation: EvaluationConfig, context: PromotionContext
+) -> Scores:
+    """Return scores under this run's evaluation conditions; nothing is logged to MLflow."""
+    # One folder per model and config: no evaluation overwrites the report of another one.
     digest = json_digest([checkpoint.manifest_digest, evaluation.stable_dump()])
     return evaluate(
         checkpoint,
-        setting.dataset,
-        setting.data,
+        context.dataset,
+        context.data,
         evaluation,
-        seed=setting.seed,
-        cache=setting.cache,
+        seed=context.seed,
+        cache=context.cache,
         folder=home() / "evaluations" / "compared" / digest[:16],
         tracker=SilentTracker(),
     )

@@ -1,34 +1,35 @@
-"""Which code this is: the digest of its sources, and the state of the git repository."""
+"""Version of the running code: digest of its sources, and state of the git repository."""
 
 import hashlib
 import subprocess
 from functools import cache
 from pathlib import Path
 
-from aigc_ops.core.artifacts import Noun
+from aigc_ops.core.artifacts import Record
 from aigc_ops.core.extensions import external_sources
 
-MAX_HASHED_BYTES = 2**20
+MAX_HASHED_BYTES = 2**20  # untracked files above 1 MiB are data rather than code
 
 
-class Revision(Noun):
+class Revision(Record):
     """The state of the git repository around the working folder."""
 
     commit: str
     diff_digest: str | None
     """SHA-256 of `git diff HEAD` and the untracked files; None for a clean tree.
 
-    Of an untracked file above 1 MiB, which is data rather than code, the size stands in.
+    Of an untracked file above 1 MiB only name and size are hashed.
     """
 
 
 def revision() -> Revision | None:
-    """The working folder's git state as it is now; None outside a repository with commits."""
+    """Return the working folder's git state, or None outside a repository with commits."""
     commit = _git("rev-parse", "HEAD").strip().decode()
     if not commit:
         return None
     top = Path(_git("rev-parse", "--show-toplevel").strip().decode())
     digest = hashlib.sha256(diff := _git("diff", "HEAD", "--binary", "--no-ext-diff"))
+    # From the repository's top, since `git diff` covers all of it; -z leaves names unquoted.
     listing = _git("-C", str(top), "ls-files", "--others", "--exclude-standard", "-z")
     untracked = [name for name in listing.decode(errors="surrogateescape").split("\0") if name]
     for name in untracked:
@@ -40,16 +41,16 @@ def revision() -> Revision | None:
 
 
 def has_commit(commit: str) -> bool:
-    """Whether the repository around the working folder holds a commit."""
+    """Return whether the repository around the working folder has a commit."""
+    # `isalnum` keeps a value that begins with "-" from being read as an option of git.
     return commit.isalnum() and bool(_git("cat-file", "-t", commit))
 
 
 @cache
 def code_digest() -> str:
-    """Return a SHA-256 over the sources of aigc_ops and flows: other code may give other results.
-
-    The sources of packages that add modalities or families count too.
-    """
+    """Return a SHA-256 over the sources of aigc_ops, flows, and packages that extend them."""
+    # Part of the keys of cached results, because other code may give other results. Names are
+    # relative, so that the same code in another folder has the same digest.
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for root in (package, package.parent / "flows", *external_sources().values()):
@@ -66,7 +67,7 @@ def _sources(root: Path) -> list[Path]:
 
 def _git(*arguments: str) -> bytes:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
+        completed = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    except FileNotFoundError:  # git is not installed: as outside a repository
         return b""
-    return done.stdout if done.returncode == 0 else b""
+    return completed.stdout if completed.returncode == 0 else b""

@@ -1,4 +1,4 @@
-"""What is installed, against what the project's lock pins."""
+"""Comparison of the installed packages with the project's lock file."""
 
 import re
 from importlib.metadata import PackageNotFoundError, distributions, requires
@@ -6,62 +6,67 @@ from importlib.metadata import PackageNotFoundError, distributions, requires
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-from aigc_ops.core.artifacts import Noun
+from aigc_ops.core.artifacts import Record
 
 LOCK = "constraints.txt"
 OWN = "aigc-ops"
 LEFT_TO_TORCH = re.compile(r"nvidia-|cuda-|triton$")
-"""Packages that differ by machine, each pinned by the torch that needs it."""
+"""CUDA packages: they differ by machine, and torch itself pins their versions."""
 
 
-class Comparison(Noun):
-    """How an environment differs from a lock."""
+class Comparison(Record):
+    """Differences of an environment from a lock file."""
 
     other: dict[str, tuple[str, str]]
-    """Version that is installed and version that is locked, by package."""
+    """Installed and locked version of each package where they differ."""
     unlocked: tuple[str, ...]
-    """Installed, not in the lock, and not there for an extra such as `aigc-ops[s3]`."""
+    """Installed packages that neither the lock nor an extra such as `aigc-ops[s3]` explains."""
     absent: tuple[str, ...]
-    """In the lock, and not installed."""
+    """Locked packages that are not installed."""
 
 
 def pins(lock: str) -> dict[NormalizedName, str]:
-    """Version by package of a lock's text."""
+    """Return the version of each package from a lock file's text."""
+    # pip names packages in the spelling of their authors; canonical names compare.
     lines = [line for line in lock.splitlines() if "==" in line and not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in (x.split("==") for x in lines)}
 
 
 def compare(lock: str) -> Comparison:
-    """The running environment against a lock's text; a local version such as +cu129 is none."""
+    """Compare the running environment with a lock file's text.
+
+    Local versions such as `+cu129` are ignored.
+    """
     locked = pins(lock)
     installed = {canonicalize_name(d.metadata["Name"]): d.version for d in distributions()}
-    mine = {n: v for n, v in installed.items() if n != OWN and not LEFT_TO_TORCH.match(n)}
-    extra = _brought_by_extras()
+    compared = {n: v for n, v in installed.items() if n != OWN and not LEFT_TO_TORCH.match(n)}
+    extras = _required_by_extras()
     return Comparison(
+        # The suffix names the build of torch (CPU, CUDA), which machines choose for themselves.
         other={
             name: (version, locked[name])
-            for name, version in sorted(mine.items())
+            for name, version in sorted(compared.items())
             if name in locked and locked[name] != version.split("+")[0]
         },
-        unlocked=tuple(sorted(mine.keys() - locked.keys() - extra)),
+        unlocked=tuple(sorted(compared.keys() - locked.keys() - extras)),
         absent=tuple(sorted(locked.keys() - installed.keys())),
     )
 
 
-def _brought_by_extras() -> set[NormalizedName]:
-    """What this project's extras ask for, and what that asks for in turn, where it is installed."""
-    asked = [r for r in map(Requirement, _requires(OWN)) if "extra" in str(r.marker)]
-    found: set[NormalizedName] = set()
-    while asked:
-        name = canonicalize_name(asked.pop().name)
-        if name not in found:
-            found.add(name)
-            asked += map(Requirement, _requires(name))
-    return found
+def _required_by_extras() -> set[NormalizedName]:
+    """Return all direct and indirect requirements of this project's extras."""
+    pending = [r for r in map(Requirement, _requires(OWN)) if "extra" in str(r.marker)]
+    required: set[NormalizedName] = set()
+    while pending:
+        name = canonicalize_name(pending.pop().name)
+        if name not in required:
+            required.add(name)
+            pending += map(Requirement, _requires(name))
+    return required
 
 
 def _requires(name: str) -> list[str]:
     try:
         return requires(name) or []
-    except PackageNotFoundError:
+    except PackageNotFoundError:  # an extra that is not installed requires nothing here
         return []

@@ -1,6 +1,6 @@
-"""The model registry: the only room that imports mlflow, and only inside functions.
+"""The model registry: the only package that imports mlflow, and only inside functions.
 
-`tracker` reports a run while it works, `register` stores a checkpoint as a version,
-`promotion` moves the champion alias, `resolve` brings a version back as a checkpoint, and
-`pyfunc` serves it to any MLflow client.
+`tracker` logs a run while it trains, `registration` stores a checkpoint as a version, `aliases`
+moves the champion alias, `resolution` loads a version as a checkpoint, and `pyfunc` serves it to
+any MLflow client.
 """

@@ -1,7 +1,7 @@
-"""The promote stage's hand: aliases move here and nowhere else, each by an entry of the log.
+"""Moves the aliases of a model; each change is an entry of its audit log.
 
-An entry is written first and carried out after it, so a kill in between leaves the old
-aliases and a log that says what was meant; the next change completes it.
+The entry is written first and carried out afterwards. A kill in between leaves the old aliases and
+a log that records the intended ones; the next change completes it.
 """
 
 import unicodedata
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import StringConstraints, field_validator
 
-from aigc_ops.core.artifacts import ModelVersion, Noun
+from aigc_ops.core.artifacts import ModelVersion, Record
 from aigc_ops.core.errors import DecisionError, RegistryError, StaleDecision
 from aigc_ops.core.escaping import printable
 from aigc_ops.registry import audit_log
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 AUTOMATIC = "aigc-ops, as the config says"
-"""Who decided when nobody was asked."""
+"""Reviewer in the log for decisions that the config automates."""
 
 
-class Decision(Noun):
-    """Who decided, why, and on what evidence."""
+class Decision(Record):
+    """A decision: reviewer, reason and evidence."""
 
     who: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
@@ -57,27 +57,29 @@ class Decision(Noun):
     @field_validator("who")
     @classmethod
     def _one_spelling(cls, text: str) -> str:
-        """Of names that look alike, one: Unicode's NFKC, with single spaces."""
+        """Return the name in Unicode's NFKC with single spaces."""
+        # Two spellings of one name must not count as the two reviewers that a policy requires.
         return " ".join(unicodedata.normalize("NFKC", text).split())
 
     @field_validator("who", "reason")
     @classmethod
     def _harmless(cls, text: str) -> str:
-        """Control and direction characters written out, so that no terminal obeys them."""
+        """Return the text with control and direction characters escaped."""
+        # The texts are printed to terminals, which would execute escape sequences in them.
         return printable(text)
 
 
 def promote(
     version: ModelVersion, decision: Decision, *, champion: int | None, reviewers: int = 1
 ) -> Entry | None:
-    """Make the version champion in the place of the one that the decision knew of.
+    """Make the version champion instead of `champion`, the one that it was compared with.
 
-    Where several reviewers must agree, all but the last approval of this evidence are recorded
-    and move nothing. None when the version is champion already. Raises DecisionError when another
-    one has become champion since, the version was rejected or rolled back from on this evidence or
-    the reviewer has approved it before, and CheckpointError when its stored files were changed.
+    With `reviewers` of 2 the first approval of the evidence is recorded and moves no alias. Returns
+    None for a version that is champion already. Raises StaleDecision if the champion has changed,
+    DecisionError if the version was rejected or rolled back from on this evidence or the reviewer
+    has approved it before, and CheckpointError if its stored files were changed.
     """
-    with _changing(version) as (client, model, aliases):
+    with _locked_model(version) as (client, model, aliases):
         if aliases.get(CHAMPION) == version.version:
             return None
         _require_champion(version, aliases, champion)
@@ -85,10 +87,11 @@ def promote(
         earlier = _approvals(model, version, decision)
         if decision.who.casefold() in earlier:
             raise DecisionError(
-                f"{decision.who} has approved {version.uri} already; somebody else must too"
+                f"{decision.who} has approved {version.uri} already; a second reviewer is required"
             )
         if len(earlier) + 1 < reviewers:
             return _decide(client, model, "approve", version, aliases, dict(aliases), decision)
+        # The store's copy is downloaded and verified now: it is what will be served.
         verify_stored(version)
         after = {**aliases, CHAMPION: version.version}
         if champion is not None:
@@ -99,17 +102,19 @@ def promote(
 
 
 def challenge(version: ModelVersion, decision: Decision) -> Entry | None:
-    """Make the version challenger: it may be reviewed, or was not better; None when it is so."""
-    with _changing(version) as (client, model, aliases):
-        if aliases.get(CHALLENGER) == version.version and _is_said(client, version, decision):
+    """Make the version challenger; None if it is, by the same decision."""
+    with _locked_model(version) as (client, model, aliases):
+        # A stage that is repeated must not fill the log with equal entries.
+        is_challenger = aliases.get(CHALLENGER) == version.version
+        if is_challenger and _already_recorded(client, version, decision):
             return None
         after = {**aliases, CHALLENGER: version.version}
         return _decide(client, model, "challenge", version, aliases, after, decision)
 
 
 def reject(version: ModelVersion, decision: Decision) -> Entry:
-    """Record that the version was rejected; it is challenger no more."""
-    with _changing(version) as (client, model, aliases):
+    """Record the rejection of the version and remove its challenger alias."""
+    with _locked_model(version) as (client, model, aliases):
         if aliases.get(CHAMPION) == version.version:
             raise DecisionError(
                 f"{version.uri} is the champion; `aigc-ops rollback {version.name}` replaces it"
@@ -120,7 +125,7 @@ def reject(version: ModelVersion, decision: Decision) -> Entry:
 
 
 def rollback(name: str, to: int | None, decision: Decision) -> Entry:
-    """Make an earlier champion champion again: the one before this, or version `to`.
+    """Make an earlier champion champion again: the previous one, or version `to`.
 
     Raises DecisionError for a version that never was champion, or that is champion now.
     """
@@ -128,6 +133,7 @@ def rollback(name: str, to: int | None, decision: Decision) -> Entry:
     with store_lock():
         model = _completed(client, audit_log.registered(client, name))
         aliases = audit_log.aliases_of(client, model)
+        # Only the log proves that a version was champion: anyone may set an alias in MLflow.
         earlier = {e.after.get(CHAMPION) for e in audit_log.read_log(model)}
         target = aliases.get(PREVIOUS) if to is None else to
         if target is None or target not in earlier or target == aliases.get(CHAMPION):
@@ -136,7 +142,7 @@ def rollback(name: str, to: int | None, decision: Decision) -> Entry:
                 f"{name} has no earlier champion {'' if to is None else to}".rstrip()
                 + f"; earlier champions are {', '.join(map(str, known)) or 'none'}"
             )
-        entity = _ready(client, name, target)
+        entity = _require_ready(client, name, target)
         verify_stored(to_noun(entity))
         after = {**aliases, CHAMPION: target}
         if current := aliases.get(CHAMPION):
@@ -147,44 +153,48 @@ def rollback(name: str, to: int | None, decision: Decision) -> Entry:
 
 
 def reconcile(name: str, mode: Literal["flag", "revert"]) -> list[str]:
-    """Aliases that were moved outside aigc-ops; put back where `mode` says so.
+    """Return messages on aliases that were moved outside aigc-ops; `revert` restores them.
 
-    A decision that a kill cut short is completed first.
+    A decision that was interrupted is completed first: until then its aliases look moved.
     """
     client = connect()
     with store_lock():
         model = _completed(client, audit_log.registered(client, name))
         entries, aliases = audit_log.read_log(model), audit_log.aliases_of(client, model)
-        found = audit_log.moved_by_hand(entries, aliases)
-        if found and mode == "revert":
-            said = audit_log.left_by(entries)
-            decision = Decision(who=AUTOMATIC, reason="; ".join(found)[:500])
+        moves = audit_log.moved_by_hand(entries, aliases)
+        if moves and mode == "revert":
+            recorded = audit_log.aliases_after(entries)
+            decision = Decision(who=AUTOMATIC, reason="; ".join(moves)[:500])
+            # An entry needs a version. Where the log is empty, or records no champion, the entry
+            # names the latest decided version, or else one that has an alias now.
             version = entries[-1].version if entries else next(iter(aliases.values()))
-            entity = _ready(client, name, said.get(CHAMPION) or version)
-            _decide(client, model, "revert", to_noun(entity), aliases, said, decision)
-        return found
+            entity = _require_ready(client, name, recorded.get(CHAMPION) or version)
+            _decide(client, model, "revert", to_noun(entity), aliases, recorded, decision)
+        return moves
 
 
 @contextmanager
-def _changing(
+def _locked_model(
     version: ModelVersion,
 ) -> "Iterator[tuple[MlflowClient, RegisteredModel, Aliases]]":
-    """The store held, its log whole, and the version ready."""
+    """Hold the store's lock, with the log verified and complete and the version ready."""
     client = connect()
     with store_lock():
-        _ready(client, version.name, version.version)
+        _require_ready(client, version.name, version.version)
         model = _completed(client, audit_log.registered(client, version.name))
         yield client, model, audit_log.aliases_of(client, model)
 
 
-def _ready(client: "MlflowClient", name: str, number: int) -> "Entity":
+def _require_ready(client: "MlflowClient", name: str, number: int) -> "Entity":
+    """Return MLflow's record of a version; raises RegistryError unless it is ready."""
     entity = find(client, name, version=number)
     state = "does not exist" if entity is None else f"is {entity.status}"
     if entity is not None and entity.status == "READY":
+        # MLflow's stages are deprecated, but a client can still archive a version with them.
         if entity.current_stage != "Archived":
             return entity
         state = "is archived"
-    raise RegistryError(f"models:/{name}/{number} {state}; `aigc-ops models` lists what there is")
+    raise RegistryError(f"models:/{name}/{number} {state}; `aigc-ops models` lists all versions")
 
 
 def _require_champion(version: ModelVersion, aliases: Mapping[str, int], known: int | None) -> None:
@@ -192,40 +202,46 @@ def _require_champion(version: ModelVersion, aliases: Mapping[str, int], known: 
     if now != known:
         then = "while there was no champion" if known is None else f"against version {known}"
         raise StaleDecision(
-            f"{version.uri} was weighed {then}, but "
-            f"{'there is none' if now is None else f'version {now} is champion'} now; `aigc-ops "
-            f"promote {version.uri}` weighs it anew"
+            f"{version.uri} was evaluated {then}, but "
+            f"{'there is none' if now is None else f'version {now} is champion'} now; run "
+            f"`aigc-ops promote {version.uri}` again"
         )
 
 
 def _require_not_rejected(
     model: "RegisteredModel", version: ModelVersion, decision: Decision
 ) -> None:
-    if entry := _turned_down(audit_log.read_log(model), version.version, decision.packet_digest):
-        again = f"; `aigc-ops rollback {version.name} --to {version.version}` brings it back"
-        raise DecisionError(
-            f"{version.uri} was {said_no(entry)}{again if entry.action == 'rollback' else ''}"
-        )
+    if entry := _rejection_in(audit_log.read_log(model), version.version, decision.packet_digest):
+        text = f"{version.uri} was {rejection_text(entry)}"
+        if entry.action == "rollback":
+            command = f"aigc-ops rollback {version.name} --to {version.version}"
+            text += f"; `{command}` makes it champion again"
+        raise DecisionError(text)
 
 
-def said_no(entry: Entry) -> str:
-    """How a person turned a version down, in words."""
+def rejection_text(entry: Entry) -> str:
+    """Return who rejected a version or rolled back from it, and why."""
     how = "rejected" if entry.action == "reject" else "rolled back from"
     return f"{how} by {entry.who} on this evidence: {entry.reason}"
 
 
-def _turned_down(entries: Sequence[Entry], number: int, packet_digest: str | None) -> Entry | None:
-    """The rejection of a version, or the rollback from it, on this evidence."""
-    mine = [entry for entry in entries if entry.version == number]
-    if mine and (mine[-1].action, mine[-1].packet_digest) == ("reject", packet_digest):
-        return mine[-1]
-    left = _left(entries, number)
-    seen = {each.packet_digest for each in mine if left and each.number < left.number}
-    return left if packet_digest in seen else None
+def _rejection_in(entries: Sequence[Entry], number: int, packet_digest: str | None) -> Entry | None:
+    """Return the rejection of a version, or the rollback from it, on this evidence."""
+    # 1. A rejection counts while it is the latest decision: new evidence makes a new challenge.
+    decisions = [entry for entry in entries if entry.version == number]
+    if decisions and (decisions[-1].action, decisions[-1].packet_digest) == (
+        "reject",
+        packet_digest,
+    ):
+        return decisions[-1]
+    # 2. A rollback has no packet. It refutes all evidence on which the version was decided before.
+    rollback = _last_rollback(entries, number)
+    refuted = {e.packet_digest for e in decisions if rollback and e.number < rollback.number}
+    return rollback if packet_digest in refuted else None
 
 
-def _left(entries: Sequence[Entry], number: int) -> Entry | None:
-    """The rollback that took the champion's place from a version which has not had it since."""
+def _last_rollback(entries: Sequence[Entry], number: int) -> Entry | None:
+    """Return the rollback from a version that has not been champion since."""
     for entry in reversed(entries):
         if entry.after.get(CHAMPION) == number:
             return None
@@ -234,14 +250,14 @@ def _left(entries: Sequence[Entry], number: int) -> Entry | None:
     return None
 
 
-def _is_said(client: "MlflowClient", version: ModelVersion, decision: Decision) -> bool:
-    tags = _ready(client, version.name, version.version).tags
-    said: bool = {REASON_TAG: decision.reason, GATE_TAG: decision.gate}.items() <= tags.items()
-    return said
+def _already_recorded(client: "MlflowClient", version: ModelVersion, decision: Decision) -> bool:
+    tags = _require_ready(client, version.name, version.version).tags
+    recorded = {REASON_TAG: decision.reason, GATE_TAG: decision.gate}
+    return bool(recorded.items() <= tags.items())
 
 
 def _approvals(model: "RegisteredModel", version: ModelVersion, decision: Decision) -> set[str]:
-    """Who approved the version on the decision's evidence before, in one case of letters."""
+    """Return the reviewers who approved the version on this evidence before, case-folded."""
     return {
         entry.who.casefold()
         for entry in audit_log.read_log(model)
@@ -259,6 +275,7 @@ def _decide(
     after: Aliases,
     decision: Decision,
 ) -> Entry:
+    # 1. The entry: chained to the one before, so that a later change of any entry is detected.
     entries = audit_log.read_log(model)
     entry = Entry(
         number=len(entries) + 1,
@@ -271,13 +288,15 @@ def _decide(
         previous=entries[-1].digest if entries else audit_log.FIRST,
         **decision.model_dump(),
     )
+    # 2. The log before the aliases: a kill between the two leaves a decision that can be completed.
+    #    In the other order it would leave moved aliases that look like moves outside aigc-ops.
     audit_log.append(client, entry)
     _carry_out(client, entry)
     return entry
 
 
 def _completed(client: "MlflowClient", model: "RegisteredModel") -> "RegisteredModel":
-    """The model after a decision that was cut short has been carried out."""
+    """Return the model after carrying out a decision that was interrupted."""
     entries = audit_log.read_log(model)
     if len(entries) <= audit_log.done_number(model):
         return model
@@ -286,7 +305,7 @@ def _completed(client: "MlflowClient", model: "RegisteredModel") -> "RegisteredM
 
 
 def _carry_out(client: "MlflowClient", entry: Entry) -> None:
-    """Tell the version, then move the aliases; doing it again changes nothing."""
+    """Write the version's tags, then move the aliases; idempotent."""
     name, number = entry.model, str(entry.version)
     with faults(f"carrying out entry {entry.number} of {name!r}"):
         # A version that was deleted after the entry was written takes no alias any more.
@@ -296,10 +315,12 @@ def _carry_out(client: "MlflowClient", entry: Entry) -> None:
             for tag, value in _tags(entry).items():
                 client.set_model_version_tag(name, number, tag, value)
             _set_aliases(client, name, entry.after)
+        # Last: until this tag is set the entry counts as interrupted and is carried out again.
         client.set_registered_model_tag(name, audit_log.DONE_TAG, str(entry.number))
 
 
 def _set_aliases(client: "MlflowClient", name: str, wanted: Aliases) -> None:
+    # Aliases that others set for their own purposes are not in ALIASES and stay.
     current = client.get_registered_model(name).aliases
     for alias in ALIASES:
         target = wanted.get(alias)
@@ -323,19 +344,19 @@ def _tags(entry: Entry) -> dict[str, str]:
 
 
 def last_decision(version: ModelVersion) -> Entry | None:
-    """The last entry on a version."""
-    mine = [entry for entry in _log(version) if entry.version == version.version]
-    return mine[-1] if mine else None
+    """Return the latest entry on a version, None without one."""
+    entries = [entry for entry in _log(version) if entry.version == version.version]
+    return entries[-1] if entries else None
 
 
-def turned_down(version: ModelVersion, packet_digest: str) -> Entry | None:
-    """The rejection of a version, or the rollback from it, on this evidence; None without one."""
-    return _turned_down(_log(version), version.version, packet_digest)
+def find_rejection(version: ModelVersion, packet_digest: str) -> Entry | None:
+    """Return the rejection of a version, or the rollback from it, on this evidence, or None."""
+    return _rejection_in(_log(version), version.version, packet_digest)
 
 
-def rolled_back(version: ModelVersion) -> Entry | None:
-    """The rollback from a version that has not been champion since, whatever the evidence."""
-    return _left(_log(version), version.version)
+def find_rollback(version: ModelVersion) -> Entry | None:
+    """Return the rollback from a version that has not been champion since, on any evidence."""
+    return _last_rollback(_log(version), version.version)
 
 
 def _log(version: ModelVersion) -> list[Entry]:

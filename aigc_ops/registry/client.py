@@ -1,4 +1,4 @@
-"""The connection to MLflow: which store, whether it answers, and what its faults mean."""
+"""Connects to MLflow's store and translates its errors."""
 
 import os
 import socket
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "aigc-ops"
-REACH_SECONDS = 5
+REACH_SECONDS = 5  # MLflow's own client would wait and retry for minutes
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
-# MLflow's own defaults retry an absent server for minutes, and draw bars of their own.
+# MLflow's defaults retry an absent server for minutes, and print progress bars of their own.
 QUIET_AND_QUICK = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -30,9 +30,9 @@ QUIET_AND_QUICK = {
 
 
 def connect() -> "MlflowClient":
-    """A client of the store that MLFLOW_TRACKING_URI names; the home's SQLite by default.
+    """Return a client of MLFLOW_TRACKING_URI's store; default: SQLite in the state directory.
 
-    Raises RegistryError within seconds when the server does not answer.
+    Raises RegistryError within seconds if the server does not answer.
     """
     export_environment()
     for variable, value in QUIET_AND_QUICK.items():
@@ -56,34 +56,36 @@ def connect() -> "MlflowClient":
 
 
 def experiment_id(client: "MlflowClient") -> str:
-    """The experiment of every run: MLFLOW_EXPERIMENT_NAME, or `aigc-ops`, made when absent."""
+    """Return the id of the experiment MLFLOW_EXPERIMENT_NAME or `aigc-ops`; created if absent."""
     from mlflow.exceptions import MlflowException
 
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     with faults(f"opening experiment {name!r}"):
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             database = sqlite_file(client.tracking_uri)
             folder = database.parent if database else home() / "mlflow"
-            # A server knows its own place; MLflow would put others under the working folder.
+            # A server has its own artifact store. For other stores MLflow's default is a folder in
+            # the working directory, which differs from command to command.
             location = None if is_http(client.tracking_uri) else str(folder / "artifacts")
             try:
                 return str(client.create_experiment(name, artifact_location=location))
             except MlflowException as error:
+                # Another process was faster.
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
+                experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage != "active":
         raise RegistryError(
             f"MLflow's experiment {name!r} was deleted; restore it in the MLflow UI, "
             "or set MLFLOW_EXPERIMENT_NAME to another name"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 @contextmanager
 def faults(action: str) -> Iterator[None]:
-    """Turn what MLflow, its database or the network raise into a RegistryError."""
+    """Translate errors of MLflow, its database and the network into RegistryError."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -91,6 +93,7 @@ def faults(action: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        # SQLAlchemy appends the statement and its parameters, on further lines.
         first_line = str(error).strip().partition("\n")[0]
         raise RegistryError(
             f"{action} failed at MLflow's store {address()}: {first_line}; "
@@ -99,31 +102,29 @@ def faults(action: str) -> Iterator[None]:
 
 
 def address(uri: str | None = None) -> str:
-    """The store's address without user name and password."""
+    """Return the store's address without user name, password and query."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     parts = urlsplit(uri)
-    if not parts.netloc:  # a file's, whose slashes urllib would not give back
+    # urllib would drop the empty authority of sqlite:///file, and with it two slashes.
+    if not parts.netloc:
         return uri.partition("?")[0]
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def is_http(uri: str) -> bool:
-    """Whether the address is a tracking server's, not a database's."""
+    """Return whether the address is a tracking server's, not a database's."""
     return urlsplit(uri).scheme in ("http", "https")
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The database file that an SQLite address names; None for other stores."""
+    """Return the database file of an SQLite address, None for other stores."""
+    # The scheme may name a driver too: sqlite+pysqlite.
     scheme, _, path = uri.partition(":///")
     return Path(path).absolute() if scheme.split("+")[0] == "sqlite" and path else None
 
 
 def _create_sqlite(database: Path) -> None:
-    """Make the database with its tables, whole or not at all.
-
-    A kill in the seconds that MLflow's migrations take would leave a file that no later
-    run can open, so they run on a hidden sibling.
-    """
+    """Create the database with its tables, atomically."""
     if database.exists():
         return
     from mlflow.tracking import MlflowClient
@@ -132,8 +133,10 @@ def _create_sqlite(database: Path) -> None:
     with FileLock(database.with_name(f".{database.name}.lock")):
         for stale in database.parent.glob(f".{database.name}.*.partial*"):
             stale.unlink()
-        if database.exists():
+        if database.exists():  # by the process that held the lock before
             return
+        # MLflow's migrations take seconds. A kill among them would leave a file that no later run
+        # can open, so they run on a hidden sibling.
         partial = database.with_name(f".{database.name}.{uuid.uuid4().hex}.partial")
         MlflowClient(tracking_uri=f"sqlite:///{partial}")
         partial.rename(database)
@@ -150,7 +153,7 @@ def _require_answer(uri: str) -> None:
         elif port := parts.port or _database_port(parts):
             socket.create_connection((parts.hostname or "", port), REACH_SECONDS).close()
     except requests.exceptions.SSLError:
-        return  # Something answers; MLflow's own settings say which certificates it trusts.
+        return  # it answers; which certificates are trusted is set by MLflow's own variables
     except (OSError, ValueError) as error:
         raise RegistryError(
             f"MLflow's store {address(uri)} does not answer ({_reason(error)}); start it, correct "
@@ -159,7 +162,7 @@ def _require_answer(uri: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, which says what happened; those around it repeat addresses."""
+    """Return the innermost cause; the outer ones only repeat the address."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return str(error)

@@ -1,4 +1,4 @@
-"""What of the store needs a hand: whether it answers, and runs that nobody works on."""
+"""Health checks of the store: whether it answers, and runs without a process."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from aigc_ops.core.artifacts import Noun
+from aigc_ops.core.artifacts import Record
 from aigc_ops.core.state_dir import export_environment
 from aigc_ops.registry.client import address, connect, faults, sqlite_file
 from aigc_ops.registry.runs import PROCESS_TAG, RUN_KEY_TAG, is_at_work
@@ -15,26 +15,27 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 LONGEST_RUN_SECONDS = 24 * 3600
-"""After so long a run whose process cannot be asked is taken for left behind."""
+"""Age after which a run counts as abandoned if its process cannot be checked from here."""
 
 
-class Orphan(Noun):
-    """A run that MLflow shows as running while nobody seems to work on it."""
+class Orphan(Record):
+    """A run that MLflow shows as RUNNING although its process has probably ended."""
 
     run_id: str
     name: str
-    hours: float = Field(description="Since it began.")
-    is_gone: bool = Field(description="Its process has ended; else it is only old.")
+    hours: float = Field(description="Hours since its start.")
+    is_gone: bool = Field(description="True: its process has ended; False: it is only old.")
 
 
 def store() -> tuple[str, int | None]:
-    """The store's address, and how many models it holds; None: it has not been made yet.
+    """Return the store's address and its number of models; None: it does not exist yet.
 
-    Raises RegistryError when it does not answer.
+    Raises RegistryError if it does not answer.
     """
     export_environment()
     uri = os.environ["MLFLOW_TRACKING_URI"]
     database = sqlite_file(uri)
+    # `connect` would create the database. Looking must not.
     if database and not database.exists():
         return address(uri), None
     client = connect()
@@ -43,18 +44,20 @@ def store() -> tuple[str, int | None]:
 
 
 def orphans() -> list[Orphan]:
-    """Runs of aigc-ops that are RUNNING although their process is gone, or for over a day."""
+    """Return RUNNING runs of aigc-ops whose process has ended, or that are over a day old."""
     client = connect()
     with faults("listing the runs"):
-        experiments = [each.experiment_id for each in client.search_experiments()]
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         running = client.search_runs(experiments, "attributes.status = 'RUNNING'")
-    found = [_orphan(run) for run in running if RUN_KEY_TAG in run.data.tags]
-    return [each for each in found if each]
+    # Runs of other tools in the same store have no key, and their processes are unknown.
+    candidates = [_orphan(run) for run in running if RUN_KEY_TAG in run.data.tags]
+    return [orphan for orphan in candidates if orphan]
 
 
 def _orphan(run: "Run") -> Orphan | None:
     seconds = time.time() - run.info.start_time / 1000
     alive = is_at_work(run.data.tags.get(PROCESS_TAG, ""))
+    # None: the process is on another machine, so only the age counts.
     if alive or (alive is None and seconds < LONGEST_RUN_SECONDS):
         return None
     return Orphan(

@@ -1,4 +1,4 @@
-"""Which versions a digest, a run or a flow run leads to, and what the store holds of a run."""
+"""Finds the versions of a digest, a run or a flow run, and MLflow's record of a run."""
 
 import json
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from aigc_ops.core.artifacts import Checkpoint, ModelVersion, Noun
+from aigc_ops.core.artifacts import Checkpoint, ModelVersion, Record
 from aigc_ops.core.errors import RegistryError
 from aigc_ops.registry.audit_log import NUMBERED, Entry
 from aigc_ops.registry.client import connect, faults
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as Entity
 
 
-class Held(Noun):
-    """A version as the registry holds it."""
+class RegisteredVersion(Record):
+    """A version as the registry has it now."""
 
     version: ModelVersion
     aliases: tuple[str, ...]
@@ -26,8 +26,8 @@ class Held(Noun):
     created: str = Field(description="ISO 8601, UTC.")
 
 
-class HeldRun(Noun):
-    """A run as the store holds it."""
+class RegisteredRun(Record):
+    """A run as MLflow's store has it now."""
 
     run_id: str
     name: str
@@ -36,17 +36,19 @@ class HeldRun(Noun):
     started: str | None = Field(description="ISO 8601, UTC.")
     tags: dict[str, str]
     dataset: dict[str, Any] = Field(description="Rows, digests, licences and sources of its data.")
-    dataset_uri: str | None = Field(description="Where the data lay when the run began.")
+    dataset_uri: str | None = Field(description="Path of the data when the run started.")
 
 
-def held(version: ModelVersion) -> Held | None:
-    """The version in the registry now; None when it was deleted or another took its number."""
+def lookup_version(version: ModelVersion) -> RegisteredVersion | None:
+    """Return the version as it is in the registry now; None for one that was deleted."""
     entity = find(connect(), version.name, version=version.version)
     if entity is None or entity.status != "READY":
         return None
+    # A model that was deleted and registered again counts from 1: the number alone may name other
+    # weights.
     if entity.tags.get(MANIFEST_TAG) != version.manifest_digest:
         return None
-    return Held(
+    return RegisteredVersion(
         version=to_noun(entity),
         aliases=tuple(sorted(entity.aliases)),
         tags=dict(entity.tags),
@@ -54,14 +56,15 @@ def held(version: ModelVersion) -> Held | None:
     )
 
 
-def held_run(run_id: str) -> HeldRun | None:
-    """A run of the store, deleted ones too until MLflow clears them away; None without it."""
+def lookup_run(run_id: str) -> RegisteredRun | None:
+    """Return a run of the store, or None; a deleted one until MLflow's garbage collection."""
     run = run_of(run_id)
     if run is None:
         return None
     inputs = run.inputs.dataset_inputs if run.inputs else []
+    # A run of aigc-ops has one dataset; `describe_run` wrote its path as JSON.
     source = json.loads(inputs[0].dataset.source or "{}") if inputs else {}
-    return HeldRun(
+    return RegisteredRun(
         run_id=run_id,
         name=run.info.run_name or "",
         status=run.info.status,
@@ -74,7 +77,9 @@ def held_run(run_id: str) -> HeldRun | None:
 
 
 def version_of(checkpoint: Checkpoint) -> ModelVersion:
-    """The one version that a checkpoint is registered as; raises RegistryError without one."""
+    """Return the version of a checkpoint; raises RegistryError unless there is exactly one."""
+    # A resolved version is a checkpoint too. Its digest is the manifest of the stored folder, which
+    # differs from the training checkpoint's: the training state is left out.
     digest = checkpoint.manifest_digest
     versions = tagged(CHECKPOINT_TAG, digest) or tagged(MANIFEST_TAG, digest)
     if not versions:
@@ -88,36 +93,40 @@ def version_of(checkpoint: Checkpoint) -> ModelVersion:
 
 
 def tagged(tag: str, value: str) -> list[ModelVersion]:
-    """Ready versions of any model with a tag, champions first, then the newest."""
-    return _searched(f"tag.`{tag}` = '{value}'")
+    """Return the ready versions of any model with this tag, champions first, then the newest."""
+    return _search(f"tag.`{tag}` = '{value}'")
 
 
 def of_run(run_id: str) -> list[ModelVersion]:
-    """Ready versions of a run, in the same order."""
-    return _searched(f"run_id = '{run_id}'")
+    """Return the ready versions of a run, champions first, then the newest."""
+    return _search(f"run_id = '{run_id}'")
 
 
 def decided_in(flow_run: str) -> list[tuple[str, int]]:
-    """Name and number of the versions that a flow run decided on, by the audit logs."""
+    """Return name and number of the versions that a flow run decided on, the latest first."""
     client = connect()
     with faults("reading the audit logs"):
         logs = client.search_registered_models(max_results=1000)
+    # MLflow searches tags by their exact names, but entries are numbered, so all are read here.
+    # The test for the substring spares parsing most of them.
     entries = [
         Entry.model_validate_json(text)
         for model in logs
         for key, text in model.tags.items()
         if NUMBERED.fullmatch(key) and flow_run in text
     ]
-    mine = [(entry.model, entry.version) for entry in entries if entry.flow_run == flow_run]
-    return list(dict.fromkeys(reversed(mine)))
+    decided = [(entry.model, entry.version) for entry in entries if entry.flow_run == flow_run]
+    return list(dict.fromkeys(reversed(decided)))
 
 
-def _searched(condition: str) -> list[ModelVersion]:
+def _search(condition: str) -> list[ModelVersion]:
     client = connect()
     with faults("searching the versions"):
-        found: list[Entity] = client.search_model_versions(condition, max_results=1000)
-        ready = [e for e in found if e.status == "READY" and MANIFEST_TAG in e.tags]
+        entities: list[Entity] = client.search_model_versions(condition, max_results=1000)
+        # A version without the tag was registered by other tools and is none of this package's.
+        ready = [e for e in entities if e.status == "READY" and MANIFEST_TAG in e.tags]
         names = {entity.name for entity in ready}
+        # Aliases are read from the model: a version's own list is empty in search results.
         aliases = {name: client.get_registered_model(name).aliases for name in names}
 
     def order(entity: "Entity") -> tuple[bool, int]:

@@ -1,4 +1,4 @@
-"""The model card: what people read of a version in MLflow and beside its weights."""
+"""The model card of a version: shown in MLflow, and stored beside the weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,15 +6,16 @@ from typing import Any
 from aigc_ops.core.artifacts import Checkpoint, DatasetRef, Scores
 from aigc_ops.core.escaping import markdown
 from aigc_ops.interfaces.discovery import find_modality
-from aigc_ops.interfaces.request import Control, joined
+from aigc_ops.interfaces.request import Control, group_equal_controls
 from aigc_ops.registry.audit_log import Entry
 
+# Cards in the registry are split at these headings, so they must stay as they are.
 SCORES_HEADING = "\n\n## Scores\n\n"
 USE_HEADING = "\n\n## Use\n\n"
 DECISION_HEADING = "\n\n## Promotion\n\n"
 REASONS_LENGTH = 900
 CARD_LENGTH = 4000
-"""Characters of a description; MLflow's column holds 5,000, and a decision follows."""
+"""Maximum characters of a description: MLflow allows 5,000, and a decision is added later."""
 
 
 def model_card(
@@ -27,32 +28,35 @@ def model_card(
     num_parameters: int,
     controls: Mapping[str, Control],
 ) -> str:
-    """The card of a version in Markdown."""
+    """Return the card of a version in Markdown."""
     facts = _table(_facts(checkpoint, provenance, dataset, num_parameters))
     use = _use(name, checkpoint, controls)
     return f"# {name}\n\n{facts}{SCORES_HEADING}{_scores(scores)}{USE_HEADING}{use}\n"
 
 
 def rescored(text: str, scores: Scores) -> str:
-    """A description with its section of scores made anew."""
+    """Return a description with its section of scores replaced."""
     before, scored, rest = text.partition(SCORES_HEADING)
     _, used, after = rest.partition(USE_HEADING)
+    # Somebody edited the description in MLflow: it is theirs, and stays as it is.
     if not (scored and used):
         return text
     return description(f"{before}{scored}{_scores(scores)}{used}{after}")
 
 
 def with_decision(text: str, entry: Entry) -> str:
-    """A description that ends with the latest decision on the version."""
-    said = f"{markdown(entry.who)}: {markdown(entry.reason)}"[:REASONS_LENGTH]
+    """Return a description that ends with the latest decision on the version."""
+    # Reviewers' texts are escaped before they are cut: the cut may only shorten harmless text.
+    summary = f"{markdown(entry.who)}: {markdown(entry.reason)}"[:REASONS_LENGTH]
     before = text.partition(DECISION_HEADING)[0]
-    return f"{before}{DECISION_HEADING}{entry.action}, {entry.time[:19]} UTC, {said}"
+    return f"{before}{DECISION_HEADING}{entry.action}, {entry.time[:19]} UTC, {summary}"
 
 
 def description(card: str) -> str:
-    """The card as a version's description, cut where MLflow's column would refuse it."""
+    """Return the card as a version's description, cut to the length that MLflow accepts."""
     if len(card) <= CARD_LENGTH:
         return card
+    # Cut at a line's end, so that no row of a table is cut.
     return card[:CARD_LENGTH].rpartition("\n")[0] + "\n\n… the whole card is `README.md`.\n"
 
 
@@ -96,20 +100,20 @@ def _scores(scores: Scores | None) -> str:
         mark = " (decides promotion; lower is better)" if key == scores.primary else ""
         interval = f"{score.low:.4g} to {score.high:.4g}"
         lines.append(f"| {_cell(key)}{mark} | {score.value:.5g} | {interval} |")
+    # Many scores have equal evaluation conditions, which are listed once for all of them.
     shared: dict[str, list[str]] = {}
     for key, score in scores.values.items():
         terms = ", ".join(f"{term} {_cell(value)}" for term, value in score.contract.items())
         shared.setdefault(terms, []).append(f"`{key}`")
     for terms, keys in shared.items():
-        hold = "holds" if len(keys) == 1 else "hold"
-        lines.append(f"\n{', '.join(keys)} {hold} under: {terms}.")
+        lines.append(f"\nEvaluation conditions of {', '.join(keys)}: {terms}.")
     return "\n".join(lines)
 
 
 def _use(name: str, checkpoint: Checkpoint, controls: Mapping[str, Control]) -> str:
     columns = list(find_modality(checkpoint.modality).requests.columns)
     columns += ["controls"] if controls else []
-    return f"""The golden samples and the last sample grid lie in the model's artifacts.
+    return f"""The golden samples and the last sample grid are among the model's artifacts.
 
 ```
 aigc-ops sample models:/{name}@champion --num 16 --seed 0 --out samples
@@ -123,12 +127,13 @@ model.predict(pandas.DataFrame({{"seed": [0, 1, 2]}}))  # optional columns: {", 
 
 
 def _controls(controls: Mapping[str, Control]) -> str:
-    """What samples can be asked for, with the ways to ask; nothing for a model without."""
+    """Return the section on the model's controls; empty for a model without."""
     if not controls:
         return ""
     name, control = next(iter(controls.items()))
     rows = [
-        f"| {key} | {each.bounds} | {_cell(each.description)} |" for key, each in joined(controls)
+        f"| {key} | {entry.bounds} | {_cell(entry.description)} |"
+        for key, entry in group_equal_controls(controls)
     ]
     table = "\n".join(["| Control | Range | Meaning |", "|---|---|---|", *rows])
     return f"""
@@ -136,9 +141,10 @@ def _controls(controls: Mapping[str, Control]) -> str:
 {table}
 
 Set one with `--set {name}={control.high:g}`, or in the column `controls`, which holds JSON such as
-`{{"{name}": {control.high:g}}}`. One that is not set keeps to its usual value or to the seed."""
+`{{"{name}": {control.high:g}}}`. A control that is not set has its default or depends on the
+seed."""
 
 
 def _cell(value: object) -> str:
-    """A value that cannot break out of its table cell."""
+    """Return a value with the characters escaped that would end its table cell."""
     return str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The folder that a registered version keeps: weights, JSON, golden samples, manifest."""
+"""Builds the folder of a registered version: weights, JSON, golden samples and manifest."""
 
 import os
 import shutil
@@ -16,36 +16,39 @@ from aigc_ops.interfaces.request import Control
 from aigc_ops.registry.pyfunc import write_flavor
 from aigc_ops.registry.resolution import STORED_FOLDER, cached
 from aigc_ops.sampling.files import GOLDEN, write_samples
-from aigc_ops.sampling.sampler import draw, requests, servable
+from aigc_ops.sampling.sampler import filter_valid_prompts, generate, requests
 from aigc_ops.storage.checkpoints import write_model
 
 MIN_GOLDEN, MAX_GOLDEN = 8, 32
 GOLDEN_SEED = 0
 TRAINING_PREFIX = "training."
-"""Files that only training reads: optimisers, random states, the data cursor."""
+"""Prefix of files that only training reads: optimisers, random states, the data cursor."""
 
 
 def store_locally(checkpoint: Checkpoint, model: Generative[Any], prompts: Sequence[str]) -> str:
-    """Put the folder to be registered into the home's cache; return its manifest's digest.
+    """Build the folder of a version in the cache; return the digest of its manifest.
 
-    The model answers its golden requests now, a class each or at least 8 in all. Equal
-    checkpoints give equal digests.
+    Golden samples are generated now: one per class, at least 8 and at most 32. Equal checkpoints
+    give equal digests.
     """
-    released = model.released()
+    released = model.for_registry()
 
     def fill(folder: Path) -> None:
         for path in Path(checkpoint.uri).iterdir():
-            kept = path.is_file() and path.name != MANIFEST
-            if kept and not path.name.startswith(TRAINING_PREFIX):
+            is_model_file = path.is_file() and path.name != MANIFEST
+            if is_model_file and not path.name.startswith(TRAINING_PREFIX):
                 shutil.copyfile(path, folder / path.name)
+        # A family may register other weights than it trains: LoRA adapters may be merged.
         if released is not model:
             write_model(released, folder)
-        taken = servable(released, prompts, MAX_GOLDEN)
-        num = min(max(MIN_GOLDEN, released.num_classes, len(taken)), MAX_GOLDEN)
-        asked = requests(released, num, seed=GOLDEN_SEED, prompt=taken or None)
+        valid = filter_valid_prompts(released, prompts, MAX_GOLDEN)
+        num = min(max(MIN_GOLDEN, released.num_classes, len(valid)), MAX_GOLDEN)
+        golden = requests(released, num, seed=GOLDEN_SEED, prompt=valid or None)
         modality = find_modality(released.modality)
-        write_samples(modality, draw(released, asked), asked, folder / GOLDEN)
+        write_samples(modality, generate(released, golden), golden, folder / GOLDEN)
 
+    # Built under a name of its own: the final name is the digest, known only when all is written.
+    # A folder of that digest may be damaged, so this one replaces it.
     written = cached(f"{checkpoint.manifest_digest}.registering")
     digest = write_folder(written, fill)
     shutil.rmtree(cached(digest), ignore_errors=True)
@@ -57,7 +60,9 @@ def store_locally(checkpoint: Checkpoint, model: Generative[Any], prompts: Seque
 def upload_folder(
     checkpoint: Checkpoint, digest: str, card: str, controls: Mapping[str, Control]
 ) -> Iterator[Path]:
-    """The folder to upload, for a while: MLflow's own files beside the stored folder."""
+    """Yield a temporary folder to upload: MLflow's own files beside the model folder."""
+    # MLflow's files are outside the model folder: they name package versions, which must not change
+    # the digest of equal weights.
     with TemporaryDirectory(prefix=".upload-", dir=cached(digest).parent) as name:
         folder = Path(name)
         shutil.copytree(cached(digest), folder / STORED_FOLDER, copy_function=_link)
@@ -70,7 +75,7 @@ def upload_folder(
 
 
 def _link(source: str, target: str) -> None:
-    """A second name for a file, or a copy where the file system has no such thing."""
+    """Link a file, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

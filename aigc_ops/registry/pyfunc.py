@@ -1,9 +1,7 @@
 """A registered model as an MLflow Python function: one input row is one sample.
 
-Image models answer with `image` (PNG bytes), `seed` and `label`; text models with
-`text`, `seed` and `prompt`. A model with controls takes them as JSON in one column of text:
-MLflow drops columns that a signature lacks, so a misspelt one would go unnoticed, while a
-misspelt name in the JSON is refused by the model. A conversation and stop strings are JSON too.
+Image models return `image` (PNG bytes), `seed` and `label`; text models return `text`, `seed` and
+`prompt`. Controls and a conversation are columns of JSON text.
 """
 
 import json
@@ -23,7 +21,7 @@ from aigc_ops.core.errors import ModelError
 from aigc_ops.interfaces.discovery import find_modality, modality_names
 from aigc_ops.interfaces.model import Generative
 from aigc_ops.interfaces.request import Control, SampleRequest
-from aigc_ops.sampling.sampler import draw
+from aigc_ops.sampling.sampler import generate
 from aigc_ops.storage.checkpoints import load_model
 
 if TYPE_CHECKING:
@@ -34,33 +32,37 @@ PINNED = ("torch", "safetensors", "numpy", "pandas")
 
 
 class SamplingFunction:
-    """The model behind `mlflow.pyfunc.load_model(...)`."""
+    """The Python model that `mlflow.pyfunc.load_model(...)` wraps."""
 
     def __init__(self, model: Generative[Any]) -> None:
         self.model = model
         self._modality = find_modality(model.modality)
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
-        """One sample per row of `seed` and, where wanted, `label` or `prompt`, and `controls`.
+        """Generate one sample per row of `seed` with optional `label`, `prompt` and `controls`.
 
         `controls` is a JSON object of numbers by name, such as `{"truncation": 0.7}`. A
-        conditional image model goes round its classes where a row gives no label. For a text
+        conditional image model cycles through its classes where a row has no label. For a text
         model `history` is a JSON list of the messages before the prompt, objects of role and
-        content, and `stop` one of the strings before which the text ends.
+        content. `stop` is a JSON list of strings before which the text ends.
         """
-        asked = [self._request(index, row) for index, row in enumerate(_rows(model_input))]
-        samples, codec = draw(self.model, asked), self._modality.samples
-        table: dict[str, list[Any]] = {"seed": [request.seed for request in asked]}
+        sample_requests = [
+            self._request(index, row) for index, row in enumerate(_rows(model_input))
+        ]
+        samples, codec = generate(self.model, sample_requests), self._modality.samples
+        table: dict[str, list[Any]] = {"seed": [request.seed for request in sample_requests]}
         for name in self._modality.requests.echoed:
-            table[name] = [getattr(request, name) for request in asked]
+            table[name] = [getattr(request, name) for request in sample_requests]
         table[codec.json_name] = [codec.column_value(sample) for sample in samples]
         return pd.DataFrame(table, index=model_input.index, dtype=object).infer_objects()
 
     def _request(self, index: int, row: Mapping[str, Any]) -> SampleRequest:
-        taken = {"seed", "controls", *self._modality.requests.columns}
-        for name in _request_columns() - taken:
+        # A column of another modality is an error, not to be ignored. MLflow drops columns that the
+        # signature lacks, so it gets here only without a signature.
+        accepted = {"seed", "controls", *self._modality.requests.columns}
+        for name in _request_columns() - accepted:
             if row.get(name) is not None:
-                known = ", ".join(sorted(taken))
+                known = ", ".join(sorted(accepted))
                 raise ModelError(f"row {index}: this model takes no {name}; it takes {known}")
         return SampleRequest(
             seed=int(row["seed"]),
@@ -71,11 +73,15 @@ class SamplingFunction:
 
 def _request_columns() -> set[str]:
     """Return the optional input columns of all modalities."""
-    return {name for each in modality_names() for name in find_modality(each).requests.columns}
+    return {
+        name for modality in modality_names() for name in find_modality(modality).requests.columns
+    }
 
 
 def _load_pyfunc(path: str) -> SamplingFunction:
-    """What MLflow calls: the model of the folder, if the folder is the registered one."""
+    """Return the model of a folder; MLflow calls this function by its name."""
+    # MLmodel, beside the folder, has the digest from registration: weights that were changed in the
+    # artifact store are refused before they are loaded.
     folder = Path(path)
     record = yaml.safe_load((folder.parent / "MLmodel").read_text(encoding="utf-8"))
     expected = record["flavors"]["python_function"][DIGEST]
@@ -83,30 +89,34 @@ def _load_pyfunc(path: str) -> SamplingFunction:
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows with absent values as None; raises ModelError when there is no seed."""
+    """Return the rows with missing values as None; raises ModelError without a seed."""
     if "seed" not in table.columns:
         raise ModelError(
             f"expected a column seed, found {', '.join(map(str, table.columns)) or 'no columns'}; "
-            "give one row a sample: seed, and label or prompt"
+            "give one row per sample: seed, and label or prompt"
         )
     rows = [
         {str(key): None if pd.isna(value) else value for key, value in row.items()}
         for row in table.to_dict("records")
     ]
+    # pandas turns a column of integers with a gap into floats: 7.0 is a seed, 7.5 is not.
     for index, row in enumerate(rows):
         seed = row["seed"]
         if seed is None or int(seed) != seed or not 0 <= seed <= MAX_SEED:
-            found = "has no seed" if seed is None else f"has seed {seed}"
-            raise ModelError(f"row {index} {found}; give a whole number from 0 to {MAX_SEED}")
+            problem = "has no seed" if seed is None else f"has seed {seed}"
+            raise ModelError(f"row {index} {problem}; give a whole number from 0 to {MAX_SEED}")
     return rows
 
 
 def _control_values(index: int, content: Any) -> dict[str, float]:
-    """The numbers by name that a row's JSON holds; raises ModelError for anything else."""
+    """Return the controls in a row's JSON; raises ModelError unless it is numbers by name."""
+    # JSON in one column of text: MLflow drops columns that a signature lacks, so a misspelt control
+    # in a column of its own would be ignored. In the JSON the model refuses it.
     if content is None:
         return {}
     values = _parsed(content)
-    if not isinstance(values, dict) or {type(each) for each in values.values()} - {int, float}:
+    # The exact type, because bool is a subclass of int.
+    if not isinstance(values, dict) or {type(value) for value in values.values()} - {int, float}:
         raise ModelError(
             f"row {index} has controls {content!r}; give a JSON object of numbers, such as "
             '{"truncation": 0.7}'
@@ -124,16 +134,18 @@ def _parsed(content: Any) -> Any:
 def write_flavor(
     folder: Path, *, data: str, digest: str, modality: str, controls: Mapping[str, Control]
 ) -> None:
-    """Write what MLflow needs to load a model folder that lies at `folder / data`."""
+    """Write the files with which MLflow loads the model folder `folder / data`."""
     from mlflow.models import Model
 
+    # 1. MLmodel.
     metadata: dict[str, Any] = {"modality": modality, DIGEST: digest}
     if controls:
         metadata["controls"] = {
-            name: f"{each.bounds}: {each.description}" for name, each in controls.items()
+            name: f"{control.bounds}: {control.description}" for name, control in controls.items()
         }
     flavored = Model(signature=signature(modality, bool(controls)), metadata=metadata)
-    # As mlflow.pyfunc.add_to_model does, whose import takes 0.7 s.
+    # The same as mlflow.pyfunc.add_to_model, whose import takes 0.7 s. Registered models name this
+    # module, so it cannot be renamed.
     flavored.add_flavor(
         "python_function",
         loader_module=__name__,
@@ -143,6 +155,7 @@ def write_flavor(
         **{DIGEST: digest},
     )
     flavored.save(str(folder / "MLmodel"))
+    # 2. The environment. Exact versions: golden samples were generated with these.
     lines = [f"aigc-ops=={_public_version('aigc-ops')}", f"mlflow=={_public_version('mlflow')}"]
     lines += [f"{name}=={_public_version(name)}" for name in PINNED]
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n")
@@ -174,7 +187,8 @@ def signature(modality: str, has_controls: bool) -> "ModelSignature":
 
 
 def _public_version(package: str) -> str:
-    """The installed version without a build's local mark such as +cu130."""
+    """Return the installed version without a local label such as +cu130."""
+    # PyPI has no local versions: pip could not install torch==2.9.0+cu130 from there.
     try:
         return installed_version(package).partition("+")[0]
     except PackageNotFoundError:

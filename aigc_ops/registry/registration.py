@@ -1,4 +1,4 @@
-"""The register stage: a checkpoint becomes a version, without a pickle anywhere."""
+"""The register stage: stores a checkpoint as a version, without pickle."""
 
 import json
 import math
@@ -45,12 +45,13 @@ def register(
     dataset: DatasetRef | None = None,
     prompts: Sequence[str] = (),
 ) -> ModelVersion:
-    """The version of a checkpoint under a name; the same one when it is registered again.
+    """Return the version of a checkpoint under a name, registering it if it is new.
 
-    Weights, JSON, golden samples (answers to `prompts` for a text model) and a manifest
-    are stored first; the version appears only when all of it is there, so a kill leaves
-    no half version and a rerun yields one. Scores given later replace those stored.
+    `prompts` are those of a text model's golden samples. For a checkpoint that is registered
+    already new scores replace the stored ones. Raises RegistryError for an invalid name, scores of
+    another checkpoint and scores that are not finite.
     """
+    # 1. Checks that need no store.
     check_name(name)
     if scores is not None and scores.checkpoint_digest != checkpoint.manifest_digest:
         raise RegistryError(
@@ -60,11 +61,12 @@ def register(
     for key, score in scores.values.items() if scores else ():
         if not math.isfinite(score.value):
             raise RegistryError(f"{key} is {score.value}, so the checkpoint is not registered")
+    # 2. Under the lock: two processes that register one checkpoint must not make two versions.
     client = connect()
     with store_lock():
         digest = checkpoint.manifest_digest
         entity = find_tagged(client, name, CHECKPOINT_TAG, digest)
-        # A version that was resolved and is registered again carries its own manifest.
+        # A version that was resolved and is registered again has the manifest of its stored folder.
         entity = entity or find_tagged(client, name, MANIFEST_TAG, digest)
         if entity is None:
             entity = _create(client, checkpoint, scores, name, dataset, prompts)
@@ -81,6 +83,9 @@ def _create(
     dataset: DatasetRef | None,
     prompts: Sequence[str],
 ) -> "Entity":
+    # The order makes an interrupted registration harmless: files first, the version last. A rerun
+    # finds the files and completes it.
+    # 1. The model folder in the cache, and the run.
     folder = Path(checkpoint.uri)
     model = load_model(folder, expected=checkpoint.manifest_digest)
     provenance = read_provenance(folder)
@@ -99,11 +104,13 @@ def _create(
     tags = _tags(checkpoint, provenance, digest)
     with faults(f"registering {name!r}"):
         params = dotted(read_model_json(folder)["config"])
+        # 2. The files. A logged model is READY only after all of them are uploaded.
         stored = _stored_model(client, run, name, tags, params)
         if stored.status != "READY":
             with upload_folder(checkpoint, digest, card, model.controls()) as upload:
                 client.log_model_artifacts(stored.model_id, str(upload))
             client.finalize_logged_model(stored.model_id, "READY")
+        # 3. Scores and version.
         if scores is not None:
             metrics = _metrics(scores, checkpoint, stored.model_id, dataset)
             client.log_batch(run.info.run_id, metrics=metrics)
@@ -118,7 +125,7 @@ def _run(
     name: str,
     dataset: DatasetRef | None,
 ) -> "Run":
-    """The run that trained the checkpoint, or one of its own when this store has none."""
+    """Return the run that trained the checkpoint, or a new one if this store lacks it."""
     from mlflow.exceptions import MlflowException
 
     if checkpoint.run_id:
@@ -130,6 +137,8 @@ def _run(
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
+    # A checkpoint from another store, or of a deleted run: a version needs a run for its artifacts
+    # and lineage. The key finds it again when the registration is repeated.
     key = f"{name}-{checkpoint.manifest_digest}"
     run_id = open_run(client, key, f"{name} {checkpoint.family}")
     params = dotted(provenance.get("config") or {})
@@ -147,15 +156,16 @@ def _stored_model(
     tags: Mapping[str, str],
     params: Mapping[str, object],
 ) -> "LoggedModel":
-    """MLflow's stored model of these tags: what a killed registration left, or a new one."""
+    """Return the logged model of an interrupted registration, or a new one."""
     experiment = run.info.experiment_id
-    left = client.search_logged_models(
+    logged = client.search_logged_models(
         [experiment], f"tags.`{MANIFEST_TAG}` = '{tags[MANIFEST_TAG]}'"
     )
-    stored_name = name.replace(".", "-")  # MLflow allows no dot here.
-    mine = [model for model in left if model.name == stored_name]
-    if mine:
-        return max(mine, key=lambda model: bool(model.status == "READY"))
+    # MLflow allows no dot in the name of a logged model, but does in that of a registered one.
+    stored_name = name.replace(".", "-")
+    candidates = [model for model in logged if model.name == stored_name]
+    if candidates:
+        return max(candidates, key=lambda model: bool(model.status == "READY"))
     return client.create_logged_model(
         experiment,
         name=stored_name,
@@ -178,6 +188,7 @@ def _version(
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
+    # Outputs show the model on the run's page. A rerun must not log one twice.
     outputs = client.get_run(run.info.run_id).outputs
     if all(output.model_id != stored.model_id for output in outputs.model_outputs):
         client.log_outputs(run.info.run_id, [LoggedModelOutput(stored.model_id, step)])
@@ -194,6 +205,7 @@ def _version(
         description=text,
         model_id=stored.model_id,
     )
+    # `mlflow.register_model` sets this tag, which the client does not: the logged model's versions.
     link = [{"name": name, "version": int(entity.version)}]
     client.set_logged_model_tags(stored.model_id, {MODEL_VERSIONS_TAG: json.dumps(link)})
     return entity
@@ -206,20 +218,21 @@ def _rescore(
     scores: Scores,
     dataset: DatasetRef | None,
 ) -> None:
-    """Put new scores in the place of those stored with the version."""
+    """Replace the scores that are stored with the version."""
     name, number = entity.name, entity.version
     with faults(f"storing the scores of {name!r}"):
         model_id = entity.source.removeprefix("models:/")
         metrics = _metrics(scores, checkpoint, model_id, dataset)
         client.log_batch(entity.run_id, metrics=metrics)
         client.update_model_version(name, number, rescored(entity.description or "", scores))
+        # Last: a rerun compares this tag, and repeats an update that was interrupted.
         client.set_model_version_tag(name, number, SCORES_TAG, _json(scores))
 
 
 def _metrics(
     scores: Scores, checkpoint: Checkpoint, model_id: str, dataset: DatasetRef | None
 ) -> "list[Metric]":
-    """Values and interval ends as metrics of the run, the stored model and the dataset."""
+    """Return scores and interval bounds as metrics of the run, the model and the dataset."""
     from mlflow.entities import Metric
 
     data = dataset_input(dataset).dataset if dataset else None
@@ -241,7 +254,7 @@ def _metrics(
 
 
 def _json(scores: Scores) -> str:
-    """The scores as a version's tag; where their grid lies on this machine is left out."""
+    """Return the scores as JSON for a version's tag, without paths of this machine."""
     return scores.model_copy(update={"grid_uri": None, "report_uri": None}).model_dump_json()
 
 

@@ -1,4 +1,4 @@
-"""A model by its name: `models:/NAME@champion`, `models:/NAME/3` or a checkpoint folder."""
+"""Resolves `models:/NAME@champion`, `models:/NAME/3` or a checkpoint folder to a model."""
 
 import re
 import shutil
@@ -24,30 +24,31 @@ if TYPE_CHECKING:
 
 SCHEME = "models:/"
 STORED_FOLDER = "checkpoint"
-"""The verified folder within a registered model; beside it lies what MLflow itself reads."""
+"""Folder of the model within a registered model, beside the files that MLflow reads."""
 
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 ALIAS = re.compile(r"\w[\w.-]{0,99}")
 
 
 def resolve(model: str) -> Checkpoint:
-    """A verified local checkpoint of a registered version or of a folder.
+    """Return a verified local checkpoint of a registered version or of a folder.
 
-    A version is downloaded once, into the home's cache, by its digest. A training run's
-    folder stands for its newest checkpoint. Raises RegistryError for what the registry
-    does not hold and CheckpointError for a folder that is damaged or no model.
+    A version is downloaded once, into the cache. The folder of a training run resolves to its
+    newest checkpoint. Raises RegistryError for a model that is not registered and CheckpointError
+    for a folder that is damaged or not a model.
     """
     return fetch(resolve_version(model)) if model.startswith(SCHEME) else _open_folder(model)
 
 
 def resolve_version(model: str) -> ModelVersion:
-    """The registered version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names."""
+    """Return the version of a URI `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
     match = MODEL_URI.fullmatch(model)
     if match is None:
         raise RegistryError(
-            f"{model!r} names no version; write models:/NAME@champion or models:/NAME/3"
+            f"{model!r} is not a model URI; write models:/NAME@champion or models:/NAME/3"
         )
     name, alias, version = check_name(match["name"]), match["alias"], match["version"]
+    # An invalid alias or number is refused before MLflow sees it, so that the error gives examples.
     client = connect()
     if alias is not None and ALIAS.fullmatch(alias):
         entity = find(client, name, alias=alias)
@@ -55,7 +56,7 @@ def resolve_version(model: str) -> ModelVersion:
         entity = find(client, name, version=int(version))
     else:
         raise RegistryError(
-            f"{model!r}: {alias or version!r} is no version; give a number, as in "
+            f"{model!r}: {alias or version!r} is not a version or alias; give a number, as in "
             f"models:/{name}/3, or an alias, as in models:/{name}@champion"
         )
     if entity is None:
@@ -64,9 +65,11 @@ def resolve_version(model: str) -> ModelVersion:
 
 
 def fetch(version: ModelVersion) -> Checkpoint:
-    """The version's verified checkpoint in the home's cache, downloaded when it is not there."""
+    """Return the version's verified checkpoint in the cache, downloaded if it is not there."""
     target = cached(version.manifest_digest)
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Servers and stages share the cache: without the lock one process could delete the folder that
+    # another one has just downloaded.
     with FileLock(target.parent / ".lock"):
         try:
             verify_folder(target, expected=version.manifest_digest)
@@ -85,40 +88,41 @@ def verify_stored(version: ModelVersion) -> None:
 
 
 def stored_provenance(version: ModelVersion) -> dict[str, Any]:
-    """What training recorded of the version, from the store's own files; checks as above."""
+    """Return training's record of the version, from the store's own verified files."""
     with _downloaded(version) as folder:
         return read_provenance(folder)
 
 
 @contextmanager
 def _downloaded(version: ModelVersion) -> Iterator[Path]:
-    """The version's stored folder, fresh from the store and verified, for a while."""
+    """Yield a temporary download of the version's folder, verified by its digest."""
     from mlflow.artifacts import download_artifacts
 
     client = connect()
+    # Beside the cached folders: `fetch` renames it into place, which needs the same file system.
     cache = cached(version.manifest_digest).parent
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=cache) as folder:
         with faults(f"downloading {version.uri}"):
             source = client.get_model_version_download_uri(version.name, str(version.version))
-            found = Path(download_artifacts(f"{source}/{STORED_FOLDER}", dst_path=folder))
+            downloaded = Path(download_artifacts(f"{source}/{STORED_FOLDER}", dst_path=folder))
         try:
-            verify_folder(found, expected=version.manifest_digest)
+            verify_folder(downloaded, expected=version.manifest_digest)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{version.uri} is damaged in MLflow's store: {error}; delete that version and "
                 "register its checkpoint again"
             ) from error
-        yield found
+        yield downloaded
 
 
 def cached(digest: str) -> Path:
-    """Where the model folder with this manifest digest lies once it is in the home's cache."""
+    """Return the path in the cache of the model folder with this manifest digest."""
     return home() / "cache" / "models" / digest
 
 
 def _read(folder: Path) -> Checkpoint:
-    from aigc_ops.storage.checkpoints import read_checkpoint  # and torch, which names do without
+    from aigc_ops.storage.checkpoints import read_checkpoint  # imports torch
 
     return read_checkpoint(folder)
 
@@ -132,6 +136,7 @@ def _open_folder(model: str) -> Checkpoint:
         )
     if (folder / MANIFEST).is_file():
         return _read(folder)
+    # A run that was killed may have a damaged newest checkpoint; an older one still serves.
     steps = sorted(folder.glob("step-*"), reverse=True)
     for step in steps:
         try:
@@ -140,11 +145,12 @@ def _open_folder(model: str) -> Checkpoint:
             if step is steps[-1]:
                 raise
     raise RegistryError(
-        f"{folder}: holds no {MANIFEST} and no step-* checkpoints; no model is here"
+        f"{folder}: holds no {MANIFEST} and no step-* checkpoints; it is not a model"
     )
 
 
 def _absent(client: "MlflowClient", name: str, model: str) -> RegistryError:
+    """Return the error for a missing version or alias, with the existing ones."""
     with faults(f"reading {name!r}"):
         entities: list[Entity] = client.search_model_versions(f"name = '{name}'", max_results=1000)
         known = client.search_registered_models(f"name = '{name}'")

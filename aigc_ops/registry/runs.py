@@ -1,4 +1,4 @@
-"""MLflow runs: found again by their key, described by params, tags and their dataset."""
+"""Opens MLflow runs by their key and logs their params, tags and dataset."""
 
 import json
 import logging
@@ -19,27 +19,28 @@ if TYPE_CHECKING:
 
 RUN_KEY_TAG = "aigc_ops.run_key"
 PROCESS_TAG = "aigc_ops.process"
-"""Host, process id and start of the process that works on a run."""
+"""Host, process id and start time (seconds) of the process of a run, separated by spaces."""
 COMMIT_TAG = "aigc_ops.git_commit"
 DIFF_TAG = "aigc_ops.git_diff_digest"
-PARAM_LENGTH = 6000
-DATASET_DIGEST_LENGTH = 36
+PARAM_LENGTH = 6000  # MLflow's limit for the value of a param
+DATASET_DIGEST_LENGTH = 36  # MLflow's limit for the digest of a dataset
 
 logger = logging.getLogger(__name__)
 
 
 def open_run(client: "MlflowClient", run_key: str, run_name: str) -> str:
-    """Identifier of the run with this key, begun again if there is one, else a new one."""
+    """Return the id of the run with this key, reopened, or of a new run."""
     experiment = experiment_id(client)
     with faults("opening the run"):
-        found = client.search_runs(
+        # A resumed training continues its run: one key is one run, with unbroken curves.
+        runs = client.search_runs(
             [experiment],
             f"tags.`{RUN_KEY_TAG}` = '{run_key}'",
             max_results=1,
             order_by=["attributes.start_time DESC"],
         )
-        if found:
-            run_id = str(found[0].info.run_id)
+        if runs:
+            run_id = str(runs[0].info.run_id)
             client.update_run(run_id, status="RUNNING", name=run_name)
             client.set_tag(run_id, PROCESS_TAG, _this_process())
             return run_id
@@ -49,13 +50,14 @@ def open_run(client: "MlflowClient", run_key: str, run_name: str) -> str:
 
 
 def is_at_work(process: str) -> bool | None:
-    """Whether the process of a run's tag still lives; None when that can't be told from here."""
-    host, _, rest = process.rpartition(" ")[0].rpartition(" ")
-    began = process.rpartition(" ")[2]
-    if host != socket.gethostname() or not (rest.isdecimal() and began.isdecimal()):
+    """Return whether the process in a run's tag is alive; None if it is on another host."""
+    host, _, pid = process.rpartition(" ")[0].rpartition(" ")
+    start = process.rpartition(" ")[2]
+    if host != socket.gethostname() or not (pid.isdecimal() and start.isdecimal()):
         return None
     try:
-        return bool(abs(psutil.Process(int(rest)).create_time() - int(began)) < 2)
+        # Process ids are used again, so the start time must match too. The tag has whole seconds.
+        return bool(abs(psutil.Process(int(pid)).create_time() - int(start)) < 2)
     except psutil.NoSuchProcess:
         return False
 
@@ -73,22 +75,27 @@ def describe_run(
     tags: Mapping[str, str],
     dataset: DatasetRef | None,
 ) -> None:
-    """Log a run's params, tags and dataset; params logged before keep their value."""
+    """Log a run's params, tags and dataset; existing params keep their values."""
     from mlflow.entities import Param, RunTag
 
     texts = {key: str(value)[:PARAM_LENGTH] for key, value in params.items()}
     with faults("describing the run"):
         known = client.get_run(run_id).data.params if texts else {}
+        # MLflow refuses a batch that changes the value of a param.
         new = [Param(key, value) for key, value in texts.items() if key not in known]
         client.log_batch(run_id, params=new, tags=[RunTag(k, v) for k, v in tags.items()])
         if dataset is not None:
             client.log_inputs(run_id, datasets=[dataset_input(dataset)])
     if changed := [key for key in texts if known.get(key, texts[key]) != texts[key]]:
-        logger.warning("run %s keeps the first values of %s", run_id, ", ".join(changed))
+        logger.warning(
+            "run %s keeps the first values of %s: MLflow never changes a param",
+            run_id,
+            ", ".join(changed),
+        )
 
 
 def dataset_input(dataset: DatasetRef) -> "DatasetInput":
-    """The dataset as MLflow's Dataset column shows it, with its DVC digest when pinned."""
+    """Return the dataset for MLflow's Dataset column, with its DVC digest if it is pinned."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     record = dataset.model_dump(mode="json", exclude={"uri", "image_shape"})
@@ -105,7 +112,7 @@ def dataset_input(dataset: DatasetRef) -> "DatasetInput":
 
 
 def source_tags(revision: Revision | None) -> dict[str, str]:
-    """Tags that name the source code; MLflow shows the first as a run's source."""
+    """Return the tags of the source code; MLflow's UI shows the first one."""
     if revision is None:
         return {}
     tags = {"mlflow.source.git.commit": revision.commit, COMMIT_TAG: revision.commit}

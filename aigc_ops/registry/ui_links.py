@@ -1,15 +1,15 @@
-"""What people open of a version: its card, and its pages in MLflow's UI."""
+"""A version's model card, and links to its pages in MLflow's UI."""
 
 from aigc_ops.core.artifacts import ModelVersion
 from aigc_ops.registry.client import address, connect, faults, is_http
-from aigc_ops.registry.evidence import PAGE, packet_place
+from aigc_ops.registry.evidence import PAGE, packet_folder
 
 LOCAL_UI = "http://127.0.0.1:5000"
-"""Where `mlflow ui` listens over a store that has no server of its own."""
+"""Default address of `mlflow ui`, for stores without a server of their own."""
 
 
 def card(version: ModelVersion) -> str:
-    """The version's model card, Markdown."""
+    """Return the version's model card in Markdown."""
     client = connect()
     with faults(f"reading {version.uri}"):
         entity = client.get_model_version(version.name, str(version.version))
@@ -17,7 +17,7 @@ def card(version: ModelVersion) -> str:
 
 
 def links(version: ModelVersion) -> dict[str, str]:
-    """Web addresses of the version and its run, on the server or where `mlflow ui` listens."""
+    """Return links to the version, its run and its report in MLflow's UI."""
     client = connect()
     with faults(f"reading the run of {version.uri}"):
         experiment = client.get_run(version.run_id).info.experiment_id
@@ -30,9 +30,9 @@ def links(version: ModelVersion) -> dict[str, str]:
 
 
 def packet_link(version: ModelVersion, packet_digest: str) -> str:
-    """Web address of a version's review packet among its run's artifacts."""
+    """Return the link to a review packet among the artifacts of the version's run."""
     run = links(version)["training-run"]
-    return f"{run}/artifacts/{packet_place(packet_digest)}/{PAGE}"
+    return f"{run}/artifacts/{packet_folder(packet_digest)}/{PAGE}"
 
 
 def _base() -> str:

@@ -1,4 +1,4 @@
-"""What the registry says of models: names, versions, aliases and their tags."""
+"""Reads the registry: names, versions, aliases and tags of models."""
 
 import difflib
 import re
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
-from aigc_ops.core.artifacts import ModelVersion, Noun, Score, Scores
+from aigc_ops.core.artifacts import ModelVersion, Record, Score, Scores
 from aigc_ops.core.errors import RegistryError
 from aigc_ops.registry.client import connect, faults
 
@@ -22,6 +22,7 @@ CHALLENGER: Alias = "challenger"
 PREVIOUS: Alias = "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 
+# Persisted in every registry: a tag that is renamed is lost for versions that exist.
 CHECKPOINT_TAG = "aigc_ops.checkpoint_digest"
 MANIFEST_TAG = "aigc_ops.manifest_digest"
 FAMILY_TAG = "aigc_ops.family"
@@ -39,21 +40,21 @@ AUDIT_TAG = "aigc_ops.audit_digest"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class ModelRow(Noun):
-    """One line of the registry's list."""
+class ModelRow(Record):
+    """A registered version as a row of `aigc-ops models`."""
 
     name: str
     version: int
     aliases: tuple[str, ...]
     family: str
     primary: str | None = Field(description="Metric that decides promotion; lower is better.")
-    score: float | None = Field(description="Its value.")
-    scores: dict[str, Score] = Field(description="Every score; none when it was not evaluated.")
-    created: str = Field(description="When it was registered, ISO 8601, UTC.")
+    score: float | None = Field(description="Value of that metric.")
+    scores: dict[str, Score] = Field(description="All scores; empty if it was never evaluated.")
+    created: str = Field(description="Time of registration, ISO 8601, UTC.")
 
 
 def check_name(name: str) -> str:
-    """The name itself; raises RegistryError for what no model can be called."""
+    """Return the name; raises RegistryError if it is not a valid model name."""
     if not NAME.fullmatch(name):
         raise RegistryError(
             f"{name!r} cannot name a model; use up to 64 of A-Z, a-z, 0-9, '.', '_' and '-', "
@@ -63,21 +64,22 @@ def check_name(name: str) -> str:
 
 
 def champion(name: str) -> ModelVersion | None:
-    """The version that the champion alias of a model names, None when there is none."""
+    """Return the champion of a model, None without one."""
     return aliased(connect(), check_name(name), CHAMPION)
 
 
 def models() -> list[ModelRow]:
-    """Every registered version, by name and then newest first."""
+    """Return all registered versions, by name and then newest first."""
     client = connect()
     with faults("listing the models"):
         entities = _all_versions(client)
+    # Versions without the tag were registered by other tools that share the store.
     rows = [_row(entity, aliases) for entity, aliases in entities if MANIFEST_TAG in entity.tags]
     return sorted(rows, key=lambda row: (row.name, -row.version))
 
 
 def aliased(client: "MlflowClient", name: str, alias: str) -> ModelVersion | None:
-    """The version that an alias names, None when the alias or the model is absent."""
+    """Return the version of an alias, None if the alias or the model does not exist."""
     entity = find(client, name, alias=alias)
     return None if entity is None else to_noun(entity)
 
@@ -85,7 +87,7 @@ def aliased(client: "MlflowClient", name: str, alias: str) -> ModelVersion | Non
 def find(
     client: "MlflowClient", name: str, *, alias: str | None = None, version: int | None = None
 ) -> "Entity | None":
-    """MLflow's record of a version, by alias or number; None when it does not exist."""
+    """Return MLflow's record of a version, by alias or number; None if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     with faults(f"reading {name!r}"):
@@ -101,7 +103,7 @@ def find(
 
 
 def find_tagged(client: "MlflowClient", name: str, tag: str, value: str) -> "Entity | None":
-    """MLflow's record of the first ready version with a tag, None when there is none."""
+    """Return MLflow's record of the oldest ready version with a tag, None without one."""
     with faults(f"searching {name!r}"):
         entities = client.search_model_versions(f"name = '{name}' AND tag.`{tag}` = '{value}'")
     ready = [entity for entity in entities if entity.status == "READY"]
@@ -109,7 +111,7 @@ def find_tagged(client: "MlflowClient", name: str, tag: str, value: str) -> "Ent
 
 
 def to_noun(entity: "Entity") -> ModelVersion:
-    """The noun of MLflow's record; raises RegistryError for a version of another's making."""
+    """Convert MLflow's record; raises RegistryError for a version of another tool."""
     digest = entity.tags.get(MANIFEST_TAG)
     if not digest:
         raise RegistryError(
@@ -125,7 +127,7 @@ def to_noun(entity: "Entity") -> ModelVersion:
 
 
 def read_scores(tags: Mapping[str, str]) -> Scores | None:
-    """The scores stored with a version, None when it was never evaluated."""
+    """Return the scores stored with a version, None if it was never evaluated."""
     stored = tags.get(SCORES_TAG)
     try:
         return Scores.model_validate_json(stored) if stored else None
@@ -137,7 +139,7 @@ def read_scores(tags: Mapping[str, str]) -> Scores | None:
 
 
 def unknown(client: "MlflowClient", name: str) -> RegistryError:
-    """The error for a model name that the registry does not hold, with the nearest."""
+    """Return the error for a model that is not registered, with the most similar name."""
     with faults("listing the models"):
         names = sorted(model.name for model in client.search_registered_models(max_results=1000))
     if not names:
@@ -151,6 +153,8 @@ def unknown(client: "MlflowClient", name: str) -> RegistryError:
 
 
 def _all_versions(client: "MlflowClient") -> list[tuple["Entity", tuple[str, ...]]]:
+    """Return MLflow's records of all versions with their aliases."""
+    # Search results of versions have no aliases. One request for all models replaces one for each.
     aliases: dict[tuple[str, str], list[str]] = {}
     for model in client.search_registered_models(max_results=1000):
         for alias, version in model.aliases.items():

@@ -1,4 +1,4 @@
-"""Folders of samples: written with their requests, and read back."""
+"""Writing and reading folders of samples with their requests."""
 
 import json
 import re
@@ -11,41 +11,43 @@ from typing import Any
 from aigc_ops.core.errors import CheckpointError, ModelError
 from aigc_ops.interfaces.modality import Modality
 from aigc_ops.interfaces.request import Message, SampleRequest
-from aigc_ops.sampling.metadata import RECORD, Origin, sample_metadata
+from aigc_ops.sampling.metadata import RECORD, ModelRef, sample_metadata
 
 GOLDEN = "golden"
-STAGING = ".samples.partial"
+STAGING = ".samples.partial"  # hidden, and in the same folder: a rename is then atomic
 WRITTEN = re.compile(r"\d{5,7}\.\w+|samples\.\w+")
-"""Names that `write_samples` gives to files of any modality, the record included."""
+"""File names that `write_samples` uses, for any modality and for the record."""
 
 
 def write_samples(
     modality: Modality[Any],
     samples: Any,
-    asked: Sequence[SampleRequest],
+    requests: Sequence[SampleRequest],
     folder: Path,
     *,
-    origin: Origin | None = None,
+    origin: ModelRef | None = None,
 ) -> None:
-    """Write a batch of samples and `samples.jsonl`, which holds their requests, in order.
+    """Write a batch of samples, and their requests in order as `samples.jsonl`.
 
-    Images are `00000.png`, `00001.png` ... of their own size, one channel as greyscale; texts one
-    `samples.txt` with a text a line, its backslashes and control characters escaped, which
-    `samples.jsonl` holds exactly. Each carries its origin when one is given. What a former call
-    wrote is replaced; any other file of this kind in the folder is refused.
+    Images are `00000.png`, `00001.png` and so on. Texts are one `samples.txt` with one text per
+    line and control characters escaped; `samples.jsonl` has them unescaped. Samples carry their
+    `origin` if given. Files of an earlier call are replaced. Raises ModelError if the folder has
+    other files of this kind, or cannot be written.
     """
-    assert len(samples) == len(asked), (len(samples), len(asked))
+    assert len(samples) == len(requests), (len(samples), len(requests))
     try:
-        former = _former_files(modality, folder)
+        previous = _previous_files(modality, folder)
+        # 1. Write everything to the staging folder. A full disk leaves the old samples in place.
         try:
-            names = _stage(modality, samples, asked, folder / STAGING, origin)
+            names = _stage(modality, samples, requests, folder / STAGING, origin)
         except OSError:
             shutil.rmtree(folder / STAGING, ignore_errors=True)
             raise
-        for path in former:
+        # 2. Replace the old samples. After a crash here the staging folder is still present, by
+        # which the next call knows that these files are its own. So the record is moved last, and
+        # then the folder removed.
+        for path in previous:
             path.unlink(missing_ok=True)
-        # The record goes last: until then the staging folder tells the next call whose
-        # files these are.
         for name in [*names, RECORD]:
             (folder / STAGING / name).replace(folder / name)
         (folder / STAGING).rmdir()
@@ -59,28 +61,29 @@ def write_samples(
 def _stage(
     modality: Modality[Any],
     samples: Any,
-    asked: Sequence[SampleRequest],
+    requests: Sequence[SampleRequest],
     staging: Path,
-    origin: Origin | None,
+    origin: ModelRef | None,
 ) -> list[str]:
     """Write all files into a hidden folder; return the names of all but the record."""
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    metadata = partial(_metadata, modality, asked, origin)
+    metadata = partial(_metadata, modality, requests, origin)
     names = modality.samples.write(samples, staging, metadata)
     rows = (
         _row(modality, sample, name, request, origin)
-        for sample, name, request in zip(samples, names, asked, strict=True)
+        for sample, name, request in zip(samples, names, requests, strict=True)
     )
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    # newline="" keeps "\n" on Windows, too: the file's bytes are the same everywhere.
     (staging / RECORD).write_text(text, encoding="utf-8", newline="")
     return sorted(path.name for path in staging.iterdir() if path.name != RECORD)
 
 
 def _metadata(
-    modality: Modality[Any], asked: Sequence[SampleRequest], origin: Origin | None, index: int
+    modality: Modality[Any], requests: Sequence[SampleRequest], origin: ModelRef | None, index: int
 ) -> dict[str, Any] | None:
-    return sample_metadata(modality, origin, asked[index]) if origin else None
+    return sample_metadata(modality, origin, requests[index]) if origin else None
 
 
 def _row(
@@ -88,9 +91,10 @@ def _row(
     sample: Any,
     name: str,
     request: SampleRequest,
-    origin: Origin | None,
+    origin: ModelRef | None,
 ) -> dict[str, Any]:
     """Return the line of one sample in the record."""
+    # Empty optional fields are omitted; `read_samples` has their defaults.
     row = {
         "file": name,
         **modality.requests.record(request),
@@ -108,13 +112,14 @@ def _row(
     return row
 
 
-def _former_files(modality: Modality[Any], folder: Path) -> list[Path]:
-    """Return what a former call wrote into the folder; raises ModelError for others' files."""
+def _previous_files(modality: Modality[Any], folder: Path) -> list[Path]:
+    """Return an earlier call's files; raises ModelError if there are other samples."""
     if not folder.exists():
         return []
     if not folder.is_dir():
         raise ModelError(f"{folder}: not a folder; give another one for the samples")
-    ours = (folder / RECORD).is_file() or (folder / STAGING).is_dir()
+    # Only names of ours are ever deleted, and only in a folder that holds a record of ours.
+    is_ours = (folder / RECORD).is_file() or (folder / STAGING).is_dir()
     suffix, numbered = modality.samples.suffix, modality.samples.is_numbered
     files = sorted(path for path in folder.iterdir() if path.is_file())
     foreign = [
@@ -122,21 +127,23 @@ def _former_files(modality: Modality[Any], folder: Path) -> list[Path]:
         for path in files
         if numbered
         and path.suffix.lower() == suffix
-        and not (ours and WRITTEN.fullmatch(path.name))
+        and not (is_ours and WRITTEN.fullmatch(path.name))
     ]
     if foreign:
         raise ModelError(
-            f"{folder}: holds {foreign[0].name}, which is no sample of a former call; "
-            f"samples go into a folder without other {suffix[1:].upper()}s, so give a new one"
+            f"{folder}: holds {foreign[0].name}, which was not written by aigc-ops; "
+            f"samples need a folder without other {suffix[1:].upper()} files, so give a new one"
         )
-    return [path for path in files if ours and WRITTEN.fullmatch(path.name)]
+    return [path for path in files if is_ours and WRITTEN.fullmatch(path.name)]
 
 
 def read_samples(modality: Modality[Any], folder: Path) -> tuple[list[SampleRequest], Any]:
     """Return the requests and the batch of samples that `write_samples` wrote, in order."""
     try:
-        rows = [json.loads(line) for line in (folder / RECORD).read_text("utf-8").split("\n")[:-1]]
-        asked = [
+        # Not `splitlines`, which would also split within texts, at characters such as U+2028.
+        lines = (folder / RECORD).read_text("utf-8").split("\n")[:-1]
+        rows = [json.loads(line) for line in lines]
+        requests = [
             SampleRequest(
                 row["seed"],
                 row.get("label"),
@@ -147,15 +154,15 @@ def read_samples(modality: Modality[Any], folder: Path) -> tuple[list[SampleRequ
             )
             for row in rows
         ]
-        return asked, modality.samples.read(folder, rows)
+        return requests, modality.samples.read(folder, rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / RECORD}: not readable samples ({error})") from error
 
 
 def read_golden(modality: Modality[Any], folder: Path) -> tuple[list[SampleRequest], Any]:
-    """Return the requests and samples kept with a model folder when it was registered."""
+    """Return the golden requests and samples that registration added to a model folder."""
     if not (folder / GOLDEN / RECORD).is_file():
         raise CheckpointError(
-            f"{folder}: keeps no golden samples; register the checkpoint and use the version"
+            f"{folder}: has no golden samples; register the checkpoint and use the version"
         )
     return read_samples(modality, folder / GOLDEN)

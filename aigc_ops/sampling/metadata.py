@@ -1,8 +1,7 @@
-"""Which model generated a sample, and of what request: carried by the sample itself.
+"""Metadata of a sample: the model that generated it, and the request.
 
-A file holds it where its format has room (a PNG in a tEXt chunk), a folder of samples in the lines
-of its record. It is not a proof: whoever edits a file can remove or change it. The proof is to
-generate the sample again.
+It is embedded where the file format allows it (a tEXt chunk of a PNG), and else in the lines of
+`samples.jsonl`. It proves nothing, because anyone can edit it. Generating the sample again does.
 """
 
 import json
@@ -12,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, JsonValue, ValidationError
 
-from aigc_ops.core.artifacts import Noun
+from aigc_ops.core.artifacts import Record
 from aigc_ops.core.errors import ModelError
 from aigc_ops.interfaces.discovery import find_modality, modality_names
 from aigc_ops.interfaces.modality import Modality
@@ -21,71 +20,72 @@ from aigc_ops.interfaces.sampling import METADATA_KEY
 
 RECORD = "samples.jsonl"
 DIGEST = r"[0-9a-f]{64}"
-MAX_RECORD_BYTES = 2**28
+MAX_RECORD_BYTES = 2**28  # 256 MiB; larger files are not read, since anyone can offer one
+# Fields of a request that have their own key; those of other modalities go into `conditions`.
 CONDITIONS = ("label", "prompt")
 FIELDS = ("seed", *CONDITIONS, "controls", "conditions")
 
 
-class Origin(Noun):
-    """The model that draws."""
+class ModelRef(Record):
+    """The model that generated a sample."""
 
-    model: str | None = Field(default=None, max_length=300, description="Its URI, when known.")
-    manifest_digest: str = Field(pattern=f"^{DIGEST}$", description="Of its folder's manifest.")
+    model: str | None = Field(default=None, max_length=300, description="URI, if known.")
+    manifest_digest: str = Field(pattern=f"^{DIGEST}$", description="SHA-256 of the manifest.")
 
 
-class Note(Origin):
-    """The origin and request of a sample."""
+class SampleMetadata(ModelRef):
+    """Model and request of a sample."""
 
     seed: int
     label: int | None = None
     prompt: str | None = None
     controls: Mapping[str, float] = {}
     conditions: Mapping[str, JsonValue] = {}
-    """What else a modality's requests hold, by name."""
+    """Further fields of the modality's requests, by name."""
 
 
 def sample_metadata(
-    modality: Modality[Any], origin: Origin, request: SampleRequest
+    modality: Modality[Any], origin: ModelRef, request: SampleRequest
 ) -> dict[str, Any]:
-    """Return what the file of a sample of this request carries."""
+    """Return the metadata to embed in the file of a sample."""
+    # Empty fields are omitted: each file carries this text.
     fields = modality.requests.record(request)
-    note = {**origin.model_dump(), "seed": request.seed}
-    note |= {name: value for name, value in fields.items() if name in CONDITIONS}
+    metadata = {**origin.model_dump(), "seed": request.seed}
+    metadata |= {name: value for name, value in fields.items() if name in CONDITIONS}
     if others := {name: value for name, value in fields.items() if name not in CONDITIONS}:
-        note["conditions"] = others
+        metadata["conditions"] = others
     if request.controls:
-        note["controls"] = dict(request.controls)
-    return note
+        metadata["controls"] = dict(request.controls)
+    return metadata
 
 
-def read_note(path: Path) -> Note:
-    """What a PNG, or the record beside a sample, tells of its origin; the first of many texts.
+def read_sample_metadata(path: Path) -> SampleMetadata:
+    """Read the metadata from a sample's file, or from the `samples.jsonl` beside it.
 
-    Raises ModelError for a file that tells nothing, or nothing that can be understood.
+    For a file of several texts it is that of the first. Raises ModelError if there is none, or
+    if it is invalid.
     """
+    # The file's own metadata goes first: it stays with an image that is moved to another folder.
     text = _embedded(path)
     try:
         if text is not None:
-            return Note.model_validate_json(text)
+            return SampleMetadata.model_validate_json(text)
         line = _line(path)
-        told = {name: line[name] for name in FIELDS if name in line}
-        return Note.model_validate({**told, "manifest_digest": line["model"]})
+        fields = {name: line[name] for name in FIELDS if name in line}
+        return SampleMetadata.model_validate({**fields, "manifest_digest": line["model"]})
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ValidationError):
-            reason = f"what it says is no origin ({error.error_count()} faults)"
+            reason = f"its metadata is invalid ({error.error_count()} fields)"
         else:
-            reason = (
-                f"it carries no {METADATA_KEY!r} chunk, and no {RECORD} beside it names its model"
-            )
+            reason = f"it has no {METADATA_KEY!r} chunk, and no {RECORD} beside it names its model"
         raise ModelError(
-            f"{path}: it cannot be told which model drew this; {reason}. Images lose it when they "
-            "are edited or sent through services that strip metadata; samples of before it was "
-            "written never had it"
+            f"{path}: cannot determine which model generated this; {reason}. Editors and services "
+            "may strip metadata from images, and samples of early releases have no metadata"
         ) from error
 
 
 def _embedded(path: Path) -> str | None:
-    """Return the JSON that the file itself carries, None where its format has no room for it."""
+    """Return the JSON embedded in the file, or None if the file's format embeds none."""
     for name in modality_names():
         codec = find_modality(name).samples
         if codec.is_numbered and codec.suffix == path.suffix.lower():
@@ -94,10 +94,11 @@ def _embedded(path: Path) -> str | None:
 
 
 def _line(path: Path) -> dict[str, object]:
-    """The line of a sample in the record beside it, or of the record's first sample."""
+    """Return the sample's line in the record, or the first line if `path` is the record."""
     record = path.parent / RECORD
     if record.stat().st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{record} is larger than any that aigc-ops wrote")
+    # Lazily, line by line: the record of a million samples need not be parsed for one of them.
     with record.open(encoding="utf-8") as lines:
         rows = (json.loads(line) for line in lines)
         row = next((row for row in rows if path == record or row["file"] == path.name), None)

@@ -22,12 +22,12 @@ SamplesT = TypeVar("SamplesT")
 
 
 @dataclass(frozen=True)
-class Drawn(Generic[SamplesT]):
-    """Samples and how fast they came."""
+class GeneratedSamples(Generic[SamplesT]):
+    """Samples and the rate at which they were generated."""
 
     samples: SamplesT
     rate: float | None
-    """The modality's units per second, warm-up excluded; None when nothing was drawn."""
+    """The modality's units per second, without warm-up; None if nothing was generated."""
 
 
 def requests(
@@ -44,9 +44,9 @@ def requests(
 ) -> list[SampleRequest]:
     """Return requests for `num` samples, each checked against the model.
 
-    A model with classes goes round them when no label is given; several
-    prompts are gone round likewise; controls, history and stop are those of every sample.
-    Raises ModelError for what the model cannot serve.
+    Without a label, samples cycle through the model's classes; several prompts are cycled
+    likewise. Controls, history and stop strings apply to every sample. Raises ModelError for a
+    request that the model cannot serve.
     """
     if not 0 <= num <= max_num:
         raise ModelError(f"num is {num}; give a number of samples from 0 to {max_num}")
@@ -54,29 +54,30 @@ def requests(
         raise ModelError(f"seed is {seed}; give a whole number from 0 to {MAX_SEED}")
     prompts: list[str | None] = [prompt] if isinstance(prompt, str) else [*(prompt or ())]
     num_classes = model.num_classes
-    asked = [
+    sample_requests = [
         SampleRequest(
-            seed=each,
+            seed=sample_seed,
             label=index % num_classes if label is None and num_classes else label,
             prompt=prompts[index % len(prompts)] if prompts else None,
             controls=controls or {},
             history=tuple(history),
             stop=tuple(stop),
         )
-        for index, each in enumerate(sample_seeds(seed, num))
+        for index, sample_seed in enumerate(sample_seeds(seed, num))
     ]
-    check_requests(model, asked)
-    return asked
+    check_requests(model, sample_requests)
+    return sample_requests
 
 
 def class_label(model: Generative[Any], word: str) -> int:
-    """Return the label that a class's number or name stands for.
+    """Return the label of a class given by number or name.
 
-    Raises ModelError naming the classes for any other word.
+    Raises ModelError that lists the classes for any other word.
     """
     names = model.class_names
     if not names:
         raise ModelError("this model has no classes; leave the label out")
+    # A number goes first, also where classes have digits as their names.
     if word.isdecimal() and int(word) < len(names):
         return int(word)
     if word in names:
@@ -86,19 +87,20 @@ def class_label(model: Generative[Any], word: str) -> int:
     raise ModelError(f"{word!r} is not a class; the classes are {known}{more}")
 
 
-def check_requests(model: Generative[Any], asked: Sequence[SampleRequest]) -> None:
+def check_requests(model: Generative[Any], sample_requests: Sequence[SampleRequest]) -> None:
     """Raise ModelError when the model cannot serve one of the requests."""
-    for alike, _ in groupby(asked, key=unseeded):
+    # Neighbours that differ only in their seed are checked once: a GPT encodes the prompt for it.
+    for alike, _ in groupby(sample_requests, key=unseeded):
         model.check(alike)
 
 
-def servable(model: Generative[Any], prompts: Iterable[str], num: int) -> list[str]:
-    """Return the first `num` prompts that the model can take; those too long are skipped."""
-    fitting = (prompt for prompt in prompts if takes(model, SampleRequest(seed=0, prompt=prompt)))
+def filter_valid_prompts(model: Generative[Any], prompts: Iterable[str], num: int) -> list[str]:
+    """Return the first `num` prompts that the model accepts; too long ones are skipped."""
+    fitting = (prompt for prompt in prompts if accepts(model, SampleRequest(seed=0, prompt=prompt)))
     return list(islice(fitting, num))
 
 
-def takes(model: Generative[Any], request: SampleRequest) -> bool:
+def accepts(model: Generative[Any], request: SampleRequest) -> bool:
     """Return whether the model can serve the request."""
     try:
         model.check(request)
@@ -107,64 +109,66 @@ def takes(model: Generative[Any], request: SampleRequest) -> bool:
     return True
 
 
-def draw(
+def generate(
     model: Generative[SamplesT],
-    asked: Sequence[SampleRequest],
+    sample_requests: Sequence[SampleRequest],
     *,
     batch_size: int = BATCH_SIZE,
     progress: bool = False,
 ) -> SamplesT:
     """Return one sample per request, generated in fp32 and eval mode.
 
-    Raises ModelError before anything is drawn when the model cannot serve a request.
+    Raises ModelError before anything is generated when the model cannot serve a request.
     """
-    with _bar(model, len(asked), progress) as bar:
-        return _draw(model, asked, batch_size, bar)
+    with _bar(model, len(sample_requests), progress) as bar:
+        return _generate(model, sample_requests, batch_size, bar)
 
 
-def draw_timed(
+def generate_timed(
     model: Generative[SamplesT],
-    asked: Sequence[SampleRequest],
+    sample_requests: Sequence[SampleRequest],
     *,
     batch_size: int = BATCH_SIZE,
     progress: bool = False,
-) -> Drawn[SamplesT]:
-    """Return what `draw` returns, and the rate at which it came after the warm-up.
-
-    The first batch is the warm-up; when all would fit in it, the first sample alone is,
-    and a single sample is drawn twice.
-    """
+) -> GeneratedSamples[SamplesT]:
+    """Return the samples of `generate`, and the rate of generation after a warm-up."""
+    # The warm-up is the first batch. If all samples fit into one batch it is the first sample; a
+    # single sample is generated twice and timed the second time.
     codec = find_modality(model.modality).samples
-    warmup = batch_size if len(asked) > batch_size else 1
-    timed = asked[warmup:] or asked
-    with _bar(model, len(asked[:warmup]) + len(timed), progress) as bar:
-        first = _draw(model, asked[:warmup], batch_size, bar)
+    warmup = batch_size if len(sample_requests) > batch_size else 1
+    timed = sample_requests[warmup:] or sample_requests
+    with _bar(model, len(sample_requests[:warmup]) + len(timed), progress) as bar:
+        first = _generate(model, sample_requests[:warmup], batch_size, bar)
         started = time.perf_counter()
-        rest = _draw(model, timed, batch_size, bar)
+        rest = _generate(model, timed, batch_size, bar)
         seconds = time.perf_counter() - started
-    rate = codec.count(model, timed, rest) / seconds if asked else None
-    return Drawn(codec.join([first, rest]) if len(asked) > warmup else first, rate)
+    # The repeated single sample is not part of the result.
+    rate = codec.count(model, timed, rest) / seconds if sample_requests else None
+    return GeneratedSamples(
+        codec.join([first, rest]) if len(sample_requests) > warmup else first, rate
+    )
 
 
 def _bar(model: Generative[Any], num: int, progress: bool) -> Any:
     return progress_bar(total=num, unit=model.modality, desc="sample", disable=not progress)
 
 
-def _draw(
-    model: Generative[SamplesT], asked: Sequence[SampleRequest], batch_size: int, bar: Any
+def _generate(
+    model: Generative[SamplesT], sample_requests: Sequence[SampleRequest], batch_size: int, bar: Any
 ) -> SamplesT:
-    check_requests(model, asked)
+    check_requests(model, sample_requests)
     batches: list[SamplesT] = []
-    training = model.training
+    was_training = model.training
     model.eval()
     device = next((p.device.type for p in model.parameters()), "cpu")
     try:
         with torch.inference_mode(), torch.autocast(device, enabled=False):
-            for start in range(0, max(len(asked), 1), batch_size):
-                batch = asked[start : start + batch_size]
+            # At least one call, so that no requests give an empty batch of the right type.
+            for start in range(0, max(len(sample_requests), 1), batch_size):
+                batch = sample_requests[start : start + batch_size]
                 batches.append(model.sample(batch))
                 bar.update(len(batch))
     finally:
-        model.train(training)
+        model.train(was_training)
     samples: SamplesT = find_modality(model.modality).samples.join(batches)
     return samples

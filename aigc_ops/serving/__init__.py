@@ -1,1 +1,1 @@
-"""Serving: the service that answers requests, and the Bento it is shipped in."""
+"""Serving: the HTTP service of a model, and the Bento that packages it."""

@@ -1,13 +1,14 @@
-"""Names that the service and those who start it agree on."""
+"""Environment variables and names shared by the service and the processes that start it."""
 
 MODEL_ALIAS = "served-model"
-"""The alias under which a Bento's `models` entry names the model to serve."""
+"""Alias of the model in a Bento's `models` entry."""
 
+# BentoML starts the service's worker processes, so a model folder is passed by variables.
 MODEL_VARIABLE = "AIGC_OPS_MODEL"
-"""Environment variable: the model folder for a service whose Bento holds no model."""
+"""Environment variable: model folder of a service without a Bento."""
 
 NAME_VARIABLE = "AIGC_OPS_MODEL_NAME"
-"""Environment variable: the name under which that folder is served; the folder's own if unset."""
+"""Environment variable: model name in answers; default: the folder's name."""
 
 VERSION_VARIABLE = "AIGC_OPS_MODEL_VERSION"
-"""Environment variable: the version under which that folder is served."""
+"""Environment variable: model version in answers; default: "unregistered"."""

@@ -1,6 +1,6 @@
-"""How surely samples must be copies of training data before a model is flagged."""
+"""Thresholds for samples that are copies of training data."""
 
 EXPECTED = 0.01
-"""Share of held-out samples that the bound of what counts as a copy lets through."""
+"""Proportion of held-out samples that count as copies, which sets the distance of a copy."""
 FLAGGED = 0.04
-"""Share of samples that is surely exceeded when a model is flagged."""
+"""A model is flagged when the lower confidence bound of its copies exceeds this proportion."""

@@ -16,12 +16,12 @@ MAX_BYTES_AT_ONCE = 2**28
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a set, whose features are accumulated on their own."""
+    """Part of a set whose features are accumulated separately."""
 
     indices: NDArray[np.intp]
     """Rows of the set, ascending."""
     kept: NDArray[np.intp]
-    """Positions among these of the rows whose features are kept."""
+    """Positions in `indices` of the rows whose features are kept."""
     with_moments: bool
 
     def accumulator(self, width: int) -> Accumulator:
@@ -34,21 +34,24 @@ def plan_blocks(
 ) -> list[Block]:
     """Return the blocks of a set of `num` rows; a large set has ten.
 
-    Of up to 10,000 rows every feature is kept, and no moments. Of a large set the kept rows are
-    scattered, or the first ones. A block holds neighbours, or with `shuffle` rows of a large set
-    at random, the same at every call.
+    Up to 10,000 rows every feature is kept and no moments. In a large set the kept rows are
+    scattered evenly, or with `scattered=False` the first ones. Blocks are contiguous; with
+    `shuffle` the rows of a large set are shuffled first, with a fixed seed.
     """
+    # The blocks are the jackknife's groups. Files are often sorted by class, and a group of one
+    # class would make the interval far too wide; hence `shuffle`.
     kept = np.array(reference_rows(num, MAX_KEPT) if scattered else range(min(num, MAX_KEPT)), int)
     is_large = num > MAX_KEPT
     order = shuffled(num) if shuffle and is_large else np.arange(num)
     parts = np.array_split(order, NUM_BLOCKS if is_large else min(at_least, max(1, num)))
+    # Ascending within a block, because neighbours are cheap to read one after another.
     return [
         Block(part, np.flatnonzero(np.isin(part, kept)), is_large) for part in map(np.sort, parts)
     ]
 
 
 def shuffled(num: int) -> NDArray[np.intp]:
-    """Return a random order of `num` rows that is the same at every call."""
+    """Return a fixed pseudo-random permutation of `num` rows."""
     return np.random.default_rng(0).permutation(num)
 
 
@@ -60,10 +63,10 @@ def gather_features(
     num_bytes: int,
     what: str,
 ) -> FeatureSet:
-    """Return the features of samples that are read, or generated, block by block.
+    """Return the features of samples, read or generated block by block.
 
-    `read` returns samples by their indices; it is asked for 256 MiB at a time of samples that
-    take `num_bytes` each. `what` names them in the progress bar.
+    `read` returns the samples at given indices, for at most 256 MiB of samples of `num_bytes`
+    each. `what` names them in the progress bar.
     """
     at_once = max(1, MAX_BYTES_AT_ONCE // num_bytes)
     parts = []

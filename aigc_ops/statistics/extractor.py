@@ -1,4 +1,4 @@
-"""What statistics of features must know of the network that made them."""
+"""Protocols of feature extractors, as far as the statistics depend on them."""
 
 from typing import Any, Protocol
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 
 class FeatureIdentity(Protocol):
-    """All that decides the features of a sample; a `Noun` with these fields, and others."""
+    """All that decides the features of a sample; a `Record` with these fields, and others."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def width(self) -> int:
-        """Features of a sample."""
+        """Number of features of a sample."""
 
     def model_dump(self, *, mode: str = ..., exclude: Any = ...) -> dict[str, Any]: ...
 
@@ -35,11 +35,11 @@ class FeatureExtractor(Protocol):
 
     @property
     def unit(self) -> str:
-        """What samples are called in messages, in the plural."""
+        """Plural noun for samples in messages, such as `images`."""
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """Distributions whose versions decide the features beside the identity."""
+        """Python packages whose versions affect the features, besides the identity."""
 
     def features(self, samples: Any, *, what: str) -> NDArray[np.float32]:
         """Return features (N, width); `what` names the samples in the progress bar."""

@@ -1,4 +1,4 @@
-"""Intervals of scores, from features and likelihoods already at hand."""
+"""Confidence intervals of scores, from features and likelihoods that are computed already."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from aigc_ops.statistics.frechet import Array, Gaussian, check_features, frechet
 from aigc_ops.statistics.moments import NUM_BLOCKS, FeatureSet, Moments, merged
 
 NUM_PAIRED_GROUPS = 20
-"""More than for an interval that is only shown: a gate looks far into the tail."""
+"""More groups than for reported intervals: the gate uses tail quantiles, so freedom matters."""
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval."""
+    """A value and its confidence interval."""
 
     value: float
     low: float
@@ -27,47 +27,48 @@ class Estimate:
 
 @dataclass(frozen=True)
 class FrechetEstimate(Estimate):
-    """A Fréchet distance at its number of samples, and what it tells of any number."""
+    """A Fréchet distance at its number of samples, and its limit for infinitely many."""
 
     limit: Estimate
-    """Extrapolated in 1/n to any number; sound from four times as many samples as features on."""
+    """Extrapolated in 1/n; sound from four times as many samples as features."""
 
 
-def frechet_estimate(drawn: FeatureSet, reference: Gaussian) -> FrechetEstimate:
-    """Fréchet distance of features from the reference, with a 95 % interval.
+def frechet_estimate(generated: FeatureSet, reference: Gaussian) -> FrechetEstimate:
+    """Return the Fréchet distance of features from the reference, with a 95 % interval.
 
-    The interval is of the distance's expected value over draws of as many samples, with the
-    reference held fixed: it speaks of this number alone, for the distance falls as it grows
-    (Chong & Forsyth 2020). Its width is the delete-a-group jackknife's (Kott 2001), whose
-    replicates share the bias that makes bootstrap intervals miss. Groups are blocks of
-    neighbours, so samples that go round the classes keep their balance in each; rows that lie
-    by class must be shuffled first. The limit is the jackknife's own (Quenouille 1956): the
-    line in 1/n through all samples and through all but a group.
+    The interval covers the expected distance at this number of samples, with the reference held
+    fixed; at other numbers the expectation differs (Chong & Forsyth 2020). It is that of the
+    delete-a-group jackknife (Kott 2001). Groups are contiguous blocks of rows, so rows that are
+    sorted by class must be shuffled first. The limit is Quenouille's (1956) extrapolation in 1/n.
     """
-    if drawn.rows.shape[1] != reference.width:
+    # Not a bootstrap: repeated rows raise the distance's bias, so its intervals miss the value.
+    # Jackknife replicates share the bias of the whole.
+    if generated.rows.shape[1] != reference.width:
         raise EvaluationError(
-            f"features are {drawn.rows.shape[1]} wide, the reference {reference.width}; "
-            "compare those of one extractor"
+            f"features are {generated.rows.shape[1]} wide, the reference {reference.width}; "
+            "compare features of the same extractor"
         )
-    if drawn.blocks:
-        return _by_moments(drawn.blocks, reference)
-    rows = check_features(drawn.rows)
+    if generated.blocks:
+        return _by_moments(generated.blocks, reference)
+    rows = check_features(generated.rows)
+    # With more rows than features (D, D) moments are smaller than the rows, and merge quickly.
+    # With fewer, the rows' products with the reference are computed once for all replicates.
     if len(rows) > reference.width:
         blocks = np.array_split(rows, NUM_BLOCKS)
         return _by_moments([Moments.of_features(block) for block in blocks], reference)
     projected = rows @ reference.factor.T
 
-    def distance(kept: NDArray[np.bool_]) -> float:
-        return _distance(rows[kept], projected[kept], reference)
+    def distance(mask: NDArray[np.bool_]) -> float:
+        return _distance(rows[mask], projected[mask], reference)
 
-    return _frechet(*replicated(distance, len(rows)))
+    return _frechet(*jackknife_replicates(distance, len(rows)))
 
 
-def frechet_value(drawn: FeatureSet, reference: Gaussian) -> float:
-    """Fréchet distance of features from the reference, without its interval."""
-    if drawn.blocks:
-        return _distance_of_moments(merged(drawn.blocks), reference)
-    rows = check_features(drawn.rows)
+def frechet_value(generated: FeatureSet, reference: Gaussian) -> float:
+    """Return the Fréchet distance of features from the reference, without its interval."""
+    if generated.blocks:
+        return _distance_of_moments(merged(generated.blocks), reference)
+    rows = check_features(generated.rows)
     return _distance(rows, rows @ reference.factor.T, reference)
 
 
@@ -80,16 +81,19 @@ def _by_moments(blocks: Sequence[Moments], reference: Gaussian) -> FrechetEstima
 
 
 def _frechet(value: float, replicates: Sequence[float]) -> FrechetEstimate:
-    found = delete_a_group(value, replicates)
+    interval = delete_a_group(value, replicates)
+    # Quenouille's estimate: the line in 1/n through all samples and through all but one group.
     groups = len(replicates)
-    limit = groups * value - (groups - 1) * float(np.mean(replicates))
-    reach = found.high - value
-    # Chance may lead the line below 0, where no distance lies.
-    beyond = Estimate(max(0.0, limit), max(0.0, limit - reach), max(0.0, limit + reach))
-    return FrechetEstimate(value, max(0.0, found.low), found.high, beyond)
+    extrapolated = groups * value - (groups - 1) * float(np.mean(replicates))
+    margin = interval.high - value
+    # The line may fall below 0 by chance, where no distance can be.
+    low, high = extrapolated - margin, extrapolated + margin
+    limit = Estimate(max(0.0, extrapolated), max(0.0, low), max(0.0, high))
+    return FrechetEstimate(value, max(0.0, interval.low), interval.high, limit)
 
 
 def _distance_of_moments(moments: Moments, reference: Gaussian) -> float:
+    # As in `nuclear_norm`: eigenvalues of F S F^T are those of the product of both covariances.
     covariance = moments.covariance
     gram = reference.factor @ covariance @ reference.factor.T
     cross = float(np.sqrt(np.linalg.eigvalsh(gram).clip(min=0)).sum())
@@ -98,9 +102,9 @@ def _distance_of_moments(moments: Moments, reference: Gaussian) -> float:
 
 
 def _distance(rows: Array, projected: Array, reference: Gaussian) -> float:
-    """Fréchet distance of rows (M, D) whose products with the factor are given, (M, R)."""
+    """Return the distance of rows (M, D), given their products (M, R) with the factor."""
     mean = rows.mean(axis=0)
-    # A jackknife replicate of two samples is one sample: a point, of no variance.
+    # A jackknife replicate of two samples is one sample, which has no variance.
     freedom = max(1, len(rows) - 1)
     return frechet_terms(
         mean - reference.mean,
@@ -117,40 +121,42 @@ def jackknife(
     least: float = 0.0,
     most: float = np.inf,
 ) -> Estimate:
-    """A statistic of `num` rows, told which to keep, with a delete-a-group 95 % interval.
+    """Return a statistic of `num` rows with its delete-a-group 95 % interval.
 
-    The interval is cut to `least` and `most`, between which the statistic lies: most of a share
-    is 1.
+    `statistic` takes a mask (num,) of the rows to use. The interval is clipped to the range of
+    the statistic, `least` to `most`: 0 to 1 for a proportion.
     """
-    found = delete_a_group(*replicated(statistic, num))
-    return Estimate(found.value, max(least, found.low), min(most, found.high))
+    estimate = delete_a_group(*jackknife_replicates(statistic, num))
+    return Estimate(estimate.value, max(least, estimate.low), min(most, estimate.high))
 
 
-def replicated(
+def jackknife_replicates(
     statistic: Callable[[NDArray[np.bool_]], float], num: int
 ) -> tuple[float, list[float]]:
-    """A statistic of `num` rows, told which to keep: of all, and of all but each group."""
+    """Return a statistic of all `num` rows, and of all rows but each group."""
     value = statistic(np.ones(num, dtype=bool))
     replicates = []
     for block in np.array_split(np.arange(num), min(NUM_BLOCKS, num)):
-        kept = np.ones(num, dtype=bool)
-        kept[block] = False
-        replicates.append(statistic(kept))
+        mask = np.ones(num, dtype=bool)
+        mask[block] = False
+        replicates.append(statistic(mask))
     return value, replicates
 
 
 def delete_a_group(value: float, replicates: Sequence[float]) -> Estimate:
-    """The 95 % interval that the values without each group give (Kott 2001)."""
-    from scipy.special import stdtrit
+    """Return the value with the 95 % interval of the jackknife's replicates (Kott 2001)."""
+    from scipy.special import stdtrit  # quicker to import than scipy.stats, and all that is needed
 
+    # The variance is (G - 1) / G times the sum of squared deviations from the replicates' mean.
     groups = len(replicates)
     error = float(np.sqrt((groups - 1) * np.var(replicates)))
-    reach = float(stdtrit(groups - 1, (1 + CONFIDENCE) / 2)) * error
-    return Estimate(value, value - reach, value + reach)
+    # Student's t with G - 1 degrees of freedom: ten groups are too few for a normal quantile.
+    margin = float(stdtrit(groups - 1, (1 + CONFIDENCE) / 2)) * error
+    return Estimate(value, value - margin, value + margin)
 
 
 def share_estimate(num: int, total: int) -> Estimate:
-    """Num / total with its exact 95 % interval (Clopper & Pearson 1934)."""
+    """Return num / total with its exact 95 % interval (Clopper & Pearson 1934)."""
     from scipy.stats import binomtest
 
     interval = binomtest(num, total).proportion_ci(CONFIDENCE, method="exact")
@@ -158,62 +164,65 @@ def share_estimate(num: int, total: int) -> Estimate:
 
 
 def ratio_estimate(numerators: Array, denominators: Array, *, seed: int) -> Estimate:
-    """sum(numerators) / sum(denominators) over (N,) documents, with a 95 % interval.
+    """Return sum(numerators) / sum(denominators) over (N,) documents, with a 95 % interval.
 
-    The interval is the percentile bootstrap's over documents (Efron & Tibshirani 1993,
-    chapter 13): of other documents like these, not of other trainings.
+    The interval is that of the percentile bootstrap over documents (Efron & Tibshirani 1993,
+    chapter 13). It covers the choice of the documents, not the randomness of training.
     """
     num = len(numerators)
     generator = np.random.default_rng(seed)
     ratios = np.empty(NUM_RESAMPLES)
     for index in range(NUM_RESAMPLES):
-        drawn = generator.integers(num, size=num)
-        # Empty documents alone have no length to divide by.
-        ratios[index] = numerators[drawn].sum() / max(denominators[drawn].sum(), 1)
+        resample = generator.integers(num, size=num)
+        # A resample of empty documents only has no length to divide by.
+        ratios[index] = numerators[resample].sum() / max(denominators[resample].sum(), 1)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(ratios, [tail, 1 - tail])
     value = float(numerators.sum() / denominators.sum())
+    # With few documents the percentiles may exclude the value itself.
     return Estimate(value, min(value, float(low)), max(value, float(high)))
 
 
 def paired_error(
     candidate: NDArray[np.floating], champion: NDArray[np.floating], reference: Gaussian
 ) -> tuple[float, float, float, int]:
-    """Fréchet distances of two (N, D) sets, the standard error of their difference, its freedom.
+    """Return the Fréchet distances of two (N, D) sets and the error of their difference.
 
-    The same rows are left out of both at once (delete-a-group jackknife, Kott 2001), so what
-    the two share, their labels among it, does not count as noise. Both have the same N, hence
-    nearly the same bias, which the difference loses.
+    The third value is the standard error of the difference (delete-a-group jackknife, Kott 2001),
+    the fourth its degrees of freedom.
     """
+    # The same rows are left out of both sets at once, so noise that they share (seeds, labels)
+    # cancels. Both have the same N, hence nearly the same bias, which cancels as well.
     if len(candidate) != len(champion):
         raise EvaluationError(
-            f"{len(candidate)} features cannot be paired with {len(champion)}; draw as many of each"
+            f"{len(candidate)} features cannot be paired with {len(champion)}; generate as many"
         )
     sides = [check_features(features) for features in (candidate, champion)]
     projected = [rows @ reference.factor.T for rows in sides]
 
-    def distances(kept: NDArray[np.bool_]) -> list[float]:
+    def distances(mask: NDArray[np.bool_]) -> list[float]:
         return [
-            _distance(rows[kept], seen[kept], reference)
-            for rows, seen in zip(sides, projected, strict=True)
+            _distance(rows[mask], products[mask], reference)
+            for rows, products in zip(sides, projected, strict=True)
         ]
 
-    mine, theirs = distances(np.ones(len(candidate), dtype=bool))
+    candidate_distance, champion_distance = distances(np.ones(len(candidate), dtype=bool))
     replicates = []
     for block in np.array_split(np.arange(len(candidate)), min(NUM_PAIRED_GROUPS, len(candidate))):
-        kept = np.ones(len(candidate), dtype=bool)
-        kept[block] = False
-        a, b = distances(kept)
+        mask = np.ones(len(candidate), dtype=bool)
+        mask[block] = False
+        a, b = distances(mask)
         replicates.append(a - b)
     groups = len(replicates)
     error = float(np.sqrt((groups - 1) * np.var(replicates)))
-    return mine, theirs, error, groups - 1
+    return candidate_distance, champion_distance, error, groups - 1
 
 
 def paired_ratio_error(candidate: Array, champion: Array, denominators: Array) -> float:
-    """Standard error of sum(candidate) / sum(d) - sum(champion) / sum(d) over (N,) documents.
+    """Return the standard error of (sum(candidate) - sum(champion)) / sum(denominators).
 
-    The linearised ratio's (Cochran 1977, section 6.4), with the documents as what was drawn.
+    All are (N,) over documents, which are taken as the random sample: the error of a linearised
+    ratio (Cochran 1977, section 6.4).
     """
     num, total = len(candidate), float(denominators.sum())
     gaps = candidate - champion

@@ -1,4 +1,4 @@
-"""Statistics of the data that samples are compared with, kept by what they were made of."""
+"""Statistics of the reference data, cached by everything that decides them."""
 
 import json
 import warnings
@@ -38,9 +38,9 @@ def reference_terms(
     *,
     advice: str = MORE_ROWS,
 ) -> dict[str, JsonValue]:
-    """Return the part of a contract that says which rows of which data stand for it.
+    """Return the evaluation conditions that name the reference rows and their data.
 
-    `appearance` holds what decides the samples that are read, beside the files themselves. Raises
+    `appearance` holds the settings that affect the samples read from the files. Raises
     EvaluationError with the advice when the split has fewer than two rows.
     """
     available = ref.num_train if split == "train" else ref.num_heldout
@@ -58,29 +58,31 @@ def reference_terms(
 
 
 def reference_rows(available: int, num: int) -> list[int]:
-    """Return the `num` rows that stand for a split: the same at every call, scattered evenly."""
+    """Return a fixed pseudo-random subset of `num` rows that represents a split."""
     if num >= available:
         return list(range(available))
-    # Not every k-th row: data that goes round its classes would lose some of them.
+    # Not every k-th row: of data in which classes alternate, that would skip some of them.
+    # The keys depend on no library, so stored scores keep their subset in every release of NumPy.
     keys = sample_seeds(0, available)
     return sorted(sorted(range(available), key=keys.__getitem__)[:num])
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are compared with."""
+    """Reference that samples are compared with: its statistics and some features."""
 
     num: int
     gaussian: Gaussian
     features: NDArray[np.float32]
-    """(M, D), of every row in order, or of those of a large set that are kept."""
+    """(M, D) features of every row in order, or of the kept rows of a large set."""
 
 
 def computed_by(extractor: FeatureExtractor, version: int) -> dict[str, JsonValue]:
-    """Return all that decides features beside the samples, for the names of cache entries.
+    """Return all that decides features besides the samples, to name cache entries by.
 
-    `version` is that of the modality's evaluation, which stands for its code.
+    `version` is that of the modality's evaluation, which is raised when its code changes values.
     """
+    # The kind of device is part of it: a GPU's features differ from the CPU's in the last digits.
     return {
         "extractor": extractor.identity.model_dump(mode="json"),
         "device": extractor.device.type,
@@ -99,9 +101,8 @@ def reference_statistics(
 ) -> Reference:
     """Return features of the reference rows and their statistics, computed once per cache.
 
-    `compute` gives the features of what `terms` name, by this extractor, and is not called
-    when the cache holds them. Damaged ones are computed again with a warning; a
-    second process waits for the first.
+    `compute` extracts the features of the rows that `terms` name; it is not called on a cache hit.
+    A damaged entry is computed again with a warning. A second process waits for the first.
     """
     from filelock import FileLock
 
@@ -109,15 +110,16 @@ def reference_statistics(
     folder = cache / json_digest(description)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if kept := _read(folder):
-            return kept
-        found = compute().pooled()
-        reference = Reference(found.num, found.gaussian(), found.rows)
+        if cached := _read(folder):
+            return cached
+        features = compute().pooled()
+        reference = Reference(features.num, features.gaussian(), features.rows)
 
         def fill(partial: Path) -> None:
             arrays: dict[str, NDArray[Any]] = {
                 "num": np.array(reference.num),
                 "mean": reference.gaussian.mean,
+                # safetensors writes raw memory, and a factor of eigenvectors is in column order.
                 "factor": np.ascontiguousarray(reference.gaussian.factor),
                 "features": reference.features,
             }
@@ -129,7 +131,7 @@ def reference_statistics(
 
 
 def _read(folder: Path) -> Reference | None:
-    """Return cached statistics; None when there are none, or (with a warning) damaged ones."""
+    """Return cached statistics, or None if they are missing or (with a warning) damaged."""
     if not folder.exists():
         return None
     try:
@@ -138,6 +140,6 @@ def _read(folder: Path) -> Reference | None:
         warnings.warn(f"reference statistics are computed again: {error}", stacklevel=2)
         return None
     caches.mark_used(folder)
-    kept = load_file(folder / FACTOR)
-    gaussian = Gaussian(kept["mean"], kept["factor"])
-    return Reference(int(kept["num"]), gaussian, kept["features"])
+    arrays = load_file(folder / FACTOR)
+    gaussian = Gaussian(arrays["mean"], arrays["factor"])
+    return Reference(int(arrays["num"]), gaussian, arrays["features"])

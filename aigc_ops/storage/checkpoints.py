@@ -1,4 +1,4 @@
-"""Models at rest: weights in safetensors, JSON beside them, read from verified folders alone."""
+"""Models on disk: weights in safetensors with JSON metadata, read from verified folders only."""
 
 import json
 from collections.abc import Mapping
@@ -30,21 +30,22 @@ PREVIEW = "samples.*"
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model as it was at one moment, in memory of its own, ready to be written."""
+    """A snapshot of a model in memory, ready to be written while training continues."""
 
     record: Mapping[str, Any]
     weights: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, model: Generative[Any]) -> Self:
-        """A copy of the model's weights on the CPU; those that share memory are kept once."""
+        """Copy a model's weights to the CPU; tied weights are copied once."""
         state = model.state_dict()
         record = {
             "family": model.config.family,
             "config": model.config.model_dump(mode="json"),
             "blueprint": model.blueprint(),
         }
-        return cls(record, {names[0]: copied(state[names[0]]) for names in _shared(model).values()})
+        names = [names[0] for names in _shared(model).values()]
+        return cls(record, {name: cpu_copy(state[name]) for name in names})
 
     def write(self, folder: Path) -> None:
         """Write weights (safetensors) and JSON into an existing folder."""
@@ -53,8 +54,9 @@ class StoredModel:
         (folder / MODEL_JSON).write_text(text + "\n")
 
 
-def copied(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU, in memory of its own."""
+def cpu_copy(tensor: Tensor) -> Tensor:
+    """Return a contiguous copy on the CPU that shares no memory with the tensor."""
+    # `to` returns the tensor itself where it is on the CPU and contiguous already.
     copy = tensor.detach().to("cpu", memory_format=torch.contiguous_format)
     return copy.clone() if copy.data_ptr() == tensor.data_ptr() else copy
 
@@ -67,60 +69,68 @@ def write_model(model: Generative[Any], folder: Path) -> None:
 def load_model(
     folder: Path, *, expected: str | None = None, config: FamilyConfig | None = None
 ) -> Generative[Any]:
-    """The model of a verified folder, in eval mode on the CPU, in fp32.
+    """Load the model of a verified folder, in eval mode on the CPU, in fp32.
 
-    `config` takes the stored config's place, for training on with other settings. Only
-    safetensors and JSON are read, never a pickle.
+    `config` replaces the stored config, for training with other settings. Only safetensors and
+    JSON are read, never a pickle. Raises CheckpointError for a damaged or unsuitable folder.
     """
+    # 1. Verify digests before any content is read.
     verify_folder(folder, expected=expected)
     record = read_model_json(folder)
     family = family_type(record["family"])
     if config is None:
-        config = _stored(folder, family, record["config"])
+        config = _stored_config(folder, family, record["config"])
     elif config.family != record["family"]:
         raise CheckpointError(
-            f"{folder}: model.family is {record['family']!r} there and {config.family!r} here; "
-            "a model starts from one of its own family"
+            f"{folder}: model.family is {record['family']!r} in this folder and {config.family!r} "
+            "in the config; training can only start from a model of the same family"
         )
+    # 2. Build the networks. Initial weights consume random numbers, of which loading a model must
+    # leave the caller's as they were.
     with torch.random.fork_rng(devices=[]):
         try:
             model = family.from_blueprint(config, record["blueprint"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{folder / MODEL_JSON}: its blueprint is none of a {config.family} ({error!r})"
+                f"{folder / MODEL_JSON}: its blueprint does not describe a {config.family} "
+                f"({error!r}); train the model again"
             ) from error
-    there, here = record["config"], config.model_dump(mode="json")
+    # 3. Load the weights. With another config their misfit is explained by the fields that differ.
+    stored, current = record["config"], config.model_dump(mode="json")
     try:
         load_weights(model, folder)
     except CheckpointError as error:
-        if there == here:
+        if stored == current:
             raise
         raise CheckpointError(
             f"{folder}: its weights do not fit this model: "
-            f"{differences(there, here, prefix='model.')}; set what shapes the networks as there"
+            f"{differences(stored, current, prefix='model.')}; use the stored values for fields "
+            "that shape the networks"
         ) from error
     return model.eval()
 
 
-def _stored(folder: Path, family: type[Generative[Any]], config: Any) -> FamilyConfig:
-    """The config that a folder records; raises CheckpointError naming what does not fit."""
+def _stored_config(folder: Path, family: type[Generative[Any]], config: Any) -> FamilyConfig:
+    """Return a folder's config; raises CheckpointError naming the invalid fields."""
     try:
         return family.config_type.model_validate(config)
     except ValidationError as error:
-        misfits = ", ".join(
-            f"{'.'.join(map(str, ('model', *each['loc'])))}: {each['msg']}"
-            for each in error.errors()
+        problems = ", ".join(
+            f"{'.'.join(map(str, ('model', *problem['loc'])))}: {problem['msg']}"
+            for problem in error.errors()
         )
         raise CheckpointError(
-            f"{folder / MODEL_JSON}: not a config of this version of aigc-ops ({misfits})"
+            f"{folder / MODEL_JSON}: not a config of this version of aigc-ops ({problems})"
         ) from error
 
 
 def load_weights(model: Generative[Any], folder: Path) -> None:
-    """Fill a model with the weights of a folder, whose digests were checked before."""
+    """Load the weights of a folder, which the caller has verified, into a model."""
     try:
         state = load_file(folder / WEIGHTS)
-        for names in _shared(model).values():  # of which one name was stored
+        # Tied weights are stored under one of their names, since safetensors refuses shared memory.
+        # Any of the names is accepted.
+        for names in _shared(model).values():
             stored = next((name for name in names if name in state), None)
             state |= {name: state[stored] for name in names if stored}
         model.load_state_dict(state)
@@ -129,7 +139,8 @@ def load_weights(model: Generative[Any], folder: Path) -> None:
 
 
 def _shared(model: Generative[Any]) -> dict[tuple[int, torch.Size], list[str]]:
-    """Names of the model's weights by the memory they lie in, in order."""
+    """Return the names of the model's weights by memory address and shape, sorted."""
+    # The shape too, because views of one buffer may begin at the same address.
     names: dict[tuple[int, torch.Size], list[str]] = {}
     state = model.state_dict()
     for name in sorted(state):
@@ -138,7 +149,7 @@ def _shared(model: Generative[Any]) -> dict[tuple[int, torch.Size], list[str]]:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """The noun of a verified model folder, from its own records."""
+    """Return the Checkpoint record of a model folder, after verifying it."""
     digest = verify_folder(folder)
     family = read_model_json(folder)["family"]
     provenance = read_provenance(folder)

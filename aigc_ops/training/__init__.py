@@ -1,4 +1,4 @@
-"""The only training loop, and the state it can resume from."""
+"""The training loop for all families, and the state that it resumes from."""
 
 from aigc_ops.training.config import TrainingConfig, run_key
 from aigc_ops.training.loop import TrainingJob, train

@@ -1,4 +1,4 @@
-"""Steps on a GPU: recorded once as a CUDA graph, then replayed with one launch.
+"""Training steps on a GPU, recorded once as a CUDA graph and then replayed with one launch.
 
 A small network's kernels take less time than Python needs to launch them: an H100 takes a
 character GPT's steps six to eight times as fast when it replays them (`benchmarks/characters.py`).
@@ -16,9 +16,9 @@ from tqdm import tqdm
 from aigc_ops.compute.devices import Precision
 from aigc_ops.compute.random import ReplayedNoise
 from aigc_ops.core.errors import ModelError
-from aigc_ops.training.batches import Share
+from aigc_ops.training.batches import MicroBatch
 from aigc_ops.training.config import TrainingConfig
-from aigc_ops.training.distributed import Processes
+from aigc_ops.training.distributed import ProcessGroup
 from aigc_ops.training.state import TrainingState
 from aigc_ops.training.step import take_step
 
@@ -27,7 +27,7 @@ WARMUP_STEPS = 3  # in which cuDNN chooses its kernels and the optimisers make t
 
 @dataclass(frozen=True)
 class _Recording:
-    """A step's kernels, and the memory that they read and write."""
+    """A captured step: its kernels, and the buffers that they read and write."""
 
     graph: torch.cuda.CUDAGraph
     noises: Sequence[ReplayedNoise]
@@ -35,39 +35,46 @@ class _Recording:
     names: Sequence[str]
     scalars: Tensor
 
-    def fits(self, shares: Sequence[Share]) -> bool:
-        """Whether batches of these shapes can take the place of the recorded ones."""
-        return [_shapes(batch) for batch in self.batches] == [_shapes(s.batch) for s in shares]
+    def fits(self, micro_batches: Sequence[MicroBatch]) -> bool:
+        """Return whether the micro-batches have the recorded shapes."""
+        recorded = [_shapes(batch) for batch in self.batches]
+        return recorded == [_shapes(micro_batch.batch) for micro_batch in micro_batches]
 
-    def replay(self, shares: Sequence[Share]) -> Mapping[str, Tensor]:
-        for noise, batch, share in zip(self.noises, self.batches, shares, strict=True):
-            noise.draw_as(share.noise)
+    def replay(self, micro_batches: Sequence[MicroBatch]) -> Mapping[str, Tensor]:
+        # A graph reads fixed addresses, so the new rows and noise are copied into its buffers.
+        for noise, batch, micro_batch in zip(self.noises, self.batches, micro_batches, strict=True):
+            noise.refill(micro_batch.noise)
             for name, rows in batch.items():
-                rows.copy_(share.batch[name])
+                rows.copy_(micro_batch.batch[name])
         self.graph.replay()
         scalars = self.scalars.clone()  # the next replay writes over them
         return dict(zip(self.names, scalars.unbind(), strict=True))
 
 
-TakeStep = Callable[[Sequence[Share]], Mapping[str, Tensor]]
+TakeStep = Callable[[Sequence[MicroBatch]], Mapping[str, Tensor]]
 
 
-def step_taker(
-    state: TrainingState, config: TrainingConfig, *, team: Processes, precision: Precision
+def make_take_step(
+    state: TrainingState, config: TrainingConfig, *, processes: ProcessGroup, precision: Precision
 ) -> TakeStep:
-    """Return what takes a run's steps: `take_step`, which one process on a CUDA GPU records."""
+    """Return a run's step function: `take_step`, recorded if one process uses a CUDA GPU."""
     take: TakeStep = partial(
-        take_step, state, team=team, precision=precision, max_norm=config.max_gradient_norm
+        take_step,
+        state,
+        processes=processes,
+        precision=precision,
+        max_norm=config.max_gradient_norm,
     )
-    # fp16's scaler counts in Python, and processes would record waiting for one another.
-    may_record = team.size == 1 and not state.scaler.is_enabled() and config.cuda_graphs
-    if may_record and team.device.type == "cuda":
-        return Recorder(state, take, team.device).take
+    # GradScaler keeps its counters in Python, which a replay does not run, and collectives of
+    # several processes deadlock during capture.
+    may_record = processes.size == 1 and not state.scaler.is_enabled() and config.cuda_graphs
+    if may_record and processes.device.type == "cuda":
+        return Recorder(state, take, processes.device).take
     return take
 
 
 class Recorder:
-    """Takes a run's steps on a GPU: records the fourth, then replays it."""
+    """Steps of a run on a GPU: three ordinary ones, then replays of a recorded one."""
 
     def __init__(self, state: TrainingState, take: TakeStep, device: torch.device) -> None:
         self._state, self._take, self._device = state, take, device
@@ -78,50 +85,58 @@ class Recorder:
         self._attempt, self._num_taken = self._state.progress.attempt, 0
         self._recording: _Recording | None = None
         _move_rates(self._state.optimizers, self._device)
-        # cuBLAS keeps a workspace for each stream it meets.
-        self._aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # One stream for warm-up and capture: cuBLAS keeps a workspace for each stream it meets.
+        self._side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    def take(self, shares: Sequence[Share]) -> Mapping[str, Tensor]:
-        """Do what `take_step` does, and return what it returns."""
+    def take(self, micro_batches: Sequence[MicroBatch]) -> Mapping[str, Tensor]:
+        """Take a step like `take_step`, and return its scalars."""
         if not self._may_record:
-            return self._take(shares)
+            return self._take(micro_batches)
         if self._attempt != self._state.progress.attempt:
-            self._begin()  # a rollback has put the optimisers' moments elsewhere
+            # A rollback loads new moments into the optimisers; the graph holds the old addresses.
+            self._begin()
         if self._recording is not None:
-            fits = self._recording.fits(shares)
-            return self._recording.replay(shares) if fits else self._take(shares)
-        scalars = self._take_aside(shares)
+            # The graph has fixed shapes; a batch of other shapes is launched kernel by kernel.
+            fits = self._recording.fits(micro_batches)
+            return self._recording.replay(micro_batches) if fits else self._take(micro_batches)
+        scalars = self._step_on_side_stream(micro_batches)
         self._num_taken += 1
         if self._num_taken == WARMUP_STEPS:
-            self._record(shares)
+            self._record(micro_batches)
         return scalars
 
-    def _take_aside(self, shares: Sequence[Share]) -> Mapping[str, Tensor]:
-        """On a stream of its own, as those before a recording have to be."""
-        here = torch.cuda.current_stream()
-        self._aside.wait_stream(here)
-        with torch.cuda.stream(self._aside):
-            scalars = self._take(shares)
-        here.wait_stream(self._aside)
+    def _step_on_side_stream(self, micro_batches: Sequence[MicroBatch]) -> Mapping[str, Tensor]:
+        """Take a step on the side stream, as torch requires of warm-up steps before a capture."""
+        main_stream = torch.cuda.current_stream()
+        # Both waits order the streams: batches are copied and scalars are read on the main one.
+        self._side_stream.wait_stream(main_stream)
+        with torch.cuda.stream(self._side_stream):
+            scalars = self._take(micro_batches)
+        main_stream.wait_stream(self._side_stream)
         return scalars
 
-    def _record(self, taken: Sequence[Share]) -> None:
-        """Record a step over such shares, taken just now, without taking it."""
-        noises = [ReplayedNoise(share.noise) for share in taken]
-        batches = [{name: rows.clone() for name, rows in s.batch.items()} for s in taken]
-        fixed = [Share(batch, noise) for batch, noise in zip(batches, noises, strict=True)]
-        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    def _record(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Capture a step over micro-batches of these shapes; nothing is computed."""
+        # 1. Make the fixed buffers: noise in the shapes that the step just taken asked for.
+        noises = [ReplayedNoise(micro_batch.noise) for micro_batch in micro_batches]
+        batches = [{name: rows.clone() for name, rows in s.batch.items()} for s in micro_batches]
+        fixed = [MicroBatch(batch, noise) for batch, noise in zip(batches, noises, strict=True)]
+        graph, main_stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        # 2. Capture. A model that cannot be captured still trains, only slower.
         try:
-            # thread_local: batches are brought by another thread meanwhile.
-            with torch.cuda.graph(graph, stream=self._aside, capture_error_mode="thread_local"):
+            # thread_local: the thread that prefetches batches uses CUDA during the capture.
+            with torch.cuda.graph(
+                graph, stream=self._side_stream, capture_error_mode="thread_local"
+            ):
                 named = self._take(fixed)
                 scalars = torch.stack(list(named.values()))
         except (RuntimeError, ModelError) as error:
-            torch.cuda.set_stream(here)  # a recording that fails at its end stays on its own
+            # A capture that fails at its end leaves its stream as the current one.
+            torch.cuda.set_stream(main_stream)
             self._may_record = False
             tqdm.write(
-                "warning: this step cannot be recorded as a CUDA graph and is launched kernel by "
-                f"kernel: {str(error).partition(chr(10))[0]}",
+                "warning: this step cannot be recorded as a CUDA graph; training goes on without "
+                f"CUDA graphs: {str(error).partition(chr(10))[0]}",
                 file=sys.stderr,
             )
         else:
@@ -133,7 +148,7 @@ def _shapes(batch: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _move_rates(optimizers: Mapping[str, torch.optim.Optimizer], device: torch.device) -> None:
-    """Have the learning rates read from the GPU's memory, not fixed at recording."""
+    """Move the learning rates into GPU memory, so that a replay reads their current values."""
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])

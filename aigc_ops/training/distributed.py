@@ -1,4 +1,4 @@
-"""The processes that train together: one alone, or those that torchrun has started."""
+"""The process group of a run: one process, or those that torchrun has started."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +16,8 @@ from aigc_ops.core.state_dir import num_processes
 T = TypeVar("T")
 
 
-class Processes:
-    """One process: it computes every row, and writes."""
+class ProcessGroup:
+    """A process group of one: it computes every row, and writes."""
 
     rank, size = 0, 1
 
@@ -26,28 +26,28 @@ class Processes:
 
     @property
     def is_writer(self) -> bool:
-        """Whether this process writes checkpoints and reports."""
+        """True for the process that writes checkpoints and reports."""
         return self.rank == 0
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their means over all processes."""
+        """Replace tensors in place by their means over all processes."""
 
     def from_writer(self, value: T) -> T:
-        """The writer's value, in every process."""
+        """Return the writer's value in every process."""
         return value
 
-    def agree(self, what: Mapping[str, object]) -> None:
-        """Raise TrainingError, in every process, where they differ in what must be the same."""
+    def agree(self, facts: Mapping[str, object]) -> None:
+        """Raise TrainingError in every process when the processes' facts differ."""
 
     def wait(self) -> None:
-        """Until every process has come so far."""
+        """Block until every process has called this."""
 
     def prepare(self, model: nn.Module) -> None:
-        """Let batch norm reduce its statistics over all processes."""
+        """Make batch norm reduce its statistics over all processes."""
 
 
-class _Together(Processes):
-    """Several, joined by Lightning Fabric; batches are split among them by row."""
+class _FabricGroup(ProcessGroup):
+    """Several processes, joined by Lightning Fabric; each takes some rows of every batch."""
 
     def __init__(self, fabric: Any) -> None:
         super().__init__(fabric.device)
@@ -57,8 +57,10 @@ class _Together(Processes):
     def average(self, tensors: Sequence[Tensor]) -> None:
         if not tensors:
             return
+        # One all-reduce of a flat float32 buffer: a call for each tensor costs a round trip, and
+        # sums of bf16 gradients would lose digits.
         flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
-        torch.distributed.all_reduce(flat)  # Fabric's own has a GPU's process wait before it
+        torch.distributed.all_reduce(flat)  # Fabric's all_reduce adds a barrier before it
         flat /= self.size
         means = flat.split_with_sizes([tensor.numel() for tensor in tensors])
         for tensor, mean in zip(tensors, means, strict=True):
@@ -68,16 +70,18 @@ class _Together(Processes):
         sent: T = self._fabric.broadcast(value)
         return sent
 
-    def agree(self, what: Mapping[str, object]) -> None:
-        said: list[Mapping[str, object]] = [{}] * self.size
-        torch.distributed.all_gather_object(said, dict(what))
-        for rank, other in enumerate(said):
-            for name, value in other.items():
-                if value != said[0][name]:
+    def agree(self, facts: Mapping[str, object]) -> None:
+        # Every process gathers all facts, so all of them raise. If one alone raised, the others
+        # would wait in their next collective until it times out.
+        gathered: list[Mapping[str, object]] = [{}] * self.size
+        torch.distributed.all_gather_object(gathered, dict(facts))
+        for rank, others in enumerate(gathered):
+            for name, value in others.items():
+                if value != gathered[0][name]:
                     raise TrainingError(
-                        f"the processes do not agree: the {name} of the first is "
-                        f"{said[0][name]}, that of number {rank} {value}; they need one "
-                        "AIGC_OPS_HOME that all see, the same config, and one precision"
+                        f"the processes disagree on the {name}: {gathered[0][name]} in process 0, "
+                        f"{value} in process {rank}; all need one AIGC_OPS_HOME on a shared disk, "
+                        "the same config and the same precision"
                     )
 
     def wait(self) -> None:
@@ -87,13 +91,15 @@ class _Together(Processes):
         if self.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
             return
-        for module in model.modules():  # SyncBatchNorm has no CPU form
+        # SyncBatchNorm has no CPU kernels. Replacing `forward` keeps the modules and the names
+        # of their tensors, so checkpoints stay the same as those of one process.
+        for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.forward = partial(_batch_norm, module, self.size)  # type: ignore[method-assign]
 
 
 class _Sum(torch.autograd.Function):
-    """Sums over all processes; so is the gradient's way back."""
+    """All-reduce sum whose backward pass is an all-reduce sum as well."""
 
     @staticmethod
     def forward(_: Any, tensor: Tensor) -> Tensor:
@@ -103,14 +109,16 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
+        # Applied as a function, so that a gradient penalty can differentiate it once more.
         total: Tensor = _Sum.apply(gradient.contiguous())
         return total
 
 
 def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, size: int, rows: Tensor) -> Tensor:
-    """Batch norm by the statistics of all processes' rows (Ioffe & Szegedy 2015, algorithm 1)."""
+    """Normalise rows by statistics of all processes (Ioffe & Szegedy 2015, algorithm 1)."""
     if not norm.training:
         return type(norm).forward(norm, rows)
+    # 1. Mean and variance in float32, in two passes: E[x^2] - E[x]^2 cancels for a large mean.
     dims = [dim for dim in range(rows.ndim) if dim != 1]
     shape = [1, -1] + [1] * (rows.ndim - 2)
     values = rows.float()
@@ -118,6 +126,7 @@ def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, size: int, rows: Tensor) 
     mean = _Sum.apply(values.sum(dims)) / num
     centred = values - mean.view(shape)
     variance = _Sum.apply(centred.square().sum(dims)) / num
+    # 2. Running statistics as torch keeps them, with the unbiased variance.
     with torch.no_grad():
         assert norm.running_mean is not None, norm
         assert norm.running_var is not None, norm
@@ -125,6 +134,7 @@ def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, size: int, rows: Tensor) 
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum or 0.0)
         norm.running_var.lerp_(variance * num / max(1, num - 1), norm.momentum or 0.0)
+    # 3. Normalise by the biased variance, then scale and shift.
     normed = centred * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
         normed = normed * norm.weight.view(shape) + norm.bias.view(shape)
@@ -133,36 +143,40 @@ def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, size: int, rows: Tensor) 
 
 
 @contextmanager
-def joined(device: DeviceName) -> Iterator[Processes]:
-    """All processes of this run; one alone unless torchrun has started more."""
+def join_process_group(device: DeviceName) -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun has started; without torchrun, a group of one."""
     num = num_processes()
     if num == 1:
-        yield Processes(choose_device(device))
+        yield ProcessGroup(choose_device(device))
         return
-    from lightning_fabric import Fabric
+    from lightning_fabric import Fabric  # one process does without it
 
     kind = choose_device(device).type
-    here = _num_here(num, kind)
-    fabric = Fabric(accelerator=kind, devices=here, num_nodes=num // here, strategy="ddp")
+    num_local = _num_local(num, kind)
+    num_nodes = num // num_local
+    fabric = Fabric(accelerator=kind, devices=num_local, num_nodes=num_nodes, strategy="ddp")
     fabric.launch()
-    yield _Together(fabric)
-    # After an error others may stand in a reduction, for which NCCL would wait here.
+    yield _FabricGroup(fabric)
+    # Not in a `finally`: after an error other processes may hang in an all-reduce, and NCCL
+    # would wait for them here.
     torch.distributed.destroy_process_group()
 
 
-def _num_here(num: int, kind: str) -> int:
-    """Processes on this machine, of `num` in all; raises ConfigError where that cannot be."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
-    if not here or num % here:
+def _num_local(num: int, kind: str) -> int:
+    """Return the processes on this machine, of `num` in all; ConfigError when that is invalid."""
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    if not num_local or num % num_local:
         raise ConfigError(
-            f"WORLD_SIZE is {num}, and LOCAL_WORLD_SIZE {here or 'missing'}; start the processes "
-            "by torchrun, as many on each machine, or unset WORLD_SIZE"
+            f"WORLD_SIZE is {num}, and LOCAL_WORLD_SIZE {num_local or 'missing'}; start the "
+            "processes with torchrun, with the same --nproc-per-node on every machine, or unset "
+            "WORLD_SIZE"
         )
     if kind == "mps":
-        raise ConfigError("several processes do not share MPS; use --training.device cpu")
-    if kind == "cuda" and here > torch.cuda.device_count():
+        raise ConfigError("MPS serves only one process; use --training.device cpu")
+    if kind == "cuda" and num_local > torch.cuda.device_count():
         raise ConfigError(
-            f"{here} processes do not share {torch.cuda.device_count()} GPUs; give torchrun "
-            f"--nproc-per-node {torch.cuda.device_count()}, or use --training.device cpu"
+            f"{num_local} processes but only {torch.cuda.device_count()} GPUs on this machine; "
+            f"give torchrun --nproc-per-node {torch.cuda.device_count()}, or use "
+            "--training.device cpu"
         )
-    return here
+    return num_local

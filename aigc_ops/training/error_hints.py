@@ -1,4 +1,4 @@
-"""What torch raises in its own words, told in those of the settings."""
+"""Errors of torch that a setting can remedy, translated into TrainingErrors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,19 +9,21 @@ from aigc_ops.core.errors import TrainingError
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Errors whose remedy is a setting become TrainingErrors; others pass through."""
+def translate_torch_errors() -> Iterator[None]:
+    """Raise a TrainingError for a torch error that a setting can remedy; pass others through."""
+    # torch raises no types of its own for these cases, so they are recognised by their text.
     try:
         yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise TrainingError(
-            "batch norm cannot learn from one row at a time; raise training.batch_size, "
+            "batch norm needs at least two rows in each micro-batch; raise training.batch_size, "
             "or lower training.micro_batches"
         ) from error
     except AssertionError as error:
-        if "torch.ops." not in str(error):  # what compiled code finds otherwise than foreseen
+        # Code that Inductor generates asserts the sizes and strides it was compiled for.
+        if "torch.ops." not in str(error):
             raise
         reason = str(error).partition("\n")[0]
         raise TrainingError(
@@ -30,9 +32,10 @@ def explained() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
             raise TrainingError(
-                "another process of this run has ended, and says why; the same command goes on "
-                "from the newest checkpoint"
+                "another process of this run has failed, see its message; repeat the command to "
+                "resume from the newest checkpoint"
             ) from error
+        # Imported here, because torch._dynamo takes seconds that only a compiled run needs.
         from torch._dynamo.exc import TorchDynamoException
 
         if not isinstance(error, TorchDynamoException):

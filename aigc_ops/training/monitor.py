@@ -1,7 +1,7 @@
-"""How a model does while it trains, measured from little data and few samples in moments.
+"""Online metrics: cheap measurements of a model while it trains, on little data.
 
-These figures steer one run: they stop it, roll it back, or pick its best checkpoint. They
-are never a model's score; the evaluation makes those.
+They steer one run: they stop it, roll it back, or choose its best checkpoint. They are never a
+model's score; those come from the evaluate stage.
 """
 
 from collections import defaultdict
@@ -20,10 +20,10 @@ NUM_HELDOUT = 256
 
 
 class OnlineMetrics:
-    """Figures over a fixed set of samples, of training data, and of held-out examples.
+    """Metrics of generated samples, and the loss on a fixed batch of held-out examples.
 
-    What they are compared with is read and measured at the first call. `rows_at_once`: those
-    of a pass through the networks, as many as training has room for.
+    Held-out data is read at the first call. `rows_at_once` limits the rows of one pass through
+    the networks to the size of a micro-batch, for which memory is known to suffice.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class OnlineMetrics:
         self._heldout: dict[str, Tensor] = {}
 
     def measure(self, model: Generative[Any]) -> dict[str, float]:
-        """Return figures of the model, which is in eval mode and samples with its averages."""
+        """Return metrics of the model, which must be in eval mode with its EMA weights."""
         figures: dict[str, float] = {}
         if self._monitor:
             figures |= self._monitor(model)
@@ -53,18 +53,19 @@ class OnlineMetrics:
 
     @torch.no_grad()
     def _heldout_loss(self, model: Generative[Any]) -> float:
-        """Mean over the first examples of the losses of all parts."""
+        """Return the mean loss of the held-out batch, summed over the model's parts."""
         device = next(model.parameters()).device
         num = len(next(iter(self._heldout.values())))
         sums: dict[str, float] = defaultdict(float)
         weights: dict[str, float] = defaultdict(float)
         for first in range(0, num, self._rows_at_once):
             rows = slice(first, min(num, first + self._rows_at_once))
-            batch = {name: each[rows].to(device) for name, each in self._heldout.items()}
+            batch = {name: values[rows].to(device) for name, values in self._heldout.items()}
+            # Seed 0 at every step, so that a change of the loss is a change of the model.
             for pair in model.losses(batch, Noise(0, rows=rows, batch_size=num, device=device)):
                 loss = Loss(*pair)
                 weight = (rows.stop - first) * (1.0 if loss.weight is None else loss.weight.item())
                 weights[loss.part] += weight
-                if weight:  # the mean over no targets is no number
+                if weight:  # the mean over no targets is NaN
                     sums[loss.part] += weight * loss.value.item()
         return sum(total / weights[part] for part, total in sums.items())

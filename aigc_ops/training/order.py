@@ -1,4 +1,4 @@
-"""The order in which a run meets its examples, known at any step without a history."""
+"""Order of a run's examples: a function of seed and step, so resuming needs no history."""
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from aigc_ops.interfaces.data import Groups
 class DataOrder:
     """Indices of each step's batch: one shuffle per (seed, epoch), epochs end to end.
 
-    A batch may span two epochs, so every example is met once per epoch whatever the batch
-    size, and any step is reached in O(1) epochs. With `groups`, the groups are shuffled
-    and each one's examples are strewn over as many groups' time as memory holds at once.
+    A batch may span two epochs, so every example is used once per epoch for any batch size, and
+    any step is reached in O(1) epochs. With `groups` (row groups of streamed data), the groups
+    are shuffled and their examples interleaved within a buffer of as many groups as memory holds.
     """
 
     def __init__(
@@ -23,17 +23,18 @@ class DataOrder:
         self._epoch, self._shuffle = -1, np.empty(0, np.int64)
 
     def batch(self, step: int) -> Tensor:
-        """(batch_size,) int64 indices of the batch at `step`, counted from 0."""
+        """Return the (batch_size,) int64 indices of the batch at `step`, counted from 0."""
         first = step * self.batch_size
         positions = np.arange(first, first + self.batch_size)
         epochs, offsets = np.divmod(positions, self.num_examples)
         indices = np.empty_like(positions)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            indices[here] = self._epoch_order(epoch)[offsets[here]]
+            in_epoch = epochs == epoch
+            indices[in_epoch] = self._epoch_order(epoch)[offsets[in_epoch]]
         return torch.from_numpy(indices)
 
     def _epoch_order(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        # Only the current shuffle is kept: consecutive steps ask for the same epoch.
         if epoch != self._epoch:
             rng = np.random.default_rng([self.seed, epoch])
             self._epoch, self._shuffle = epoch, self._shuffled(rng)
@@ -43,7 +44,9 @@ class DataOrder:
         groups = self._groups
         if groups is None or groups.at_once >= len(groups.sizes):
             return rng.permutation(self.num_examples)
+        # Each group gets a turn, and each example a time within `at_once` turns from it: so only
+        # that many groups are in use at any time.
         turns = np.repeat(rng.permutation(len(groups.sizes)), groups.sizes)
-        # Those strewn beyond the end begin the epoch, which is as well mixed as its middle.
+        # Times past the end wrap around, so the start of an epoch is mixed as well as its middle.
         times = (turns + rng.uniform(0, groups.at_once, self.num_examples)) % len(groups.sizes)
         return np.argsort(times, kind="stable")

@@ -1,4 +1,4 @@
-"""The samples of a run, of the same seeds at every step, to be looked at in order."""
+"""Preview samples of a run, with the same seeds at every step."""
 
 from aigc_ops.core.tracking import Tracker
 from aigc_ops.interfaces.data import TrainingData
@@ -11,8 +11,8 @@ from aigc_ops.training.state import TrainingState
 def show_samples(
     state: TrainingState, folder: RunFolder, tracker: Tracker, data: TrainingData
 ) -> None:
-    """Generate the fixed samples with the sampling weights; keep and report them."""
+    """Generate the preview samples with the EMA weights, write them and log them."""
     with state.sampling():
         medium = find_modality(state.model.modality).training.preview(state.model, data)
     log_medium(tracker, "samples", medium, step=state.step)
-    folder.keep_samples(medium, state.step)
+    folder.write_samples(medium, state.step)

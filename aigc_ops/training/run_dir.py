@@ -1,4 +1,4 @@
-"""The folder of one training run: its checkpoints by step, and its samples to look at."""
+"""Folder of one training run: its checkpoints by step, and its preview samples."""
 
 import json
 import shutil
@@ -19,30 +19,31 @@ FINISHED = "finished.json"
 
 
 class RunFolder:
-    """`step-00000500/` checkpoints, and `samples/` with a grid or texts per step."""
+    """Checkpoints `step-00000500/`, and `samples/` with a preview per step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint after `step` lies, or will lie."""
+        """Return the path of the checkpoint after `step`, which need not exist."""
         return self.path / f"step-{step:08d}"
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint; a damaged one is passed over with a warning."""
+        """Return the newest complete checkpoint; skip damaged ones with a warning."""
+        # A process killed while it replaced a folder may leave only the old one, renamed.
         for retired in self.path.glob(".step-*.retired"):
             recover(self.path / retired.name.split(".")[1])
         for folder in sorted(self.path.glob("step-*"), reverse=True):
             try:
                 verify_folder(folder)
             except CheckpointError as error:
-                warnings.warn(f"passed over a damaged checkpoint: {error}", stacklevel=2)
+                warnings.warn(f"skipped a damaged checkpoint: {error}", stacklevel=2)
             else:
                 return folder
         return None
 
-    def healthy(self, step: int) -> Path | None:
-        """The checkpoint after `step` if it lies there whole."""
+    def verified(self, step: int) -> Path | None:
+        """Return the checkpoint after `step` if it exists and its digests match, else None."""
         try:
             verify_folder(self.checkpoint(step))
         except CheckpointError:
@@ -50,7 +51,8 @@ class RunFolder:
         return self.checkpoint(step)
 
     def finished(self, steps: int) -> Checkpoint | None:
-        """What a run of so many steps ended with, if one came to its end here."""
+        """Return the final checkpoint if a run of this many steps has finished here."""
+        # Anything unreadable means unfinished: training then resumes and writes it anew.
         try:
             end = json.loads((self.path / FINISHED).read_text())
             if end["steps"] == steps:
@@ -60,7 +62,8 @@ class RunFolder:
         return None
 
     def finish(self, *, steps: int, step: int) -> Checkpoint:
-        """Note that a run of so many steps has ended with the checkpoint after `step`."""
+        """Record that a run of `steps` has finished with the checkpoint after `step`."""
+        # The checkpoint is read first, so that a record never names one that does not exist.
         checkpoint = read_checkpoint(self.checkpoint(step))
         partial = self.path / f".{FINISHED}.partial"
         partial.write_text(json.dumps({"steps": steps, "step": step}) + "\n")
@@ -68,9 +71,9 @@ class RunFolder:
         return checkpoint
 
     def write(self, snapshot: Snapshot, provenance: Mapping[str, Any], *, keep: int) -> None:
-        """Write a checkpoint, whole or not at all; then remove those no longer needed.
+        """Write a checkpoint atomically, then remove those no longer needed.
 
-        The newest `keep` stay, and the best and the last healthy one.
+        The newest `keep` remain, and so do the best and the last healthy one.
         """
         progress = snapshot.record["progress"]
 
@@ -81,21 +84,23 @@ class RunFolder:
             for samples in self._samples(progress["step"]).glob("samples.*"):
                 shutil.copy(samples, folder)
 
+        # 1. Write, then 2. remove: a crash in between leaves too many checkpoints, never none.
         write_folder(self.checkpoint(progress["step"]), fill)
         needed = {self.checkpoint(progress[name]) for name in ("best_step", "last_healthy")}
         for folder in set(sorted(self.path.glob("step-*"))[:-keep]) - needed:
             shutil.rmtree(folder)
+        # 3. Remove what killed processes left half-written; nobody else writes here.
         for partial in self.path.glob(".step-*.partial"):
             shutil.rmtree(partial, ignore_errors=True)
 
-    def forget_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps, which a rollback has refuted."""
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, which a rollback has invalidated."""
         for folder in self.path.glob("step-*"):
             if folder > self.checkpoint(step):
                 shutil.rmtree(folder)
 
-    def keep_samples(self, medium: Media, step: int) -> Path:
-        """Keep the step's samples, whole or not at all; return their file."""
+    def write_samples(self, medium: Media, step: int) -> Path:
+        """Write the step's samples atomically; return their path."""
         path = self._samples(step) / f"samples{medium.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -108,7 +113,7 @@ class RunFolder:
 
 
 class CheckpointWriter:
-    """Writes checkpoints one after another beside the training; as a context, waits at its end."""
+    """Writer of checkpoints in a background thread; leaving its context waits for the last."""
 
     def __init__(self, folder: RunFolder, *, keep: int, is_writer: bool) -> None:
         self._folder, self._keep, self._is_writer = folder, keep, is_writer
@@ -116,16 +121,17 @@ class CheckpointWriter:
         self._writing: Future[None] | None = None
 
     def write(self, take: Callable[[], Snapshot], provenance: Mapping[str, Any]) -> None:
-        """Take a snapshot and begin to write it, once the one before lies on the disk."""
+        """Take a snapshot and start writing it, after the previous one is on disk."""
         if not self._is_writer:
             return
+        # At most one snapshot is in memory; an error of the last write is raised here.
         self.wait()
         self._writing = self._thread.submit(
             self._folder.write, take(), dict(provenance), keep=self._keep
         )
 
     def wait(self) -> None:
-        """Until the last checkpoint lies whole on the disk."""
+        """Block until the last checkpoint is on disk; raise the error of a failed write."""
         if self._writing:
             self._writing.result()
 
@@ -134,5 +140,6 @@ class CheckpointWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown()
+        # After an error in the block that error is reported, not one of the writing.
         if kind is None:
             self.wait()

@@ -1,4 +1,4 @@
-"""What a run's log shows of a fault that its user can act on: the message alone, once."""
+"""Log filters that show an error which the user can act on once, without its traceback."""
 
 import logging
 
@@ -6,13 +6,13 @@ from aigc_ops.core.errors import AigcOpsError
 
 RUNS = ("prefect.flow_runs", "prefect.task_runs")
 FAILED = "Finished in state Failed("
-"""How Prefect repeats the message when a run ends."""
+"""The beginning of Prefect's last log record of a failed run, which repeats the message."""
 
 
 class WithoutTraceback(logging.Filter):
-    """Drops the traceback of an AigcOpsError; a bug keeps its own.
+    """A filter that removes the traceback of an AigcOpsError; other errors keep theirs.
 
-    Records that show or repeat such a message are marked, for `LeftToCaller`.
+    It marks the records that contain such a message, for `LeftToCaller`.
     """
 
     def __init__(self) -> None:
@@ -23,6 +23,7 @@ class WithoutTraceback(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         is_shown = isinstance(error, AigcOpsError)
         if is_shown:
+            # exc_text is the traceback as formatted for an earlier handler.
             record.exc_info = record.exc_text = None
             self._has_failed = True
         record.is_left_to_caller = is_shown or (
@@ -32,24 +33,27 @@ class WithoutTraceback(logging.Filter):
 
 
 class LeftToCaller(logging.Filter):
-    """Drops what the caller of a flow prints itself; Prefect's server gets it all the same."""
+    """A filter that drops records whose message the flow's caller prints itself."""
+
+    # Only on handlers of this process's output: Prefect's server receives the records as well.
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not getattr(record, "is_left_to_caller", False)
 
 
-def show_messages_alone() -> None:
-    """Filter the loggers of flow and task runs; calling it again changes nothing."""
+def hide_user_error_tracebacks() -> None:
+    """Remove tracebacks of user errors from the logs of flow and task runs."""
     for name in RUNS:
         _add_once(logging.getLogger(name), WithoutTraceback)
 
 
 def leave_errors_to_caller() -> None:
-    """Keep errors that end a run out of this process's own output, since its caller prints them."""
+    """Drop errors that end a run from this process's output, since its caller prints them."""
     for handler in logging.getLogger().handlers:
         _add_once(handler, LeftToCaller)
 
 
-def _add_once(place: logging.Filterer, kind: type[logging.Filter]) -> None:
-    if not any(isinstance(each, kind) for each in place.filters):
-        place.addFilter(kind())
+def _add_once(target: logging.Filterer, kind: type[logging.Filter]) -> None:
+    # Every flow calls this, so a second call in one process must not add a second filter.
+    if not any(isinstance(added, kind) for added in target.filters):
+        target.addFilter(kind())

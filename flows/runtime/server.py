@@ -1,4 +1,4 @@
-"""A Prefect server for the length of one run, where none is configured."""
+"""A temporary Prefect server for one run, used if no server is configured."""
 
 import atexit
 import os
@@ -16,11 +16,11 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from aigc_ops.core.errors import AigcOpsError
-from aigc_ops.core.state_dir import full_disk, home
+from aigc_ops.core.state_dir import full_disk_message, home
 
 STARTUP_SECONDS = 120
 HALF_MADE = ("duplicate column name", "already exists")
-"""SQLite's errors when a migration that was cut short, and not recorded, is begun again."""
+"""SQLite's errors when a migration is repeated that was interrupted before it was recorded."""
 ERROR = re.compile(r"^\s*([\w.]+(?:Error|Exception): .+)", re.MULTILINE)
 DATABASES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 EPHEMERAL = {
@@ -32,13 +32,14 @@ EPHEMERAL = {
 
 
 class TemporaryServer:
-    """Starts at once, in a process of its own, while the caller imports its libraries.
+    """A Prefect server in a child process, which starts while the caller imports libraries."""
 
-    Prefect would start the same server by itself, but only when the first flow runs, and
-    after importing the whole server into the client.
-    """
+    # Prefect would start the same server itself, but only when the first flow runs, and after
+    # it has imported the whole server into the client.
 
     def __init__(self) -> None:
+        # The kernel chooses a free port. Another process could take it before the server does;
+        # then the server ends and the log names the reason.
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -57,7 +58,7 @@ class TemporaryServer:
                     *("--port", str(self._port), "--log-level", "error", "--lifespan", "on"),
                 ],
                 # uvicorn and Prefect's migrations each put the working folder first on the
-                # import path: let it be one without modules.
+                # import path, so it must be a folder without modules.
                 cwd=self.log.parent,
                 env={
                     **os.environ,
@@ -68,23 +69,28 @@ class TemporaryServer:
                 stdout=output,
                 stderr=output,
                 preexec_fn=_die_with_parent,
+                # Ctrl-C in the terminal must not end the server before the last logs are sent.
                 start_new_session=True,
             )
 
     def wait(self) -> None:
-        """Return when the server answers; raises AigcOpsError when it does not come up.
-
-        A database that was left half made, by a full disk, is set aside for a new one.
-        """
+        """Wait until the server answers; raises AigcOpsError if it does not start."""
         if self._answers():
             return
-        if any(error in self._said() for error in HALF_MADE) and (aside := _set_aside()):
-            told = f"Prefect's database was half made, perhaps by a full disk; it is now {aside}"
-            warnings.warn(told, stacklevel=2)
+        # An interrupted migration, as by a full disk, leaves a database that no later start can
+        # complete. It is renamed, not removed, since it may hold the history of runs.
+        if any(error in self._log_text() for error in HALF_MADE) and (aside := _set_aside()):
+            warnings.warn(
+                "Prefect's database is incomplete, perhaps because of a full disk; it was renamed "
+                f"to {aside}",
+                stacklevel=2,
+            )
             self._start()
             if self._answers():
                 return
-        reason = full_disk(home()) or ["it told no error", *ERROR.findall(self._said())][-1]
+        # The last error in the log: in a chained traceback the earlier ones are its causes.
+        errors = ERROR.findall(self._log_text())
+        reason = full_disk_message(home()) or (errors[-1] if errors else "no error in the log")
         raise AigcOpsError(
             f"the temporary Prefect server did not start: {reason} (log: {self.log})"
         )
@@ -99,12 +105,12 @@ class TemporaryServer:
                 time.sleep(0.05)
         return False
 
-    def _said(self) -> str:
-        """What this start wrote to the log."""
+    def _log_text(self) -> str:
+        """Return the part of the log that this start has written."""
         return self.log.read_bytes()[self._log_start :].decode(errors="replace").strip()
 
     def stop(self) -> None:
-        """End the process, by force after ten seconds."""
+        """Stop the server; kill it after ten seconds."""
         self.process.terminate()
         try:
             self.process.wait(timeout=10)
@@ -117,12 +123,12 @@ _own: TemporaryServer | None = None
 
 
 def temporary_server() -> TemporaryServer | None:
-    """A server that this process alone talks to, until it exits; None if one is configured.
+    """Return this process's own server, which may still be starting; None if one is configured.
 
-    Asked again, it returns the same one, which may still be starting. Call it before Prefect
-    is imported: it is stopped after Prefect has sent its last logs, since Python runs exit
-    handlers in reverse order.
+    Another call returns the same server. Call it before Prefect is imported.
     """
+    # Python runs exit handlers in reverse order. Registered before Prefect's, ours stops the
+    # server after Prefect has sent its last logs.
     global _own
     configured = os.environ.get("PREFECT_API_URL")
     if _own and configured == _own.url:
@@ -141,11 +147,13 @@ def _prefect_home() -> Path:
 
 
 def _set_aside() -> Path | None:
-    """Where the database that the server would make has been moved; None if it is elsewhere."""
+    """Rename the server's database and return its new path; None for a configured database."""
+    # A database that the user has configured, such as PostgreSQL, is never touched.
     if any(os.environ.get(variable) for variable in DATABASES):
         return None
     database = _prefect_home() / "prefect.db"
     aside = database.with_name(f"prefect-half-made-{time.strftime('%Y%m%d-%H%M%S')}.db")
+    # SQLite's write-ahead log and shared memory belong to the database of their name.
     for end in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             Path(f"{database}{end}").rename(f"{aside}{end}")
@@ -153,23 +161,24 @@ def _set_aside() -> Path | None:
 
 
 def _require(url: str) -> None:
-    """Raise AigcOpsError where no server answers, before anything heavy is imported."""
+    """Raise AigcOpsError if no server answers, before anything slow is imported."""
     try:
         with urlopen(f"{url.rstrip('/')}/health", timeout=30):  # noqa: S310 - the user's own
             pass
     except HTTPError:
-        pass  # it answers, and perhaps wants a key
+        pass  # it answers, but requires credentials, which Prefect's client will send
     except (OSError, ValueError) as error:
         if isinstance(getattr(error, "reason", None), ssl.SSLError):
-            return  # it answers, to Prefect's own settings of TLS
+            return  # it answers, but Prefect's own TLS settings are needed to connect
         raise AigcOpsError(
-            f"PREFECT_API_URL ({url}) does not answer ({error}); start that server, mend the "
-            "address, or unset it for a server of this run's own"
+            f"PREFECT_API_URL ({url}) does not answer ({error}); start that server, correct "
+            "PREFECT_API_URL, or unset it to start a temporary server"
         ) from error
 
 
 def _die_with_parent() -> None:
-    """On Linux, end the server even when its parent is killed by SIGKILL."""
+    """On Linux, end the server even if its parent is killed by SIGKILL."""
+    # Runs in the child between fork and exec. The setting survives exec.
     if sys.platform == "linux":
         import ctypes
 

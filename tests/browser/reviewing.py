@@ -156,7 +156,7 @@ def opened(servers: Servers, page: Page, run: str) -> Locator:
     page.goto(f"{servers.prefect}/runs/flow-run/{run}")
     page.get_by_role("button", name="Resume").click(timeout=60 * SECONDS)
     form = page.get_by_role("dialog")
-    expect(form.get_by_text("The gate says").first).to_be_visible(timeout=60 * SECONDS)
+    expect(form.get_by_text("Gate outcome").first).to_be_visible(timeout=60 * SECONDS)
     return form
 
 

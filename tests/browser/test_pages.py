@@ -216,7 +216,7 @@ def test_a_stale_review_is_weighed_anew_and_a_rejection_leaves_the_champion(
     told = f"promote models:/pets/{second} by Bob: by the command line"
     eventually(lambda: told in messages)
     answer(page, servers, run, "approve", "Ann", "sharper still")
-    asked_again(servers, page, run, "It was weighed anew")
+    asked_again(servers, page, run, "It was evaluated again")
     answer(page, servers, run, "reject", "Ann", "not against this one")
     run_of(servers, run, "COMPLETED")
     assert champion(servers) == second
@@ -242,7 +242,7 @@ def test_where_two_must_agree_the_form_asks_for_another_name(
     answer(page, servers, run, "approve", "Ann", " ")
     asked_again(servers, page, run, "the name or the reason was empty")
     answer(page, servers, run, "approve", "Ann", "good pets")
-    asked_again(servers, page, run, "another reviewer must approve too")
+    asked_again(servers, page, run, "a second reviewer is required")
     answer(page, servers, run, "approve", "ann", "very good pets")
     asked_again(servers, page, run, "ann has approved")
     assert champion(servers) == before

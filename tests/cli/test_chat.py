@@ -76,7 +76,7 @@ def test_a_line_may_begin_with_a_slash_and_an_unknown_command_is_told_how(
     model: Gpt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said(model, "/etc/hosts") == ([], "")
-    assert "a line that begins with // is sent" in capsys.readouterr().err
+    assert "begin it with //" in capsys.readouterr().err
     messages, _ = said(model, "//etc//hosts")
     assert messages[0] == Message("user", "/etc//hosts")
 
@@ -112,7 +112,7 @@ def test_lines_piped_into_the_command_are_answered(model: Gpt, tmp_path: Path) -
     child.join()
     told = (tmp_path / "stderr").read_text()
     assert child.exitcode == 0, told
-    assert "line 2: not UTF-8 (invalid start byte at byte 3); left out" in told
+    assert "line 2: not UTF-8 (invalid start byte at byte 3); skipped" in told
     found = json.loads((tmp_path / "stdout").read_text())["messages"]
     expected, _ = said(model, "Hi")
     assert found == [{"role": m.role, "content": m.text} for m in expected]

@@ -1,12 +1,15 @@
 """The command line's last word: one JSON object and one line, whatever went wrong."""
 
 import json
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from aigc_ops.__main__ import main
 from aigc_ops.cli import pipeline_commands
+from aigc_ops.cli.parser import COMMAND_GROUPS
 
 LONG = "a" * 300
 
@@ -28,7 +31,7 @@ def told(capfd: pytest.CaptureFixture[str], *argv: str, code: int) -> str:
 def test_a_name_that_no_file_can_have_is_an_error_like_another(argv, capfd):
     error = told(capfd, *argv, code=1)
     assert "File name too long" in error
-    assert "mend the path" in error
+    assert "check the path" in error
 
 
 @pytest.mark.parametrize("argv", [["data", "show"], ["train", "x.yaml", "--name"]])
@@ -95,3 +98,27 @@ def test_an_integer_that_python_refuses_is_no_readable_config(
     path.write_text("seed: " + "9" * 5000)
     assert main(["validate", str(path)]) == 2
     assert "not readable as YAML" in capsys.readouterr().err
+
+
+def test_help_lists_every_command_once_in_a_group_on_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    listed = [line for line in shown.splitlines() if re.match(r"  [a-z]+ +\S", line)]
+    commands = [line.split()[0] for line in listed if line.split()[0] != "aigc-ops"]
+    assert sorted(commands) == sorted(pipeline_commands.COMMANDS)
+    assert all(len(line) <= 80 for line in listed)
+    assert [line[:-1] for line in shown.splitlines() if line[:-1] in COMMAND_GROUPS] == [
+        *COMMAND_GROUPS
+    ]
+
+
+@pytest.mark.parametrize("command", pipeline_commands.COMMANDS)
+def test_the_help_of_a_command_begins_with_its_usage(
+    command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(SystemExit):
+        main([command, "--help"])
+    assert capfd.readouterr().out.startswith(f"usage: aigc-ops {command} ")

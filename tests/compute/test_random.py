@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aigc_ops.compute.random import Noise, ReplayedNoise, mixed
+from aigc_ops.compute.random import Noise, ReplayedNoise, derive_seed
 from aigc_ops.core.errors import ModelError
 
 
@@ -30,10 +30,10 @@ def test_draws_steps_and_seeds_differ_and_repeat() -> None:
 
 
 def test_mixed_numbers_fit_a_seed_and_never_meet() -> None:
-    found = {mixed(a, b) for a in range(100) for b in range(100)}
+    found = {derive_seed(a, b) for a in range(100) for b in range(100)}
     assert len(found) == 10_000
     assert all(0 <= number < 2**63 for number in found)
-    assert mixed(1, 2) != mixed(2, 1)
+    assert derive_seed(1, 2) != derive_seed(2, 1)
 
 
 def all_kinds(noise: Noise) -> list[torch.Tensor]:
@@ -47,14 +47,14 @@ def test_replayed_noise_is_that_of_the_step_it_is_drawn_as() -> None:
     fixed = ReplayedNoise(first)
     given = all_kinds(fixed)
     for step in (1, 7):
-        fixed.draw_as(Noise(3, step, rows=rows, batch_size=4))
+        fixed.refill(Noise(3, step, rows=rows, batch_size=4))
         expected = all_kinds(Noise(3, step, rows=rows, batch_size=4))
         for kind in (0, 1, 3):  # views of the memory that is filled anew; integers are copies
             assert torch.equal(given[kind], expected[kind])
     with pytest.raises(ModelError, match=r"use noise\.ramp"):
         _ = fixed.step
     for draw in (lambda: fixed.normal(2), lambda: ReplayedNoise(first).normal(3)):
-        with pytest.raises(ModelError, match="drawn in other shapes or more often"):
+        with pytest.raises(ModelError, match="differ in shape or number from the step before"):
             draw()
 
 

@@ -85,11 +85,11 @@ def test_a_home_holds_them_before_a_library_would_make_them() -> None:
 
 
 def test_the_doctor_checks_them_and_makes_none() -> None:
-    assert [*LOCAL["private caches"]()] == [("ok", "none is made yet", None)]
+    assert [*LOCAL["private caches"]()] == [("ok", "none exists yet", None)]
     assert not home().exists()
     site, compiled = (claim(variable) for variable in PRIVATE_FOLDERS)
     [(state, found, _)] = LOCAL["private caches"]()
-    assert (state, found.rpartition(": ")[2]) == ("ok", "yours alone")
+    assert (state, found.rpartition(": ")[2]) == ("ok", "accessible to you only")
     site.chmod(0o777)
     compiled.rmdir()
     compiled.symlink_to("nowhere")

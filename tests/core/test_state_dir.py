@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aigc_ops.core.state_dir import export_environment, full_disk, home, is_first_process
+from aigc_ops.core.state_dir import export_environment, full_disk_message, home, is_first_process
 from aigc_ops.serving.runtime.process import with_log_end
 from tests.conftest import ROOT
 
@@ -50,7 +50,7 @@ def test_a_home_that_cannot_be_made_is_told_by_its_variable(tmp_path: Path) -> N
         text=True,
     )
     assert done.returncode == 2
-    assert "AIGC_OPS_HOME is no folder that can be made" in done.stderr
+    assert "cannot create AIGC_OPS_HOME" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -59,7 +59,7 @@ def test_a_full_disk_is_told_where_a_log_could_not_say_so(
 ) -> None:
     log = tmp_path / "build.log"
     log.touch()
-    assert full_disk(log) is None
+    assert full_disk_message(log) is None
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
     told = with_log_end("it failed", log)
     assert told == f"it failed: no space is left on the disk of {tmp_path}; the end of {log}:"

@@ -359,7 +359,7 @@ def test_a_dataset_without_one_sound_image_opens_without_a_shape(tmp_path: Path)
     for i in range(20):
         (tmp_path / f"{i}.png").write_bytes(b"broken %d" % i)
     assert opened(tmp_path).image_shape is None
-    with pytest.raises(DataError, match="no image of it can be read"):
+    with pytest.raises(DataError, match="no image can be read"):
         images_of(tmp_path)
 
 

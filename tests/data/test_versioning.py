@@ -93,7 +93,7 @@ def test_the_commands_that_the_refusal_gives_pin_the_change(
     flip_a_bit(pulled / "data/dialogue/heldout.parquet")
     with pytest.raises(DataError) as refusal:
         open_dataset(DataConfig(path="data/dialogue"))
-    undoing, pinning = str(refusal.value).split("to undo it run: ")[1].split("; to pin the change ")
+    undoing, pinning = str(refusal.value).split("to undo the change run: ")[1].split("; to pin it ")
     pinning = pinning.removeprefix("run: ")
     for command in pinning.split(" && "):
         run(pulled, *shlex.split(command))
@@ -244,7 +244,7 @@ def test_digests_that_are_paths_put_no_object_outside_the_cache(clone: Path) -> 
     store(remote, b"owned", digest=digest)
     source = (remote / "aa/../../../../../escaped.txt").resolve()
     pin_folder(clone / "evil.dvc", remote, "1.txt", md5=digest)
-    with pytest.raises(DataError, match="is no digest"):
+    with pytest.raises(DataError, match="is not a valid digest"):
         pull(clone / "evil")
     assert list(clone.parent.rglob("escaped.txt")) == [source]
 
@@ -257,7 +257,7 @@ def test_a_damaged_manifest_of_the_remote_is_told_as_any_damaged_object(
     [manifest] = (clone / "dvc-remote").rglob("*.dir")
     manifest.chmod(0o644)
     manifest.write_bytes(content)
-    with pytest.raises(DataError, match=r"the pull failed .* Mend the remote"):
+    with pytest.raises(DataError, match=r"the pull failed .* Repair the remote"):
         pull("data")
     assert not (clone / "data").exists()
 

@@ -132,15 +132,18 @@ def junk(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p, _: (None, {}), "backbone.weights names no file"),
+        (lambda p, _: (None, {}), "backbone.weights is not set"),
         (lambda p, _: (p / "absent.safetensors", {}), "absent.safetensors: weights cannot be read"),
         (lambda p, w: (w, {}), "with evaluation.image.backbone.architecture"),
         (lambda p, w: (w, {"architecture": "resnet81"}), "did you mean resnet18"),
         (lambda p, w: (w, {"architecture": "resnet34"}), "not weights of resnet34 .*Missing key"),
-        (lambda p, w: (w, {"architecture": "squeezenet1_1"}), "ends in no linear layer"),
+        (lambda p, w: (w, {"architecture": "squeezenet1_1"}), "has no linear layer"),
         (lambda p, _: (program(p / "s.pt2", any_batch=False), {}), "export it for any B"),
-        (lambda p, _: (program(p / "f.pt2", network=nn.Identity()), {}), r"\(B, D\) are needed"),
-        (lambda p, _: (junk(p / "j.pt2"), {}), "not a program of this torch"),
+        (
+            lambda p, _: (program(p / "f.pt2", network=nn.Identity()), {}),
+            r"of shape \(B, D\)",
+        ),
+        (lambda p, _: (junk(p / "j.pt2"), {}), "not a torch.export program that this torch"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_the_way_out(
@@ -155,7 +158,7 @@ def test_what_cannot_be_used_is_refused_with_the_way_out(
 
 def test_another_input_size_is_that_of_the_backbone(residual: tuple[nn.Module, Path]) -> None:
     described = {"weights": str(residual[1])}
-    with pytest.raises(EvaluationError, match="input_size is of efficientnet-lite0"):
+    with pytest.raises(EvaluationError, match="input_size applies only to efficientnet-lite0"):
         image_extractor(extractor="backbone", input_size=64, backbone=described)
 
 

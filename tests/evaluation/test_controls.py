@@ -19,7 +19,7 @@ from aigc_ops.modalities.image.metrics.controls import (
     TITLE_HEIGHT,
     VALUES_HEIGHT,
     ControlsReport,
-    look_at_controls,
+    evaluate_controls,
     steps,
 )
 from aigc_ops.modalities.image.model import ImageModel
@@ -74,7 +74,7 @@ def small_extractor() -> Extractor:
 
 @pytest.fixture(scope="module")
 def report(small_extractor: Extractor) -> ControlsReport:
-    found = look_at_controls(Lamp(), small_extractor, num_controls=9, num_samples=2000, seed=0)
+    found = evaluate_controls(Lamp(), small_extractor, num_controls=9, num_samples=2000, seed=0)
     assert found is not None
     return found[0]
 
@@ -106,7 +106,7 @@ def test_the_report_is_the_same_again_and_another_by_another_seed(
     small_extractor: Extractor,
 ) -> None:
     def nats(seed: int) -> float:
-        found = look_at_controls(Lamp(), small_extractor, num_controls=1, num_samples=2, seed=seed)
+        found = evaluate_controls(Lamp(), small_extractor, num_controls=1, num_samples=2, seed=seed)
         assert found is not None
         assert found[0].num_samples == 16
         return found[0].controls["light"].nats
@@ -115,7 +115,7 @@ def test_the_report_is_the_same_again_and_another_by_another_seed(
 
 
 def test_controls_beyond_the_first_ones_asked_for_are_named(small_extractor: Extractor) -> None:
-    found = look_at_controls(Lamp(), small_extractor, num_controls=2, num_samples=16, seed=0)
+    found = evaluate_controls(Lamp(), small_extractor, num_controls=2, num_samples=16, seed=0)
     assert found is not None
     assert list(found[0].controls) == ["light", "pattern"]
     assert found[0].left_out == ("count", "idle", "idle_pattern")
@@ -126,7 +126,7 @@ def test_nothing_is_said_of_a_model_without_controls_or_when_none_are_asked_for(
 ) -> None:
     for model, num in ((Lamp({}), 8), (Lamp(), 0)):
         assert (
-            look_at_controls(model, small_extractor, num_controls=num, num_samples=16, seed=0)
+            evaluate_controls(model, small_extractor, num_controls=num, num_samples=16, seed=0)
             is None
         )
 
@@ -134,7 +134,7 @@ def test_nothing_is_said_of_a_model_without_controls_or_when_none_are_asked_for(
 def test_the_picture_has_a_titled_block_for_each_control_whose_columns_step_through_it(
     small_extractor: Extractor,
 ) -> None:
-    found = look_at_controls(Lamp(), small_extractor, num_controls=2, num_samples=16, seed=0)
+    found = evaluate_controls(Lamp(), small_extractor, num_controls=2, num_samples=16, seed=0)
     assert found is not None
     picture = found[1]
     cell, header = 64 + 2, TITLE_HEIGHT + VALUES_HEIGHT

@@ -222,7 +222,7 @@ def test_missing_weights_are_downloaded_into_the_cache(release: Path) -> None:
 
 
 def test_a_download_of_another_digest_is_not_kept(release: Path) -> None:
-    with pytest.raises(EvaluationError, match="did not give the whole file"):
+    with pytest.raises(EvaluationError, match=r"download of .* was incomplete"):
         inception()
     assert list(release.iterdir()) == []
 
@@ -239,5 +239,5 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(
 
 
 def test_another_input_size_is_refused_for_inception() -> None:
-    with pytest.raises(EvaluationError, match="always sees 299"):
+    with pytest.raises(EvaluationError, match="always uses 299"):
         inception(input_size=128)

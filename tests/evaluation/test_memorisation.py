@@ -8,9 +8,9 @@ from torch.nn import functional
 from aigc_ops.modalities.image.metrics.memorisation import (
     MIN_HELDOUT,
     NEXT,
+    ImageFeatures,
     Memorisation,
-    Pictured,
-    look_for_copies,
+    detect_copies,
     nearest,
 )
 
@@ -31,8 +31,8 @@ def features_of(images: torch.Tensor) -> np.ndarray:
     return torch.tanh(images.flatten(1).float() / 255 @ project / 10).numpy()
 
 
-def pictured(images: torch.Tensor) -> Pictured:
-    return Pictured(images, features_of(images))
+def pictured(images: torch.Tensor) -> ImageFeatures:
+    return ImageFeatures(images, features_of(images))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def splits() -> dict[str, torch.Tensor]:
 
 
 def looked_at(splits: dict[str, torch.Tensor], samples: torch.Tensor) -> Memorisation:
-    found = look_for_copies(
+    found = detect_copies(
         pictured(samples), pictured(splits["train"]), pictured(splits["heldout"]), num_all=3000
     )
     assert found is not None
@@ -65,8 +65,8 @@ def test_clean_digits_pass(splits: dict[str, torch.Tensor]) -> None:
     assert not found.flagged
     assert found.exact == 0
     assert found.in_pixels.low < 0.01
-    assert "No copying was found" in found.told
-    assert "not ruled out" in found.told
+    assert "No copying was found" in found.summary
+    assert "not ruled out" in found.summary
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
@@ -74,7 +74,7 @@ def test_a_copycat_is_flagged(splits: dict[str, torch.Tensor], share: float) -> 
     found = looked_at(splits, copycat(splits, share))
     assert found.flagged
     assert found.in_pixels.share == pytest.approx(share, abs=0.03)
-    assert "are being copied" in found.told
+    assert "copies training images" in found.summary
 
 
 def test_exact_copies_are_counted(splits: dict[str, torch.Tensor]) -> None:
@@ -83,8 +83,8 @@ def test_exact_copies_are_counted(splits: dict[str, torch.Tensor]) -> None:
     found = looked_at(splits, samples)
     assert found.exact == 7
     assert not found.flagged
-    assert "7 exact copies" in found.told
-    assert "No copying was found" not in found.told
+    assert "7 exact copies" in found.summary
+    assert "No copying was found" not in found.summary
     samples[:25] = splits["train"][100:125]
     assert looked_at(splits, samples).flagged
 
@@ -97,23 +97,22 @@ def test_held_out_images_that_are_training_images_do_not_hide_a_copycat(
     found = looked_at({**splits, "heldout": leaked}, copycat(splits, 0.1))
     assert (found.num_leaked, found.num_heldout) == (25, 475)
     assert found.flagged
-    assert "25 others equal a training image" in found.told
+    assert "25 held-out images equal a training image" in found.summary
     clean = looked_at({**splits, "heldout": leaked}, splits["clean"])
     assert not clean.flagged
     leaked[: -MIN_HELDOUT + 1] = splits["train"][: 501 - MIN_HELDOUT]
     few = pictured(leaked)
     assert (
-        look_for_copies(pictured(splits["clean"]), pictured(splits["train"]), few, num_all=3000)
+        detect_copies(pictured(splits["clean"]), pictured(splits["train"]), few, num_all=3000)
         is None
     )
 
 
 def test_what_was_not_searched_is_told(splits: dict[str, torch.Tensor]) -> None:
     found = looked_at(splits, splits["clean"])
-    assert "against 3,000 training images" in found.told
-    assert (
-        "against 3,000 of the 60,000 training" in found.model_copy(update={"num_all": 60_000}).told
-    )
+    assert "against 3,000 training images" in found.summary
+    larger = found.model_copy(update={"num_all": 60_000})
+    assert "against 3,000 of the 60,000 training" in larger.summary
 
 
 def test_blurred_digits_are_no_copies(splits: dict[str, torch.Tensor]) -> None:
@@ -144,6 +143,6 @@ def test_distances_are_exact_where_products_would_blur_them() -> None:
 def test_too_few_held_out_images_bound_nothing(splits: dict[str, torch.Tensor]) -> None:
     few = pictured(splits["heldout"][:99])
     assert (
-        look_for_copies(pictured(splits["clean"]), pictured(splits["train"]), few, num_all=3000)
+        detect_copies(pictured(splits["clean"]), pictured(splits["train"]), few, num_all=3000)
         is None
     )

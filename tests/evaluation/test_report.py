@@ -98,7 +98,11 @@ def test_sounds_and_moving_pictures_are_played_from_the_page_itself() -> None:
             "fd_resnet50_0123abcd",
             "Fréchet distance to the data, lower is better, in the features of resnet50_0123abcd",
         ),
-        ("text", "perplexity", "the same per token of this tokenizer"),
+        (
+            "text",
+            "perplexity",
+            "exponential of the negative log-likelihood per token of this tokenizer",
+        ),
         ("text", "fid_clean", ""),
     ],
 )
@@ -114,8 +118,8 @@ def test_scores_stand_with_intervals_and_contracts_once_each() -> None:
     )
     assert "3.142" in html
     assert "2.14 – 4.14" in html
-    assert "Contract of fd, recall" in html
-    assert "Contract of kd" in html
+    assert "Conditions of fd, recall" in html
+    assert "Conditions of kd" in html
     assert html.count("(decides)") == 1
 
 

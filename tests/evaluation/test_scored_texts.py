@@ -88,7 +88,7 @@ def test_drawn_texts_are_compared_with_their_contracts(
     page = (tmp_path / "a" / "report.html").read_text()
     assert "nearest training text" in page
     assert "Most and least like the data" in page
-    assert "Learning by heart was not looked for: 0 held-out texts" in page
+    assert "Verbatim memorisation was not measured: only 0 held-out texts" in page
     assert next((tmp_path / "cache").glob("*/reference.json"))
 
 
@@ -99,14 +99,14 @@ def test_a_model_that_recites_its_training_texts_says_so_in_its_scores(tmp_path:
         pd.DataFrame({"text": texts}).to_parquet(data / f"{split}.parquet")
     reciting = stored(trained(PLANTED, num_steps=100), tmp_path / "model")
     scores = judged(reciting, data, tmp_path / "a", num_texts=4, extractor=None)
-    recited = scores.values["copies_in_continuations"]
-    assert recited.contract["n"] == len(TRAIN)
-    assert recited.value == pytest.approx(len(PLANTED) / len(TRAIN), abs=0.07)
+    copies = scores.values["copies_in_continuations"]
+    assert copies.contract["n"] == len(TRAIN)
+    assert copies.value == pytest.approx(len(PLANTED) / len(TRAIN), abs=0.07)
     assert "copies_in_continuations" in (memorisation_reason(scores, PromotionConfig()) or "")
     assert memorisation_reason(scores, PromotionConfig(max_copies=0.4)) is None
     page = (tmp_path / "a" / "report.html").read_text()
     assert 'class="note alarm"' in page
-    assert "Training texts recited" in page
+    assert "Training texts reproduced verbatim" in page
     assert "fd_minilm" not in scores.values
 
     config = DataConfig(path=str(data))
@@ -142,7 +142,7 @@ def test_a_text_model_of_damaged_weights_is_refused(text_file: Path, tmp_path: P
     model = new_gpt()
     next(model.parameters()).data.fill_(math.nan)
     broken = stored(model, tmp_path / "broken")
-    with pytest.raises(EvaluationError, match="log likelihood of held-out text 0 is nan"):
+    with pytest.raises(EvaluationError, match="log-likelihood of held-out text 0 is nan"):
         judged(broken, text_file, tmp_path / "a")
 
 

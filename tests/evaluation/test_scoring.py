@@ -187,7 +187,7 @@ def test_the_grid_has_a_row_for_each_class(
 
     scores = judged(gan, image_folder, tmp_path / "a")
     model = load_model(Path(gan.uri))
-    images = sampler.draw(model, sampler.requests(model, 20, seed=0))
+    images = sampler.generate(model, sampler.requests(model, 20, seed=0))
     by_class = torch.stack([images[label + turn * 10] for label in range(10) for turn in range(2)])
     expected = grid(by_class, 2)
     with Image.open(scores.grid_uri) as shown:
@@ -305,7 +305,7 @@ def test_a_model_and_data_of_different_kinds_are_refused(
 
 def test_a_model_of_another_size_is_refused(image_folder: Path, tmp_path: Path) -> None:
     small = stored(new_gan(size=16), tmp_path / "small")
-    with pytest.raises(EvaluationError, match="16x16 images with 1 channels, the data has 28x28"):
+    with pytest.raises(EvaluationError, match="16x16 with 1 channels, the data has 28x28"):
         judged(small, image_folder, tmp_path / "a")
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from aigc_ops.core.errors import DataError, EvaluationError
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.modalities.image.extractors.loading import load_extractor
-from aigc_ops.modalities.image.image_sets import Collection
+from aigc_ops.modalities.image.image_sets import ImageSet
 from aigc_ops.modalities.image.metrics import set_features
 from aigc_ops.modalities.image.metrics.compare_sets import METRICS, score_sets
-from aigc_ops.modalities.image.metrics.set_features import collection_features
+from aigc_ops.modalities.image.metrics.set_features import image_set_features
 from aigc_ops.statistics.moments import FeatureSet, Moments, merged
 from tests.conftest import CHILDREN
 
@@ -64,7 +64,7 @@ def write(images: np.ndarray, path: Path) -> Path:
 def scored(real: Path, fake: Path, cache: Path, *, metrics: Any = ("fid",), **settings: Any) -> Any:
     skip = settings.pop("skip", False)
     config = EvaluationConfig(device="cpu", precision="fp32", image={"input_size": 32, **settings})
-    sets = Collection(real, skip_damaged=skip), Collection(fake)
+    sets = ImageSet(real, skip_damaged=skip), ImageSet(fake)
     return score_sets(*sets, metrics, config.section("image"), config, cache=cache)
 
 
@@ -114,8 +114,8 @@ def test_the_values_are_torch_fidelitys(tmp_path: Path, random_weights: Path) ->
 @pytest.mark.parametrize("kind", ["set.zip", "set.parquet", "set.npy", "set.npz"])
 def test_the_same_images_are_the_same_wherever_they_lie(tmp_path: Path, kind: str) -> None:
     images = pictures(0)
-    folder = list(Collection(write(images, tmp_path / "folder")).images())
-    other = list(Collection(write(images, tmp_path / kind)).images())
+    folder = list(ImageSet(write(images, tmp_path / "folder")).images())
+    other = list(ImageSet(write(images, tmp_path / kind)).images())
     assert len(folder) == len(other) == NUM
     assert all(np.array_equal(a, b) for a, b in zip(folder, other, strict=True))
     assert folder[0].shape == (3, 32, 32)
@@ -126,7 +126,7 @@ def test_a_run_of_a_set_is_that_part_of_it(tmp_path: Path, kind: str) -> None:
     path = write(pictures(0), tmp_path / kind)
     if kind == "set.parquet":
         pd.read_parquet(path).to_parquet(path, row_group_size=6)
-    collection = Collection(path)
+    collection = ImageSet(path)
     every = list(collection.images())
     assert len(collection) == len(every) == NUM
     for places in ([0], [*range(5, 13)], [1, 6, 7, 18], [19], []):
@@ -141,15 +141,13 @@ def test_a_large_set_is_the_same_read_by_one_process_or_two(
 ) -> None:
     real = write(pictures(0, num=60), tmp_path / "real")
     (real / "0031.png").write_bytes(b"no image")
-    collection = Collection(real, skip_damaged=True)
+    collection = ImageSet(real, skip_damaged=True)
     config = EvaluationConfig(device="cpu", precision="fp32", image={"input_size": 32})
     image = config.section("image")
     extractor = load_extractor(image, config)
 
     def features(num_processes: int) -> FeatureSet:
-        return collection_features(
-            collection, extractor, image, config, num_processes=num_processes
-        )
+        return image_set_features(collection, extractor, image, config, num_processes=num_processes)
 
     # Its processes have no need to import all anew.
     monkeypatch.setattr(set_features.multiprocessing, "get_context", lambda _: CHILDREN)
@@ -177,9 +175,9 @@ def test_a_set_is_at_no_distance_from_itself_and_read_once(
     back = scored(fake, real, tmp_path / "cache")[NAME]
     assert away.value == pytest.approx(back.value, rel=1e-6)
     opened = []
-    images = Collection.images
+    images = ImageSet.images
     monkeypatch.setattr(
-        Collection, "images", lambda self, *span: opened.append(self) or images(self, *span)
+        ImageSet, "images", lambda self, *span: opened.append(self) or images(self, *span)
     )
     again = scored(real, fake, tmp_path / "cache")[NAME]
     assert again == away
@@ -200,7 +198,7 @@ def test_damaged_images_are_named_or_passed_over_and_counted(tmp_path: Path) -> 
     (real / "0003.png").write_bytes((real / "0003.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"0003\.png: .*--skip-damaged"):
         scored(real, fake, tmp_path / "cache")
-    with pytest.warns(UserWarning, match=r"1 damaged images were passed over: .*0003\.png"):
+    with pytest.warns(UserWarning, match=r"1 damaged images were skipped: .*0003\.png"):
         found = scored(real, fake, tmp_path / "cache", skip=True)
     again = scored(real, fake, tmp_path / "cache", skip=True)  # with the reference kept
     for each in (found, again):
@@ -239,7 +237,7 @@ def test_black_images_have_a_distance(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda p: p / "absent", "does not exist"),
-        (lambda p: write(pictures(0, num=1), p / "one"), "holds 1 images; at least 2"),
+        (lambda p: write(pictures(0, num=1), p / "one"), "holds 1 images; use at least 2"),
         (lambda p: _written(p / "a.txt", b"x"), "expected a folder, zip"),
         (lambda p: _written(p / "a.zip", b"PK\3\4 cut"), "not a whole zip"),
         (lambda p: _written(p / "a.parquet", b""), "not a whole Parquet file"),
@@ -247,12 +245,12 @@ def test_black_images_have_a_distance(tmp_path: Path) -> None:
         (lambda p: _written(p / "a.npy", b"junk"), "not a NumPy file of plain numbers"),
         (lambda p: _saved(p / "f.npy", np.zeros((3, 4, 4), np.float32)), "float32 of shape"),
         (lambda p: _saved(p / "o.npy", np.array([{}, {}])), "plain numbers"),
-        (lambda p: _saved(p / "c.npy", np.asfortranarray(pictures(0))), "stored by columns"),
+        (lambda p: _saved(p / "c.npy", np.asfortranarray(pictures(0))), "stored in Fortran order"),
         (lambda p: _saved(p / "z.npy", np.zeros((9, 0, 4, 3), np.uint8)), "have no pixels"),
         (lambda p: _cut(_saved(p / "t.npy", pictures(0))), "cut short"),
         (lambda p: _cut(_zipped(p / "t.npz", pictures(0))), "not a NumPy file"),
         (lambda p: _zipped(p / "n.npz", pictures(0), "x"), "arr_0, images, samples; found x"),
-        (lambda p: (p / "none").mkdir() or p / "none", "holds 0 images; at least 2"),
+        (lambda p: (p / "none").mkdir() or p / "none", "holds 0 images; use at least 2"),
     ],
 )
 def test_what_is_no_set_of_images_is_refused(tmp_path: Path, make: Any, message: str) -> None:
@@ -282,7 +280,7 @@ def _cut(path: Path) -> Path:
 
 def test_the_inception_score_needs_inception(tmp_path: Path) -> None:
     real = write(pictures(0), tmp_path / "real")
-    with pytest.raises(EvaluationError, match="take --extractor inception-v3"):
+    with pytest.raises(EvaluationError, match="use --extractor inception-v3"):
         scored(real, real, tmp_path / "cache", metrics=("isc",))
 
 
@@ -328,7 +326,7 @@ def test_images_are_taken_as_pillow_converts_them(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "a" / "1.jpg", exif=exif, quality=95)
-    for index, found in enumerate(Collection(tmp_path / "a").images()):
+    for index, found in enumerate(ImageSet(tmp_path / "a").images()):
         with Image.open(sorted((tmp_path / "a").iterdir())[index]) as image:
             np.testing.assert_array_equal(
                 found.transpose(1, 2, 0), np.asarray(image.convert("RGB"))
@@ -343,8 +341,8 @@ def test_a_damaged_image_in_a_zip_is_passed_over_like_one_in_a_folder(tmp_path: 
     content = bytearray(path.read_bytes())
     content[place] ^= 0xFF
     path.write_bytes(content)
-    collection = Collection(path, skip_damaged=True)
+    collection = ImageSet(path, skip_damaged=True)
     assert len(list(collection.images())) == NUM - 1
     assert len(collection.skipped) == 1
     with pytest.raises(DataError, match="--skip-damaged"):
-        list(Collection(path).images())
+        list(ImageSet(path).images())

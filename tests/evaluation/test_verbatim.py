@@ -11,11 +11,11 @@ from aigc_ops.interfaces.request import Message
 from aigc_ops.modalities.text.metrics.verbatim import (
     MAX_WORDS,
     Beginning,
-    Continued,
-    Verbatim,
+    Continuation,
+    VerbatimMemorisation,
     _beginning,
     _bound,
-    look_for_recitals,
+    detect_verbatim_copies,
 )
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
@@ -62,8 +62,8 @@ def trained(texts: list[str], *, num_steps: int, prompts: list[str] | None = Non
 
 def looked_at(
     model: Gpt, *, train: list[str] = TRAIN, heldout: list[str] = HELDOUT
-) -> tuple[Verbatim, list[Continued]]:
-    found = look_for_recitals(model, TextData(train), TextData(heldout), num=64)
+) -> tuple[VerbatimMemorisation, list[Continuation]]:
+    found = detect_verbatim_copies(model, TextData(train), TextData(heldout), num=64)
     assert not isinstance(found, str), found
     return found
 
@@ -82,24 +82,24 @@ def test_a_model_that_knows_planted_texts_by_heart_is_flagged(reciting: Gpt) -> 
     assert found.heldout_copied == 0
     assert found.longest == 12
     assert any(each.is_whole for each in copies)
-    assert "known by heart" in found.told
-    assert "None was found" not in found.told
+    assert "memorised verbatim" in found.summary
+    assert "No copies were found" not in found.summary
 
 
 def test_a_model_that_never_saw_the_texts_passes() -> None:
     found, copies = looked_at(trained(OTHERS, num_steps=100))
     assert not found.flagged
     assert (found.copied, copies) == (0, [])
-    assert "None was found" in found.told
-    assert "may bring out more" in found.told
+    assert "No copies were found" in found.summary
+    assert "may reveal more" in found.summary
 
 
 def test_what_held_out_texts_give_too_is_no_copy(reciting: Gpt) -> None:
     """The same text stands in both splits up to its last word: it is known, and tells nothing."""
     alike = [f"{text} {index}" for index, text in enumerate(PLANTED * 3)]
-    found = look_for_recitals(reciting, TextData(PLANTED), TextData(alike), num=64)
+    found = detect_verbatim_copies(reciting, TextData(PLANTED), TextData(alike), num=64)
     assert isinstance(found, str)
-    assert found.startswith("0 training texts go on for 13 words")
+    assert found.startswith("only 0 training texts continue for 13 words")
 
 
 def test_held_out_texts_that_were_trained_on_do_not_count(reciting: Gpt) -> None:
@@ -112,7 +112,7 @@ def test_answers_known_by_heart_are_found() -> None:
     prompts = [f"say {index}" for index in range(140)]
     answers = canaries(4, 140)
     model = trained(answers[:30], prompts=prompts[:30], num_steps=120)
-    found = look_for_recitals(
+    found = detect_verbatim_copies(
         model,
         TextData(answers[:80], prompts[:80]),
         TextData(answers[80:], prompts[80:]),
@@ -124,25 +124,25 @@ def test_answers_known_by_heart_are_found() -> None:
 
 
 def test_too_few_held_out_texts_tell_nothing(reciting: Gpt) -> None:
-    found = look_for_recitals(reciting, TextData(TRAIN), TextData(HELDOUT[:49]), num=64)
+    found = detect_verbatim_copies(reciting, TextData(TRAIN), TextData(HELDOUT[:49]), num=64)
     assert isinstance(found, str)
-    assert found.startswith("49 held-out texts are long enough")
+    assert found.startswith("only 49 held-out texts are long enough")
 
 
 def test_few_copies_are_called_no_more_than_a_suspicion(reciting: Gpt) -> None:
     found, copies = looked_at(reciting, train=[*PLANTED[:2], *OTHERS, *TRAIN[20:]])
     assert len(copies) == 2
     assert not found.flagged
-    assert "in 2 (" in found.told
-    assert "Too few for more than a suspicion" in found.told
+    assert "verbatim for 2 of them (" in found.summary
+    assert "Too few to prove memorisation" in found.summary
 
 
 def test_texts_that_the_context_cannot_hold_are_passed_over(reciting: Gpt) -> None:
     """Else a model of short sight would pass for want of room."""
     longer = [f"{text} {text} {text}" for text in HELDOUT]
-    found = look_for_recitals(reciting, TextData(TRAIN), TextData(longer), num=64)
+    found = detect_verbatim_copies(reciting, TextData(TRAIN), TextData(longer), num=64)
     assert isinstance(found, str)
-    assert found.startswith("0 held-out texts are long enough, fit the model's context")
+    assert found.startswith("only 0 held-out texts are long enough, fit the model's context")
 
 
 def test_the_interval_is_clopper_and_pearsons(reciting: Gpt) -> None:
@@ -151,8 +151,8 @@ def test_the_interval_is_clopper_and_pearsons(reciting: Gpt) -> None:
     assert (found.low, found.high) == (exact.low, exact.high)
 
 
-def continued(num_equal: int) -> Continued:
-    return Continued(Beginning("a", (), " ".join("b" * 20)), "", num_equal)
+def continued(num_equal: int) -> Continuation:
+    return Continuation(Beginning("a", (), " ".join("b" * 20)), "", num_equal)
 
 
 def test_the_bound_is_what_one_held_out_text_in_a_hundred_exceeds() -> None:
@@ -164,7 +164,7 @@ def test_the_bound_is_what_one_held_out_text_in_a_hundred_exceeds() -> None:
 
 def test_beginnings_are_halves_of_texts_or_prompts() -> None:
     data = TextData(["one two,  three four"])
-    assert _beginning(data, 0) == Beginning("one two", (), ",  three four", is_begun=True)
+    assert _beginning(data, 0) == Beginning("one two", (), ",  three four", is_prefix=True)
     assert _beginning(TextData(["alone"]), 0).rest == ""
     history = [[Message("user", "hi"), Message("assistant", "hello")]]
     answer = TextData(["very well."], ["how are you?"], history)

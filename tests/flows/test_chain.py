@@ -20,7 +20,7 @@ from PIL import Image
 
 from aigc_ops.core import prefect_http
 from aigc_ops.core.artifacts import RunResult
-from aigc_ops.core.state_dir import exclusive
+from aigc_ops.core.state_dir import lock_state_dir
 from tests.conftest import ROOT, eventually
 from tests.flows.conftest import Workplace, ended
 
@@ -64,9 +64,9 @@ def test_a_prefect_server_is_asked_for_the_flow_run(served, console, first, monk
         "flow_runs"
     ]
     monkeypatch.setenv("PREFECT_API_URL", served.server)
-    assert prefect_http.ask("health") is True
-    assert prefect_http.ask(f"flow_runs/{flow_run}")["state_name"] == "Completed"
-    assert prefect_http.ask(f"flow_runs/{uuid.uuid4()}") is None
+    assert prefect_http.get_json("health") is True
+    assert prefect_http.get_json(f"flow_runs/{flow_run}")["state_name"] == "Completed"
+    assert prefect_http.get_json(f"flow_runs/{uuid.uuid4()}") is None
 
 
 def test_an_unchanged_rerun_is_decided_before_the_heavy_libraries_are_imported(workplace, first):
@@ -142,7 +142,7 @@ def test_a_kept_result_replaced_by_a_pickle_is_made_again_and_never_loaded(
         answer, said = console.run("run", served.config, "--packaging.boot-timeout-seconds", 100)
         assert answer["version"] == first["version"]
         for path in kept:
-            assert f"{path.name} is no record of a result" in said
+            assert f"{path.name} is not a valid record" in said
         assert not loaded.exists()
         for record in (served.home / "runs").glob("*.json"):
             record.unlink()
@@ -281,7 +281,7 @@ def test_each_stage_runs_alone_on_what_the_one_before_it_left(workplace, console
             2,
             "expected NAME=NUMBER",
         ),
-        (["promote", "models:/../x/1"], 1, "name"),
+        (["promote", "models:/../x/1"], 1, "not a model URI"),
     ],
 )
 def test_mistakes_are_answered_with_a_message_and_an_exit_code(
@@ -319,10 +319,10 @@ def test_a_stage_alone_waits_for_the_home_and_a_mistake_in_a_config_does_not(
     workplace, console, first, monkeypatch
 ):
     monkeypatch.setenv("AIGC_OPS_HOME", str(workplace.home))
-    with exclusive(pytest.fail):
+    with lock_state_dir(pytest.fail):
         train = workplace.start("train", workplace.config)
         said = next(line for line in train.stderr if "waiting for" in line)
-        assert f"process {os.getpid()}, which holds this home" in said
+        assert f"process {os.getpid()}, which holds the state directory" in said
         answer, _ = console.run("run", workplace.config, "--training.stesp", 3, code=2)
         assert "--training.steps" in answer["error"]
         assert train.poll() is None
@@ -337,7 +337,7 @@ def test_two_runs_at_once_on_one_home_queue(served, console, first):
     holds = f"process {one.pid}"
     eventually(lambda: (served.home / "holder").read_text() == holds)
     other, said = console.run("run", served.config, "--seed", 12, *flags)
-    assert f"waiting for {holds}, which holds this home" in said
+    assert f"waiting for {holds}, which holds the state directory" in said
     printed, said = ended(one)
     assert one.returncode == 0, said
     assert json.loads(printed)["version"]["version"] != other["version"]["version"]

@@ -23,7 +23,7 @@ def test_a_half_written_config_leaves_the_others_as_they_are(tmp_path, monkeypat
     (tmp_path / "b-draft.yaml").write_text("data: {path: d}\nmodel: {family: gan, latent_dm: 3}")
     (tmp_path / "c.yaml").write_text("data: {path: d}\nmodel: {family: gan}")
     monkeypatch.setattr(deployments, "CONFIGS", tmp_path)
-    with pytest.warns(UserWarning, match="no form starts from a config at fault") as warned:
+    with pytest.warns(UserWarning, match="an invalid config is not used") as warned:
         pipeline = deployments.pipeline_of("gan")
     assert len(warned) == 2
     assert "config" not in pipeline.parameters.model_dump()["required"]
@@ -31,11 +31,11 @@ def test_a_half_written_config_leaves_the_others_as_they_are(tmp_path, monkeypat
 
 def test_prefect_yaml_is_what_the_families_generate():
     written = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    assert written == deployments.entrypoints()
+    assert written == deployments.prefect_yaml()
 
 
 def test_the_entrypoints_of_prefect_yaml_lead_to_the_flows():
-    for deployment in deployments.entrypoints()["deployments"]:
+    for deployment in deployments.prefect_yaml()["deployments"]:
         path, name = deployment["entrypoint"].split(":")
         assert Path(ROOT / path).is_file()
         assert isinstance(getattr(deployments, name), Flow)

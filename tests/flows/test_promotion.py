@@ -31,7 +31,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Events as they are emitted, with their texts."""
     found: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        notifications, "tell", lambda event, name, number, text: found.append((event, text))
+        notifications, "emit", lambda event, name, number, text: found.append((event, text))
     )
     return found
 
@@ -50,13 +50,13 @@ def entry_of(action: str) -> Entry:
 def test_each_decision_is_told_once_and_a_standing_champion_not_again(
     told: list[tuple[str, str]],
 ) -> None:
-    notifications.tell_verdict(verdict_of(promoted=True, alias="champion"))
-    notifications.tell_verdict(verdict_of(promoted=True, alias="champion", packet_digest=None))
-    notifications.tell_verdict(verdict_of(promoted=False, gate="keep", champion=None))
+    notifications.emit_verdict(verdict_of(promoted=True, alias="champion"))
+    notifications.emit_verdict(verdict_of(promoted=True, alias="champion", packet_digest=None))
+    notifications.emit_verdict(verdict_of(promoted=False, gate="keep", champion=None))
     assert [event for event, _ in told] == ["champion.changed", "gate.kept"]
     told.clear()
     for action in ("challenge", "approve", "promote", "reject", "rollback"):
-        notifications.tell_entry(entry_of(action))
+        notifications.emit_decision(entry_of(action))
     assert told == [
         ("decision.approved", "approve models:/pets/2 by Ann: why"),
         ("decision.approved", "approve models:/pets/2 by Ann: why"),

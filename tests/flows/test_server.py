@@ -36,7 +36,7 @@ def test_a_database_that_a_full_disk_left_half_made_is_set_aside(monkeypatch, tm
         database.execute("CREATE TABLE flow (id INTEGER)")
     server = TemporaryServer()
     try:
-        with pytest.warns(UserWarning, match=r"half made, .*prefect-half-made-"):
+        with pytest.warns(UserWarning, match=r"incomplete, .*prefect-half-made-"):
             server.wait()
     finally:
         server.stop()

@@ -11,7 +11,7 @@ from aigc_ops.core.artifacts import DatasetRef
 from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, open_dataset
 from aigc_ops.interfaces.labels import class_names
-from aigc_ops.modalities.image.image_sets import Collection
+from aigc_ops.modalities.image.image_sets import ImageSet
 from tests.data.making_data import image_rows, write_images, write_splits
 
 
@@ -37,8 +37,8 @@ def test_splits_of_a_folder_are_told_by_their_usual_names(tmp_path, train, heldo
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["train/a/1.png", "train/b/2.png"], "train seem to be splits"),
-        (["set/train/a/1.png", "set/test/a/2.png"], "holds one folder, set, of splits"),
+        (["train/a/1.png", "train/b/2.png"], "train look like splits"),
+        (["set/train/a/1.png", "set/test/a/2.png"], "the splits are in its folder set"),
     ],
 )
 def test_splits_that_would_be_taken_for_classes_are_refused(tmp_path, names, told) -> None:
@@ -143,12 +143,12 @@ def test_pinned_data_with_a_device_in_it_is_refused_unread(tmp_path: Path) -> No
 
 def test_a_set_to_compare_passes_over_what_has_no_end(tmp_path: Path) -> None:
     write_images(tmp_path, ["1.png"])
-    before = Collection(tmp_path).digest()
+    before = ImageSet(tmp_path).digest()
     (tmp_path / "2.png").symlink_to(os.devnull)
-    images = Collection(tmp_path, skip_damaged=True)
+    images = ImageSet(tmp_path, skip_damaged=True)
     assert len(list(images.images())) == 1
     assert "not a regular file" in images.skipped[0]
     assert images.digest() != before
     (tmp_path / "3.npy").symlink_to(os.devnull)
     with pytest.raises(DataError, match="not a regular file"):
-        Collection(tmp_path / "3.npy")
+        ImageSet(tmp_path / "3.npy")

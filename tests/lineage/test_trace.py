@@ -27,8 +27,8 @@ from aigc_ops.registry.evidence import CONTENT, evidence_of, store_packet
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, fetch
 from aigc_ops.sampling.files import write_samples
-from aigc_ops.sampling.metadata import Origin
-from aigc_ops.sampling.sampler import draw, requests
+from aigc_ops.sampling.metadata import ModelRef
+from aigc_ops.sampling.sampler import generate, requests
 from aigc_ops.serving.bento.store import (
     CONFIRMATION,
     Confirmation,
@@ -102,10 +102,10 @@ def sample(version: ModelVersion, tmp_path: Path) -> Path:
     """A sample of the champion, as `aigc-ops sample` writes it."""
     model = load_model(Path(fetch(version).uri))
     asked = requests(model, 1, seed=7)
-    origin = Origin(model=version.uri, manifest_digest=version.manifest_digest)
+    origin = ModelRef(model=version.uri, manifest_digest=version.manifest_digest)
     write_samples(
         find_modality(model.modality),
-        draw(model, asked),
+        generate(model, asked),
         asked,
         tmp_path / "samples",
         origin=origin,
@@ -327,7 +327,7 @@ def test_data_that_changed_breaks_the_line_and_data_that_is_elsewhere_does_not(
     shutil.rmtree(images)
     found = trace(version.uri)
     assert found.broken == ()
-    assert any("not on this machine" in link.told for link in found.links)
+    assert any("not on this machine" in link.message for link in found.links)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_what_leads_nowhere_says_so(ref: str, message: str) -> None:
 
 
 def test_an_image_without_an_origin_says_so(images: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be told which model drew this"):
+    with pytest.raises(ModelError, match="cannot determine which model generated this"):
         trace(str(next(images.rglob("*.png"))))
 
 

@@ -80,13 +80,13 @@ BAD = {
     "no turns": ({"messages": [{"role": "user"}]}, "the user's content is None"),
     "a strange role": (
         {"messages": [{"role": "tool", "content": "x"}]},
-        "role 'tool' is none of system, user, assistant",
+        "role 'tool' is not one of system, user, assistant",
     ),
     "no answer": ({"messages": chat(0)[:1]}, "no message is the assistant's"),
     "an open end": ({"messages": chat(0)[:3]}, "the last message is not the assistant's"),
     "out of order": (
         {"messages": [*chat(0)[:1], *chat(0)]},
-        "message 2 is the user's where the assistant's was expected",
+        "message 2 has the role user, expected assistant",
     ),
     "half a surrogate": (
         '{"prompt": "p", "text": "a\\ud800"}',

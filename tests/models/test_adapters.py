@@ -63,7 +63,7 @@ def test_what_is_registered_speaks_as_what_was_trained(
     likelihood = model.log_likelihood(DIALOGUE)[0]
     texts = model.sample(requests_of_unlike_lengths())
     write_folder(tmp_path / "trained", lambda folder: write_model(model, folder))
-    released = load_model(tmp_path / "trained").released()
+    released = load_model(tmp_path / "trained").for_registry()
     write_folder(tmp_path / "released", lambda folder: write_model(released, folder))
     loaded = load_model(tmp_path / "released")
     assert isinstance(loaded, Gpt)

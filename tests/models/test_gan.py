@@ -126,13 +126,13 @@ def test_each_code_is_set_by_its_control_and_else_drawn_from_the_seed():
     assert set(model.controls()) == {
         *("truncation", "category_1", "category_2", "code_1", "code_2"),
     }
-    codes = model.codes.of_request(
+    codes = model.codes.from_request(
         SampleRequest(1, controls={"category_1": 2, "category_2": 0, "code_2": 0.5})
     )
     assert codes[:5].tolist() == [0, 0, 1, 1, 0]
     assert codes[6] == 0.5
-    again = model.codes.of_request(SampleRequest(1))
-    assert torch.equal(again, model.codes.of_request(SampleRequest(1)))
+    again = model.codes.from_request(SampleRequest(1))
+    assert torch.equal(again, model.codes.from_request(SampleRequest(1)))
     with pytest.raises(ModelError, match="whole number"):
         model.check(SampleRequest(0, controls={"category_1": 0.5}))
 
@@ -140,15 +140,15 @@ def test_each_code_is_set_by_its_control_and_else_drawn_from_the_seed():
 def test_the_information_of_right_and_of_blind_predictions_is_all_and_none():
     model = Gan(GanConfig(categorical_codes=(4,), **SMALL), GREY)
     codes = torch.eye(4)
-    right, _ = model.codes.surprise(100 * codes, codes)
-    blind, _ = model.codes.surprise(torch.zeros(4, 4), codes)
+    right, _ = model.codes.nll(100 * codes, codes)
+    blind, _ = model.codes.nll(torch.zeros(4, 4), codes)
     assert right.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert model.codes.entropy() - blind.mean().item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_standardised_codes_have_the_scale_of_noise():
     model = Gan(GanConfig(categorical_codes=(10, 2), continuous_codes=2, **SMALL), GREY)
-    codes = model.codes.standardised(model.codes.draw(Noise(0, batch_size=20_000)))
+    codes = model.codes.standardise(model.codes.sample(Noise(0, batch_size=20_000)))
     assert codes.mean(dim=0).tolist() == pytest.approx([0.0] * 14, abs=0.05)
     assert codes.std(dim=0).tolist() == pytest.approx([1.0] * 14, abs=0.05)
 

@@ -14,10 +14,10 @@ from aigc_ops.core.errors import ModelError
 from aigc_ops.interfaces.request import Message, Role, SampleRequest
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt
-from aigc_ops.models.language.decoding import Choice, Decoding, Wording
+from aigc_ops.models.language.decoding import Decoding, Detokenizer, TokenSampler
 from aigc_ops.models.language.packing import IGNORED
-from aigc_ops.models.language.tokenizer import MARKS, Vocabulary
-from aigc_ops.sampling.sampler import draw, requests
+from aigc_ops.models.language.tokenizer import SPECIAL_TOKENS, Vocabulary
+from aigc_ops.sampling.sampler import generate, requests
 from tests.models.dialogue import DIALOGUE, requests_of_unlike_lengths, small_model
 from tests.models.test_exchange import CHATML, with_template
 
@@ -29,8 +29,8 @@ def drawn_by(logits: torch.Tensor, num: int, **settings: float) -> torch.Tensor:
     plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
     decoding = Decoding(**{**plain, **settings}, max_new_tokens=1)
     generators = [torch.Generator().manual_seed(seed) for seed in range(num)]
-    choice = Choice([decoding] * num, [[0]] * num, generators, num_tokens=len(logits))
-    return choice.draw(logits.expand(num, -1), 0)
+    token_sampler = TokenSampler([decoding] * num, [[0]] * num, generators, num_tokens=len(logits))
+    return token_sampler.sample(logits.expand(num, -1), 0)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_a_stream_adds_up_to_the_sample_in_whole_characters(tokenizer: str) -> N
 def test_characters_of_many_tokens_are_told_whole(text: str) -> None:
     vocabulary = Vocabulary.of_bytes(DIALOGUE)
     (ids,) = vocabulary.encode([text])
-    wording = Wording(vocabulary, vocabulary.opening("?"), max_tokens=len(ids))
-    pieces = [wording.add(token) for token in ids]
+    detokenizer = Detokenizer(vocabulary, vocabulary.prompt_tokens("?"), max_tokens=len(ids))
+    pieces = [detokenizer.append(token) for token in ids]
     assert "".join(pieces) == text
     assert [piece for piece in pieces if piece] == list(text)
 
@@ -118,13 +118,15 @@ def test_characters_of_many_tokens_are_told_whole(text: str) -> None:
 def test_a_text_ends_before_the_first_stop_string(stop: list[str], expected: str) -> None:
     vocabulary = Vocabulary.of_bytes(DIALOGUE)
     (ids,) = vocabulary.encode(["hello world"])
-    wording = Wording(vocabulary, vocabulary.opening("?"), max_tokens=len(ids), stop=stop)
-    told = ""
+    detokenizer = Detokenizer(
+        vocabulary, vocabulary.prompt_tokens("?"), max_tokens=len(ids), stop=stop
+    )
+    text = ""
     for token in ids:
-        told += wording.add(token)
-        assert expected.startswith(told)  # nothing of a stop string is told before it is known
-    assert told == wording.text == expected
-    assert wording.ended
+        text += detokenizer.append(token)
+        assert expected.startswith(text)  # nothing that may begin a stop string
+    assert text == detokenizer.text == expected
+    assert detokenizer.ended
 
 
 def test_a_closed_stream_draws_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +151,7 @@ def test_earlier_turns_stand_before_the_prompt_each_ended_as_in_training() -> No
     start, turn, end = vocabulary.start, vocabulary.turn, vocabulary.end
     hi, hello, who = vocabulary.encode(["Hi", "Hello there 😀", "Who?"])
     expected = [start, *hi, *turn, *hello, end, *who, *turn]
-    assert vocabulary.opening("Who?", TURNS) == expected
+    assert vocabulary.prompt_tokens("Who?", TURNS) == expected
     data = TextData(["Me."], ["Who?"], [TURNS])
     (document,) = vocabulary.documents(data)
     assert document.ids == [*expected, *vocabulary.encode(["Me."])[0], end]
@@ -170,9 +172,9 @@ def test_as_many_whole_turns_are_kept_as_the_context_holds() -> None:
     turns = [Message("user", "u" * 8), Message("assistant", "a" * 8)] * 6
     system = Message("system", "Be brief.")
     request = SampleRequest(0, prompt="Now?", history=(system, *turns))
-    opening = model._opening(request)
+    opening = model._prompt_tokens(request)
     assert len(opening) + 16 <= 64
-    assert opening == model.vocabulary.opening("Now?", [system, *turns[-4:][2:]])
+    assert opening == model.vocabulary.prompt_tokens("Now?", [system, *turns[-4:][2:]])
     assert model.sample([request])
 
 
@@ -182,14 +184,23 @@ def first_that_fits(model: Gpt, request: SampleRequest) -> list[int]:
     turns, prompt = request.history[len(system) :], request.prompt
     longest = model.config.context_length - model._decoding(request).max_new_tokens
     for start in range(0, len(turns) + 1, 2):
-        opening = model.vocabulary.opening(prompt, [*system, *turns[start:]])
+        opening = model.vocabulary.prompt_tokens(prompt, [*system, *turns[start:]])
         if len(opening) <= longest:
             return opening
-    return model.vocabulary.opening(prompt, system)
+    return model.vocabulary.prompt_tokens(prompt, system)
 
 
 def random_history(random: Random) -> tuple[Message, ...]:
-    said = ["", "y", "你好", "What is AI?", "two and two " * 3, MARKS[2], "😀" * 9, "z" * 300]
+    said = [
+        "",
+        "y",
+        "你好",
+        "What is AI?",
+        "two and two " * 3,
+        SPECIAL_TOKENS[2],
+        "😀" * 9,
+        "z" * 300,
+    ]
     system = [Message("system", text) for text in random.sample(said[:4], random.randrange(3))]
     roles: list[Role] = ["user", "assistant"] * random.randrange(20)
     return (*system, *(Message(role, random.choice(said)) for role in roles))
@@ -207,9 +218,9 @@ def test_the_turns_that_are_kept_are_those_that_trying_one_by_one_would_keep(
     random, cut = Random(0), 0
     for _ in range(50):
         request = SampleRequest(0, prompt="Now?", history=random_history(random))
-        opening = model._opening(request)
+        opening = model._prompt_tokens(request)
         assert opening == first_that_fits(model, request)
-        cut += opening != model.vocabulary.opening("Now?", request.history)
+        cut += opening != model.vocabulary.prompt_tokens("Now?", request.history)
     assert 5 < cut < 50
 
 
@@ -227,7 +238,7 @@ def test_a_long_history_is_tokenised_a_few_times_for_all_samples(
     history = [Message(role, "y") for role in ("user", "assistant")] * 500
     monkeypatch.setattr(Vocabulary, "encode", counted)
     asked = requests(model, 64, seed=0, prompt="Now?", history=history)
-    assert len(draw(model, asked)) == 64
+    assert len(generate(model, asked)) == 64
     assert sum(encoded) < 12 * len(history)
 
 
@@ -236,14 +247,14 @@ def test_a_prompt_keeps_its_marks_text_while_another_is_framed() -> None:
 
     def frame() -> None:
         while not stopped.is_set():
-            vocabulary._framed([(MARKS[0], None)])
+            vocabulary._template_tokens([(SPECIAL_TOKENS[0], None)])
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(1) as pool:
             framing = pool.submit(frame)
-            found = [vocabulary.encode([MARKS[2]])[0] for _ in range(30_000)]
+            found = [vocabulary.encode([SPECIAL_TOKENS[2]])[0] for _ in range(30_000)]
             stopped.set()
             framing.result()
     finally:
@@ -254,10 +265,10 @@ def test_a_prompt_keeps_its_marks_text_while_another_is_framed() -> None:
 @pytest.mark.parametrize(
     ("history", "message"),
     [
-        ((Message("assistant", "a"),), "message 1 is the assistant's where the user's"),
-        ((Message("user", "a"), Message("user", "b")), "message 2 is the user's"),
-        ((Message("user", "a"),), "its answer is missing"),
-        ((*TURNS, Message("system", "s")), "message 3 is the system's"),
+        ((Message("assistant", "a"),), "message 1 has the role assistant, expected user"),
+        ((Message("user", "a"), Message("user", "b")), "message 2 has the role user"),
+        ((Message("user", "a"),), "add the assistant's answer"),
+        ((*TURNS, Message("system", "s")), "message 3 has the role system"),
     ],
 )
 def test_turns_out_of_order_are_refused(history: tuple[Message, ...], message: str) -> None:
@@ -267,8 +278,8 @@ def test_turns_out_of_order_are_refused(history: tuple[Message, ...], message: s
 
 def test_a_mark_that_a_person_types_is_text() -> None:
     vocabulary = Vocabulary.of_bytes(DIALOGUE)
-    history = (Message("user", MARKS[2]), Message("assistant", MARKS[1]))
-    opening = vocabulary.opening("".join(MARKS), history)
+    history = (Message("user", SPECIAL_TOKENS[2]), Message("assistant", SPECIAL_TOKENS[1]))
+    opening = vocabulary.prompt_tokens("".join(SPECIAL_TOKENS), history)
     assert opening.count(vocabulary.end) == 1
     assert opening.count(vocabulary.turn[0]) == 2
 
@@ -276,8 +287,8 @@ def test_a_mark_that_a_person_types_is_text() -> None:
 def test_the_system_message_stays_or_the_request_is_refused() -> None:
     model = small_model(tokenizer="bytes", context_length=48)
     history = (Message("system", "s" * 30), *TURNS)
-    opening = model._opening(SampleRequest(0, prompt="Now?", history=history))
-    assert opening == model.vocabulary.opening("Now?", history[:1])
+    opening = model._prompt_tokens(SampleRequest(0, prompt="Now?", history=history))
+    assert opening == model.vocabulary.prompt_tokens("Now?", history[:1])
     longer = SampleRequest(0, prompt="Now?", history=(Message("system", "s" * 44), *TURNS))
     with pytest.raises(ModelError, match="the prompt with its system message has 48 characters"):
         model.check(longer)
@@ -285,5 +296,7 @@ def test_the_system_message_stays_or_the_request_is_refused() -> None:
 
 def test_a_beginning_of_a_text_stands_in_no_frame() -> None:
     model = small_model(tokenizer="bytes")
-    request = SampleRequest(0, prompt="Now?", is_begun=True)
-    assert model._opening(request) == model._opening(SampleRequest(0, prompt="Now?"))[:-1]
+    request = SampleRequest(0, prompt="Now?", is_prefix=True)
+    assert (
+        model._prompt_tokens(request) == model._prompt_tokens(SampleRequest(0, prompt="Now?"))[:-1]
+    )

@@ -89,7 +89,7 @@ def test_a_gguf_file_is_the_model_of_the_folder_it_was_made_of(folder: Path, ggu
     assert {name: ours[name] for name in ("start", "turn", "end", "template")} == {
         name: theirs[name] for name in ("start", "turn", "end", "template")
     }
-    assert left.vocabulary.opening("Who? 你") == right.vocabulary.opening("Who? 你")
+    assert left.vocabulary.prompt_tokens("Who? 你") == right.vocabulary.prompt_tokens("Who? 你")
     expected, found = (model.log_likelihood(DIALOGUE)[0] for model in (left, right))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert right.sample(requests_of_unlike_lengths()) == left.sample(requests_of_unlike_lengths())
@@ -101,7 +101,7 @@ def test_a_gguf_model_is_trained_stored_and_exported(gguf: Path, tmp_path: Path)
     train(model, DIALOGUE, steps=20)
     assert model.log_likelihood(DIALOGUE)[0].sum() > before
     gguf.unlink()
-    released = model.released()
+    released = model.for_registry()
     write_folder(tmp_path / "stored", lambda folder: write_model(released, folder))
     stored = load_model(tmp_path / "stored")
     stored.export(tmp_path / "exported")

@@ -15,10 +15,10 @@ from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models import gpt
 from aigc_ops.models.gpt import Gpt, GptConfig
-from aigc_ops.models.language.decoding import Wording
+from aigc_ops.models.language.decoding import Detokenizer
 from aigc_ops.models.language.likelihood import score
 from aigc_ops.models.language.packing import IGNORED, windows
-from aigc_ops.models.language.tokenizer import MARKS, Vocabulary
+from aigc_ops.models.language.tokenizer import SPECIAL_TOKENS, Vocabulary
 from aigc_ops.models.language.transformer import _Heads
 from aigc_ops.storage.checkpoints import load_model, write_model
 from tests.conftest import noise_for
@@ -39,17 +39,17 @@ ODD_TEXTS = [
     " a  b\r\n\tc ",
     "naïve 你好 😀👩‍👧",
     "\x00\x7f\u202e\ufffd!",
-    "".join(MARKS),
+    "".join(SPECIAL_TOKENS),
     "\U0010ffff",
 ]
 
 
 def text_of(vocabulary: Vocabulary, opening: list[int], ids: list[int]) -> str:
     """The text of ids that were drawn after an opening."""
-    wording = Wording(vocabulary, opening, max_tokens=len(ids))
-    told = "".join(wording.add(token) for token in ids)
-    assert told == wording.text
-    return wording.text
+    detokenizer = Detokenizer(vocabulary, opening, max_tokens=len(ids))
+    pieces = "".join(detokenizer.append(token) for token in ids)
+    assert pieces == detokenizer.text
+    return detokenizer.text
 
 
 # The vocabulary
@@ -61,7 +61,7 @@ def test_every_unicode_text_comes_back_from_its_tokens(tokenizer: str, text: str
     vocabulary = copy.deepcopy(small_model(tokenizer=tokenizer)).vocabulary
     (ids,) = vocabulary.encode([text])
     assert not {vocabulary.start, vocabulary.end, *vocabulary.turn} & set(ids)
-    assert text_of(vocabulary, vocabulary.opening("你"), ids) == text.rstrip("\ufffd")
+    assert text_of(vocabulary, vocabulary.prompt_tokens("你"), ids) == text.rstrip("\ufffd")
 
 
 def test_equal_data_gives_an_equal_vocabulary() -> None:
@@ -81,7 +81,7 @@ def test_a_turn_within_a_drawn_text_reads_as_a_new_line() -> None:
     vocabulary = Vocabulary.learn(DIALOGUE, 300)
     question, answer = vocabulary.encode(["Who?", "Me."])
     assert text_of(
-        vocabulary, vocabulary.opening(None), [*question, *vocabulary.turn, *answer]
+        vocabulary, vocabulary.prompt_tokens(None), [*question, *vocabulary.turn, *answer]
     ) == ("Who?\nMe.")
 
 
@@ -187,7 +187,7 @@ def test_the_log_likelihood_is_the_sum_over_the_text_and_its_end_alone() -> None
     totals, counts = model.log_likelihood(DIALOGUE)
     assert totals.dtype == torch.float64
     for prompt, text, total, count in zip(QUESTIONS, ANSWERS, totals, counts, strict=True):
-        opening = vocabulary.opening(prompt)
+        opening = vocabulary.prompt_tokens(prompt)
         targets = [*vocabulary.encode([text])[0], vocabulary.end]
         table = next_log_probabilities(model, [*opening, *targets[:-1]])[len(opening) - 1 :]
         by_hand = sum(table[i, target].item() for i, target in enumerate(targets))
@@ -275,7 +275,7 @@ def test_greedy_text_equals_repeated_argmax_without_a_cache() -> None:
     vocabulary = model.vocabulary
     requests = requests_of_unlike_lengths()
     for request, text in zip(requests, model.sample(requests), strict=True):
-        opening, drawn = vocabulary.opening(request.prompt), []
+        opening, drawn = vocabulary.prompt_tokens(request.prompt), []
         while len(drawn) < 20 and vocabulary.end not in drawn:
             table = next_log_probabilities(model, [*opening, *drawn])
             drawn.append(int(table[-1].argmax()))

@@ -30,7 +30,7 @@ the GPT's 5.6 a byte, 0.13.
 
 
 def draw(model: Generative, num: int, seed: int = 5):
-    return sampler.draw(model, sampler.requests(model, num, seed=seed))
+    return sampler.generate(model, sampler.requests(model, num, seed=seed))
 
 
 def awake(model: Generative) -> Generative:
@@ -58,9 +58,9 @@ def test_samples_have_the_datas_own_shape_and_range(case, num):
 def test_a_sample_is_the_same_alone_and_among_others(case):
     model = case.model()
     asked = sampler.requests(model, 7, seed=5)
-    together = sampler.draw(model, asked)
+    together = sampler.generate(model, asked)
     for index, request in enumerate(asked):
-        alone = sampler.draw(model, [request])
+        alone = sampler.generate(model, [request])
         if isinstance(case.data, ImageData):
             assert (alone[0].int() - together[index].int()).abs().max() <= 1
         else:
@@ -180,7 +180,7 @@ def test_controls_are_kept_within_their_bounds_and_change_the_sample(case):
         ends = [SampleRequest(0, label, controls={name: v}) for v in (control.low, control.high)]
         for request in ends:
             model.check(request)
-        low, high = (sampler.draw(model, [request]) for request in ends)
+        low, high = (sampler.generate(model, [request]) for request in ends)
         assert not (torch.equal(low, high) if isinstance(low, torch.Tensor) else low == high), name
 
 

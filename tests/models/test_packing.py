@@ -120,7 +120,7 @@ def test_texts_are_framed_together_as_each_alone(
     monkeypatch.setattr(tokenizer, "MOST_TEXTS", 5)
     found = list(vocabulary.documents(data))
     for row, document in enumerate(found):
-        opening = vocabulary.opening(prompts[row] if prompts else None)
+        opening = vocabulary.prompt_tokens(prompts[row] if prompts else None)
         (text,) = vocabulary.encode([data.texts[row]])
         assert document == Document([*opening, *text, vocabulary.end], len(opening))
     assert len(found) == len(data)
@@ -132,7 +132,7 @@ def test_no_more_text_is_encoded_at_once_than_allowed(
 ) -> None:
     monkeypatch.setattr(tokenizer, "MOST_CHARACTERS", most)
     longest = max(len(p) + len(t) for p, t in zip(DIALOGUE.prompts, DIALOGUE.texts, strict=True))
-    parts = list(tokenizer._parts(DIALOGUE))
+    parts = list(tokenizer._blocks(DIALOGUE))
     assert [text for part in parts for text in part.texts] == DIALOGUE.texts
     assert all(part.num_characters < most + longest + len("prompts") for part in parts)
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from aigc_ops.compute.random import Noise
 from aigc_ops.core.artifacts import ImageShape
 from aigc_ops.interfaces.request import SampleRequest
-from aigc_ops.models.vae import Vae, VaeConfig, _divergence, _ends
+from aigc_ops.models.vae import Vae, VaeConfig, _interpolation_pairs, _kl_divergence
 from tests.conftest import noise_for
 
 SHAPE = ImageShape(channels=1, height=8, width=8)
@@ -55,17 +55,17 @@ def test_held_out_the_bound_has_its_full_weight():
 
 def test_the_divergence_of_the_prior_is_zero_and_else_as_in_closed_form():
     zero = torch.zeros(1, 1)
-    assert _divergence(zero, zero).item() == 0
+    assert _kl_divergence(zero, zero).item() == 0
     mean, deviation = 1.5, 0.5
     expected = 0.5 * (mean**2 + deviation**2 - 1 - 2 * math.log(deviation))
-    found = _divergence(torch.full((1, 1), mean), torch.full((1, 1), 2 * math.log(deviation)))
+    found = _kl_divergence(torch.full((1, 1), mean), torch.full((1, 1), 2 * math.log(deviation)))
     assert found.item() == pytest.approx(expected)
 
 
 def test_a_gaussian_pixel_has_a_density_that_integrates_to_one():
     model = vae(likelihood="gaussian", pixel_deviation=0.1)
     pixels = torch.linspace(-0.5, 1.5, 4001)[:, None]
-    nats = model._surprise(torch.zeros(4001, 1), pixels)
+    nats = model._nll(torch.zeros(4001, 1), pixels)
     assert torch.trapezoid((-nats).exp(), pixels[:, 0]).item() == pytest.approx(1.0, abs=1e-3)
 
 
@@ -117,7 +117,7 @@ def test_a_grey_level_is_the_chance_of_a_one_and_drawn_anew_at_each_step():
     model = vae(binarized=True)
     levels = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).repeat(4, 1, 8, 2)
     drawn = torch.stack(
-        [model._images(levels, Noise(0, step, batch_size=4)) for step in range(200)]
+        [model._prepared(levels, Noise(0, step, batch_size=4)) for step in range(200)]
     )
     assert set(drawn.unique().tolist()) == {-1.0, 1.0}
     chances = (drawn == 1).float().mean(dim=(0, 1, 2, 3)).view(2, 4).mean(dim=0)
@@ -139,7 +139,9 @@ def test_pictures_pair_images_with_reconstructions_and_the_ends_of_paths():
 
 
 def test_paths_join_images_of_one_class():
-    assert [ends.tolist() for ends in _ends(torch.tensor([2, 0, 1, 2, 0, 2]), 6)] == [
+    assert [
+        ends.tolist() for ends in _interpolation_pairs(torch.tensor([2, 0, 1, 2, 0, 2]), 6)
+    ] == [
         [1, 4],
         [0, 3],
     ]

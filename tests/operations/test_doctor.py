@@ -66,7 +66,7 @@ def test_a_sound_home_passes_every_check(two: object, nowhere: Path) -> None:
         *doctor.LOCAL,
         *("MLflow's store", "aliases and audit log", "runs", "stored files"),
     ]
-    assert findings[-1].found == "2 versions are as their manifests say"
+    assert findings[-1].found == "2 versions match their manifests"
 
 
 def test_aliases_moved_by_hand_fail_until_they_are_put_back(
@@ -82,7 +82,7 @@ def test_aliases_moved_by_hand_fail_until_they_are_put_back(
     assert (finding.state, champion("digits")) == ("FAIL", second)
     [finding] = found("aliases and audit log", revert=True)
     assert (finding.state, champion("digits")) == ("ok", first)
-    assert "mended: champion was moved outside" in finding.found
+    assert "repaired: champion was moved outside" in finding.found
     assert [each.state for each in found("aliases and audit log")] == ["ok"]
 
 
@@ -96,7 +96,7 @@ def test_a_promotion_that_was_cut_short_is_completed(
     client.set_registered_model_tag("digits", DONE_TAG, "1")
     [finding] = found("aliases and audit log")
     assert finding.state == "FAIL"
-    assert "was cut short" in finding.found
+    assert "was interrupted" in finding.found
     [finding] = found("aliases and audit log", repair=True)
     assert (finding.state, champion("digits")) == ("ok", second)
     assert audit("digits").problems == ()
@@ -140,7 +140,7 @@ def test_runs_that_nobody_works_on_are_told_with_how_to_end_them(
 ) -> None:
     client = connect()
     mine = open_run(client, "key", "mine")
-    assert [each.found for each in found("runs")] == ["none is left behind as RUNNING"]
+    assert [each.found for each in found("runs")] == ["no interrupted run is shown as RUNNING"]
     [host, _, _] = client.get_run(mine).data.tags[PROCESS_TAG].split()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -196,7 +196,7 @@ def test_a_prefect_server_is_asked_only_where_one_is_configured(
     with process(tmp_path / "log", "-m", "http.server", str(port), "--directory", str(tmp_path)):
         eventually(lambda: answers(f"http://127.0.0.1:{port}/"))
         assert [each.found for each in found("Prefect")] == [
-            f"http://127.0.0.1:{port}/api is no Prefect API"
+            f"http://127.0.0.1:{port}/api is not a Prefect API"
         ]
 
 

@@ -59,7 +59,7 @@ def error_of(capfd: pytest.CaptureFixture[str], *argv: object, code: int = 1) ->
         ("data.modality", "text", 1, "no Parquet|data.modality is text, but this is image data"),
         ("training.init_from", "absent", 2, "training.init_from: absent does not exist; looked"),
         ("training.init_from", "models:/absent@champion", 1, "no model is registered"),
-        ("training.init_from", "models:/absent", 1, "names no version"),
+        ("training.init_from", "models:/absent", 1, "is not a model URI"),
         (
             "evaluation.text.general_path",
             "absent",

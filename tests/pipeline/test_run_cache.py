@@ -54,22 +54,22 @@ def kept(result: RunResult, *references: str) -> None:
         code_digest=code_digest(),
         data_path="data",
         data_digest=run_cache.quick_digest("data"),
-        inputs=run_cache.states(references),
+        inputs=run_cache.input_digests(references),
         packaged=False,
         result=result,
     )
-    run_cache.keep("key", record)
+    run_cache.save("key", record)
 
 
 def test_an_unchanged_run_is_recalled(result: RunResult) -> None:
     kept(result, "models:/digits@champion")
-    assert run_cache.recall("key") == result
+    assert run_cache.load_if_valid("key") == result
 
 
 def test_a_challenger_deleted_by_hand_is_not_recalled(result: RunResult) -> None:
     kept(result)
     connect().delete_model_version("digits", str(result.version.version))
-    assert run_cache.recall("key") is None
+    assert run_cache.load_if_valid("key") is None
 
 
 @pytest.mark.parametrize("what", ["report.json", "index.html", "report.html", "weights", "folder"])
@@ -83,18 +83,18 @@ def test_a_run_whose_files_are_gone_is_not_recalled(
     else:
         path = folder / "model.safetensors" if what == "weights" else tmp_path / what
         path.unlink()
-    assert run_cache.recall("key") is None
+    assert run_cache.load_if_valid("key") is None
 
 
 def test_a_run_is_not_recalled_once_an_alias_that_it_names_has_moved(result: RunResult) -> None:
     connect().set_registered_model_alias("digits", "base", "1")
     kept(result, "models:/digits@base")
-    assert run_cache.recall("key") == result
+    assert run_cache.load_if_valid("key") == result
     connect().set_registered_model_alias("digits", "base", "2")
-    assert run_cache.recall("key") is None
+    assert run_cache.load_if_valid("key") is None
     connect().delete_registered_model_alias("digits", "base")
     with pytest.raises(RegistryError, match="digits@base does not exist"):
-        run_cache.recall("key")
+        run_cache.load_if_valid("key")
 
 
 def test_a_run_is_not_recalled_once_a_file_that_it_names_has_changed(
@@ -102,6 +102,6 @@ def test_a_run_is_not_recalled_once_a_file_that_it_names_has_changed(
 ) -> None:
     (named := tmp_path / "weights.pth").write_bytes(b"one")
     kept(result, str(named))
-    assert run_cache.recall("key") == result
+    assert run_cache.load_if_valid("key") == result
     named.write_bytes(b"another")
-    assert run_cache.recall("key") is None
+    assert run_cache.load_if_valid("key") is None

@@ -15,7 +15,7 @@ from aigc_ops.interfaces.guard import Guard
 from aigc_ops.promotion import config as module
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Ruling
-from aigc_ops.promotion.stage import Setting
+from aigc_ops.promotion.stage import PromotionContext
 
 FORMER = {
     "max_coverage_loss": 0.2,
@@ -57,7 +57,7 @@ def test_limits_by_their_former_names_are_those_of_today() -> None:
         ({"max_coverage_loss": 1.5}, "less than or equal to 1"),
         ({"guards": {"repetition_4": -0.1}}, "greater than or equal to 0"),
         ({"guards": {"covrage": 0.1}}, "covrage"),
-        ({"max_coverage_loss": 0.1, "guards": {"coverage": 0.1}}, "give guards.coverage alone"),
+        ({"max_coverage_loss": 0.1, "guards": {"coverage": 0.1}}, "give only guards.coverage"),
     ],
 )
 def test_a_limit_out_of_bounds_or_given_twice_is_refused(
@@ -116,7 +116,7 @@ def test_a_review_that_was_suspended_before_there_were_sections_still_counts(
 ) -> None:
     """The digests are those that commit e686a90 stored beside packets."""
     ref = DatasetRef(uri="d", modality="image", content_digest="d" * 64, num_train=9, num_heldout=1)
-    setting = Setting(
+    setting = PromotionContext(
         ref,
         DataConfig(path="d"),
         EvaluationConfig(**evaluation),
@@ -126,7 +126,10 @@ def test_a_review_that_was_suspended_before_there_were_sections_still_counts(
     assert setting.digest(None) == digest
     limits = {"coverage": 0.4321}
     other = setting.promotion.with_section("guards", **limits)
-    assert Setting(ref, setting.data, setting.evaluation, other, seed=0).digest(None) != digest
+    assert (
+        PromotionContext(ref, setting.data, setting.evaluation, other, seed=0).digest(None)
+        != digest
+    )
 
 
 def test_a_packet_with_former_names_is_read() -> None:

@@ -100,7 +100,7 @@ def test_scores_under_unequal_contracts_leave_their_guard_unsure() -> None:
     other = mine.values["repetition_4"].model_copy(update={"contract": {"n": 50}})
     theirs = mine.model_copy(update={"values": {"repetition_4": other}})
     guard = guards_of(mine, theirs, FREE, CONFIG)[0]
-    assert (guard.state, guard.unequal) == ("unsure", "the contracts differ in n")
+    assert (guard.state, guard.unequal) == ("unsure", "the evaluation conditions differ in n")
 
 
 def test_what_nobody_looked_for_is_told_of_copies() -> None:

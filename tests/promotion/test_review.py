@@ -88,7 +88,9 @@ def test_a_packet_is_stale_once_the_champion_has_changed(weigh: Weigh) -> None:
     approve(weigh(0), who="Ann", reason="first")
     second, third = weigh(1), weigh(2)
     approve(second, who="Ann", reason="better")
-    with pytest.raises(DecisionError, match="weighed against version 1, but version 2 is champion"):
+    with pytest.raises(
+        DecisionError, match="evaluated against version 1, but version 2 is champion"
+    ):
         approve(third, who="Ann", reason="better still")
     with pytest.raises(DecisionError, match="packet 000000000000 is stale"):
         approve(third, who="Ann", reason="as I saw", seen="0" * 64)
@@ -98,7 +100,7 @@ def test_a_packet_is_named_by_twelve_characters_at_least(weigh: Weigh) -> None:
     version = weigh(0)
     digest = read_packet(version).packet_digest
     for seen in ("", "0", digest[:11]):
-        with pytest.raises(DecisionError, match="names no packet"):
+        with pytest.raises(DecisionError, match="does not identify a packet"):
             approve(version, who="Ann", reason="why", seen=seen)
     assert approve(version, who="Ann", reason="why", seen=digest[:12]).promoted
 

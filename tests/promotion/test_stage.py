@@ -110,7 +110,7 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
     anew = {"max_growth": 5}  # other settings, which the packet of before says nothing on
     doubtful = weighed(images, second, 1, num=16, **anew)
     assert (doubtful.gate, doubtful.waiting) == ("undecided", True)
-    assert "version 1, cannot be judged here" in doubtful.reasons[0]
+    assert "version 1, cannot be evaluated here" in doubtful.reasons[0]
     weights.write_bytes(whole)  # restored, it is judged
     assert "lower is better" in weighed(images, second, 1, num=16, **anew).reasons[0]
 
@@ -118,14 +118,14 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
     shutil.rmtree(home() / "cache" / "models")
     doubtful = weighed(images, second, 1, num=16, max_growth=6)
     assert (doubtful.gate, doubtful.waiting) == ("undecided", True)
-    assert "version 1, cannot be judged here: downloading models:/pets/1" in doubtful.reasons[0]
+    assert "version 1, cannot be evaluated here: downloading models:/pets/1" in doubtful.reasons[0]
     assert approve(second, who="Ann", reason="the champion is lost").promoted
 
 
 def test_a_champion_scored_before_a_guard_existed_is_evaluated_anew(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     verdict = made(images, 0, **LENIENT)[1]
-    assert "copies of training images were not looked for" in verdict.reasons[-1]
+    assert "copies of training images were not measured" in verdict.reasons[-1]
     client = connect()
     stored = read_scores(client.get_model_version("pets", "1").tags)
     assert stored is not None
@@ -142,13 +142,13 @@ def test_a_champion_scored_before_a_guard_existed_is_evaluated_anew(tmp_path: Pa
 
 
 def test_weighing_anew_keeps_the_packets_own_policy(tmp_path: Path) -> None:
-    from flows.promotion import _weigh
+    from flows.promotion import _evaluate
 
     images = write_images(tmp_path / "images")
     version, _ = made(images, 0)
     config = config_of(images, 0, 8, 2, reviewers=2, min_improvement=0.5)
     chain.promote_stage(config, chain.open_data(config), version)
-    assert _weigh(version, times=2).waiting
+    assert _evaluate(version, times=2).waiting
     policy = read_packet(version).content["promotion"]
     assert (policy["reviewers"], policy["min_improvement"]) == (2, 0.5)
     assert policy["max_samples"] == 2 * config.promotion.max_samples
@@ -159,17 +159,17 @@ def test_copying_that_only_more_samples_show_keeps_a_version_back(
 ) -> None:
     images = write_images(tmp_path / "images")
     made(images, 0, **LENIENT)
-    evaluated = stage._evaluated
+    evaluated = stage._evaluate_quietly
 
     def copying(*arguments: Any) -> Scores:
         scores = evaluated(*arguments)
         copies = Score(value=0.5, low=0.4, high=0.6, contract={})
         return scores.model_copy(update={"values": {**scores.values, "copies_in_pixels": copies}})
 
-    monkeypatch.setattr(stage, "_evaluated", copying)
+    monkeypatch.setattr(stage, "_evaluate_quietly", copying)
     _, verdict = made(images, 1, **{**LENIENT, "false_promotion_rate": NEVER, "min_improvement": 0})
     assert (verdict.gate, verdict.promoted, verdict.waiting) == ("keep", False, False)
-    assert "copies_in_pixels is 50.0% (40.0% to 60.0%), surely above" in verdict.reasons[0]
+    assert "copies_in_pixels is 50.0% (40.0% to 60.0%), significantly above" in verdict.reasons[0]
 
 
 def test_a_first_version_that_is_not_valid_is_kept_back_with_its_packet(tmp_path: Path) -> None:

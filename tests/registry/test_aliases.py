@@ -75,9 +75,11 @@ def test_a_decision_that_knew_of_another_champion_is_refused(stocked: Stocked) -
     first, second, third = stocked(3)
     registry.promote(first, ANN, champion=None)
     registry.promote(second, ANN, champion=1)
-    with pytest.raises(DecisionError, match="weighed against version 1, but version 2 is champion"):
+    with pytest.raises(
+        DecisionError, match="evaluated against version 1, but version 2 is champion"
+    ):
         registry.promote(third, ANN, champion=1)
-    with pytest.raises(DecisionError, match="weighed while there was no champion"):
+    with pytest.raises(DecisionError, match="evaluated while there was no champion"):
         registry.promote(third, ANN, champion=None)
     assert champion("digits") == second
 
@@ -106,8 +108,8 @@ def test_a_version_rolled_back_from_is_not_approved_on_the_same_evidence(stocked
         registry.promote(second, ANN, champion=1)
     assert registry.promote(third, ANN, champion=1)  # this packet was seen of another version
     registry.rollback("digits", 2, ANN)
-    assert registry.rolled_back(second) is None
-    assert registry.rolled_back(third).before["champion"] == 3
+    assert registry.find_rollback(second) is None
+    assert registry.find_rollback(third).before["champion"] == 3
 
 
 def test_the_champion_is_not_rejected(stocked: Stocked) -> None:
@@ -286,7 +288,7 @@ def test_killed_promotions_leave_the_old_or_the_new_champion_and_are_completed(
         child.kill()
         child.join()
         assert champion("digits") in (current, other)
-        num_cut_short += any("was cut short" in problem for problem in audit("digits").problems)
+        num_cut_short += any("was interrupted" in problem for problem in audit("digits").problems)
         registry.reconcile("digits", "flag")  # completes what was cut short
         log = audit("digits")
         assert log.problems == ()
@@ -304,7 +306,7 @@ def test_an_entry_cut_short_before_any_alias_moved_is_told_and_completed(stocked
     client.set_registered_model_alias("digits", "champion", "1")
     client.delete_registered_model_alias("digits", "previous")
     client.set_registered_model_tag("digits", DONE_TAG, "1")
-    assert "entry 2 (promote version 2) was cut short" in audit("digits").problems[0]
+    assert "entry 2 (promote version 2) was interrupted" in audit("digits").problems[0]
     with pytest.raises(DecisionError, match="version 2 is champion now"):
         registry.promote(third, ANN, champion=1)
     assert champion("digits") == second

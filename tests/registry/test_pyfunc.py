@@ -21,7 +21,7 @@ from aigc_ops.registry.client import connect
 from aigc_ops.registry.pyfunc import SamplingFunction
 from aigc_ops.registry.registration import register
 from aigc_ops.registry.resolution import STORED_FOLDER, resolve
-from aigc_ops.sampling.sampler import draw
+from aigc_ops.sampling.sampler import generate
 from aigc_ops.storage.checkpoints import load_model
 from tests.registry.conftest import MakeCheckpoint, crown, scores_of, stored_models
 
@@ -53,7 +53,7 @@ def test_a_plain_mlflow_client_samples_the_champion_without_a_word_of_complaint(
     assert done.stderr == ""
     answer = json.loads(done.stdout)
     asked = [SampleRequest(seed=3, label=2), SampleRequest(seed=4, label=1)]
-    expected = draw(load_model(Path(checkpoint.uri)), asked)
+    expected = generate(load_model(Path(checkpoint.uri)), asked)
     assert isinstance(expected, torch.Tensor)
     assert answer["seed"] == [3, 4]
     assert answer["label"] == [2, 1]
@@ -82,7 +82,7 @@ def test_texts_answer_prompts_row_by_row(gpt_checkpoint: Checkpoint) -> None:
     model = mlflow.pyfunc.load_model("models:/talk/1")
     table = model.predict(pd.DataFrame({"seed": [3, 4], "prompt": ["one?", None]}))
     asked = [SampleRequest(seed=3, prompt="one?"), SampleRequest(seed=4)]
-    assert list(table["text"]) == draw(load_model(Path(gpt_checkpoint.uri)), asked)
+    assert list(table["text"]) == generate(load_model(Path(gpt_checkpoint.uri)), asked)
     assert list(table["prompt"]) == ["one?", None]
 
 
@@ -99,7 +99,7 @@ def test_controls_are_set_row_by_row_through_mlflows_own_checks(
     rows = {"seed": [3, 3], "label": [1, 1], "controls": ['{"truncation": 0}', None]}
     table = mlflow.pyfunc.load_model("models:/digits/1").predict(pd.DataFrame(rows))
     asked = [SampleRequest(3, 1, controls={"truncation": 0}), SampleRequest(3, 1)]
-    images = draw(load_model(Path(checkpoint.uri)), asked)
+    images = generate(load_model(Path(checkpoint.uri)), asked)
     assert list(table["image"]) == [
         find_modality("image").samples.encode(image) for image in images
     ]
@@ -127,12 +127,12 @@ def test_a_conversation_is_answered_and_ends_before_a_stop_string(
     model = load_model(Path(gpt_checkpoint.uri))
     history = (Message("user", "one?"), Message("assistant", "two"))
     asked = SampleRequest(seed=3, prompt="three?", history=history)
-    (whole,) = draw(model, [asked])
+    (whole,) = generate(model, [asked])
     turns = json.dumps([{"role": m.role, "content": m.text} for m in history])
     rows = {"seed": [3] * 3, "prompt": ["three?"] * 3, "history": [turns, turns, None]}
     rows["stop"] = [None, json.dumps([whole[2]]), "[]"]
     table = mlflow.pyfunc.load_model("models:/talk/1").predict(pd.DataFrame(rows))
-    (alone,) = draw(model, [SampleRequest(seed=3, prompt="three?")])
+    (alone,) = generate(model, [SampleRequest(seed=3, prompt="three?")])
     assert list(table["text"]) == [whole, whole[: whole.index(whole[2])], alone]
     assert whole != alone
 
@@ -143,7 +143,7 @@ def test_a_conversation_is_answered_and_ends_before_a_stop_string(
         ({"history": "hello"}, "row 0 has history 'hello'; give a JSON list of objects"),
         ({"history": '[{"role": "tool", "content": "x"}]'}, r"role \(system, user, assistant\)"),
         ({"history": '[{"role": "user"}]'}, "give a JSON list of objects with role"),
-        ({"history": '[{"role": "user", "content": "x"}]'}, "its answer is missing"),
+        ({"history": '[{"role": "user", "content": "x"}]'}, "add the assistant's answer"),
         ({"stop": "end"}, "row 0 has stop 'end'; give a JSON list"),
         ({"stop": '[""]'}, "a stop string is empty"),
     ],

@@ -19,7 +19,7 @@ from aigc_ops.registry.resolution import STORED_FOLDER, resolve
 from aigc_ops.registry.tracker.tracker import MlflowTracker
 from aigc_ops.registry.versions import SCORES_TAG, models, read_scores
 from aigc_ops.sampling.files import read_golden
-from aigc_ops.sampling.sampler import draw
+from aigc_ops.sampling.sampler import generate
 from aigc_ops.storage.checkpoints import load_model
 from tests.registry.conftest import DATASET, MakeCheckpoint, scores_of, stored_models
 
@@ -60,7 +60,7 @@ def test_golden_samples_are_what_the_stored_model_draws_with_each_class_there(
     asked, golden = read_golden(find_modality("image"), folder)
     assert len(asked) == 8
     assert {request.label for request in asked} == {0, 1, 2}
-    drawn = draw(load_model(folder), asked)
+    drawn = generate(load_model(folder), asked)
     assert isinstance(golden, torch.Tensor)
     assert isinstance(drawn, torch.Tensor)
     assert torch.equal(golden, drawn)
@@ -71,7 +71,7 @@ def test_golden_texts_answer_the_given_prompts(gpt_checkpoint: Checkpoint) -> No
     folder = Path(resolve("models:/talk/1").uri)
     asked, golden = read_golden(find_modality("text"), folder)
     assert [request.prompt for request in asked] == ["one?", "two?"] * 4
-    assert golden == draw(load_model(folder), asked)
+    assert golden == generate(load_model(folder), asked)
 
 
 def test_registering_the_same_checkpoint_again_gives_the_same_version(

@@ -150,8 +150,8 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     [
         ({"config": {"family": "gan", "sharpness": 3}}, "model.sharpness: Extra inputs"),
         ({"config": {"family": "vae"}}, "model.family: Input should be 'gan'"),
-        ({"blueprint": None}, "its blueprint is none of a gan"),
-        ({"blueprint": []}, "its blueprint is none of a gan"),
+        ({"blueprint": None}, "its blueprint does not describe a gan"),
+        ({"blueprint": []}, "its blueprint does not describe a gan"),
     ],
 )
 def test_a_whole_folder_of_another_making_names_what_does_not_fit(

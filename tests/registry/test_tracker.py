@@ -175,7 +175,7 @@ def test_ctrl_c_ends_the_waiting_for_a_store_that_is_away_and_keeps_the_error(
     with pytest.raises(ValueError, match="no number"), tracker:
         raise ValueError("the loss is no number")
     assert 0.9 < time.monotonic() - started < 5
-    assert "waiting up to 120 s until MLflow has taken the last reports" in caplog.text
+    assert "waiting up to 120 s until MLflow has accepted the last reports" in caplog.text
     assert f"run {tracker.run_id} lacks 0 reports and its end" in caplog.text
 
 

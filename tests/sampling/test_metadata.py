@@ -16,11 +16,11 @@ from aigc_ops.interfaces.sampling import METADATA_KEY
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sampling.files import read_samples, write_samples
-from aigc_ops.sampling.metadata import Note, Origin, read_note
-from aigc_ops.sampling.sampler import draw, requests
+from aigc_ops.sampling.metadata import ModelRef, SampleMetadata, read_sample_metadata
+from aigc_ops.sampling.sampler import generate, requests
 from tests.sampling.test_sampler import small_gan
 
-ORIGIN = Origin(model="models:/digits/3", manifest_digest="5" * 64)
+ORIGIN = ModelRef(model="models:/digits/3", manifest_digest="5" * 64)
 
 IMAGE = find_modality("image")
 
@@ -31,16 +31,16 @@ def samples(tmp_path: Path) -> Path:
     gan = small_gan()
     asked = requests(gan, 2, seed=5, controls={"truncation": 0.5})
     write_samples(
-        find_modality(gan.modality), draw(gan, asked), asked, tmp_path / "with", origin=ORIGIN
+        find_modality(gan.modality), generate(gan, asked), asked, tmp_path / "with", origin=ORIGIN
     )
-    write_samples(IMAGE, draw(gan, asked), asked, tmp_path / "without")
+    write_samples(IMAGE, generate(gan, asked), asked, tmp_path / "without")
     return tmp_path / "with"
 
 
 def test_an_image_tells_its_model_seed_label_and_controls(samples: Path) -> None:
     (first, second), _ = read_samples(IMAGE, samples)
     for request, name in ((first, "00000.png"), (second, "00001.png")):
-        assert read_note(samples / name) == Note(
+        assert read_sample_metadata(samples / name) == SampleMetadata(
             model="models:/digits/3",
             manifest_digest="5" * 64,
             seed=request.seed,
@@ -66,13 +66,13 @@ def test_a_stripped_image_is_told_by_the_record_beside_it_and_else_says_so(sampl
         picture.load()
     picture.info.clear()
     picture.save(samples / "00001.png")
-    note = read_note(samples / "00001.png")
+    note = read_sample_metadata(samples / "00001.png")
     assert (note.model, note.manifest_digest) == (None, "5" * 64)
     (samples / "samples.jsonl").unlink()
     with pytest.raises(ModelError, match=r"no 'aigc_ops' chunk, and no samples\.jsonl beside it"):
-        read_note(samples / "00001.png")
-    with pytest.raises(ModelError, match="which model drew this"):
-        read_note(samples.parent / "without" / "00000.png")
+        read_sample_metadata(samples / "00001.png")
+    with pytest.raises(ModelError, match="which model generated this"):
+        read_sample_metadata(samples.parent / "without" / "00000.png")
 
 
 def test_texts_tell_their_model_in_their_record(tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_texts_tell_their_model_in_their_record(tmp_path: Path) -> None:
     config = GptConfig(tokenizer="bytes", num_layers=1, num_heads=2, width=16, max_new_tokens=8)
     gpt = Gpt.from_data(config, TextData(["four"], ["two and two?"]))
     asked = requests(gpt, 2, seed=5, prompt="two?")
-    write_samples(find_modality(gpt.modality), draw(gpt, asked), asked, tmp_path, origin=ORIGIN)
+    write_samples(find_modality(gpt.modality), generate(gpt, asked), asked, tmp_path, origin=ORIGIN)
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [row["model"] for row in rows] == ["5" * 64] * 2
     for name in ("samples.txt", "samples.jsonl"):
-        note = read_note(tmp_path / name)
+        note = read_sample_metadata(tmp_path / name)
         assert (note.seed, note.prompt, note.manifest_digest) == (5, "two?", "5" * 64)
 
 
@@ -102,18 +102,18 @@ def test_what_is_no_origin_is_refused(samples: Path, text: str) -> None:
     path = samples.parent / "other" / "00000.png"
     path.parent.mkdir()
     path.write_bytes(with_chunk(text))
-    with pytest.raises(ModelError, match="is no origin"):
-        read_note(path)
+    with pytest.raises(ModelError, match="its metadata is invalid"):
+        read_sample_metadata(path)
 
 
 def test_an_oversized_chunk_and_what_is_no_png_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "00000.png"
     path.write_bytes(with_chunk("x" * 2**24, compressed=True))
     with pytest.raises(ModelError, match="not a readable PNG"):
-        read_note(path)
+        read_sample_metadata(path)
     path.write_bytes(b"\x89PNG\r\n\x1a\nno")
     with pytest.raises(ModelError, match="not a readable PNG"):
-        read_note(path)
+        read_sample_metadata(path)
 
 
 def with_chunk(text: str, *, compressed: bool = False) -> bytes:

@@ -17,7 +17,7 @@ from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sampling.files import GOLDEN, STAGING, read_golden, read_samples, write_samples
-from aigc_ops.sampling.sampler import class_label, draw, draw_timed, requests
+from aigc_ops.sampling.sampler import class_label, generate, generate_timed, requests
 
 CONFIG = GanConfig(latent_dim=4, generator_width=4, critic_width=4)
 
@@ -92,8 +92,8 @@ def test_controls_are_those_of_every_request_and_written_only_when_given(
 ) -> None:
     asked = requests(gan, 2, seed=0, controls={"truncation": 0.5})
     assert [request.controls for request in asked] == [{"truncation": 0.5}] * 2
-    assert not torch.equal(draw(gan, asked), draw(gan, requests(gan, 2, seed=0)))
-    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path)
+    assert not torch.equal(generate(gan, asked), generate(gan, requests(gan, 2, seed=0)))
+    write_samples(find_modality(gan.modality), generate(gan, asked), asked, tmp_path)
     lines = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["controls"] for line in lines] == [{"truncation": 0.5}] * 2
     assert read_samples(find_modality("image"), tmp_path)[0] == asked
@@ -122,26 +122,26 @@ def test_a_model_without_controls_says_so(gpt: Gpt, monkeypatch: pytest.MonkeyPa
 
 def test_samples_do_not_depend_on_the_batch_they_were_drawn_in(gan: Gan) -> None:
     asked = requests(gan, 7, seed=5)
-    together = draw(gan, asked)
+    together = generate(gan, asked)
     assert together.shape == (7, 1, 8, 8)
     assert together.dtype == torch.uint8
-    assert torch.equal(together, draw(gan, asked, batch_size=2))
-    assert torch.equal(together[3:4], draw(gan, asked[3:4]))
+    assert torch.equal(together, generate(gan, asked, batch_size=2))
+    assert torch.equal(together[3:4], generate(gan, asked[3:4]))
 
 
 def test_drawing_leaves_the_model_in_the_mode_it_was_in(gan: Gan) -> None:
     gan.train()
-    in_training = draw(gan, requests(gan, 2, seed=0))
+    in_training = generate(gan, requests(gan, 2, seed=0))
     assert gan.training
     gan.eval()
-    assert torch.equal(in_training, draw(gan, requests(gan, 2, seed=0)))
+    assert torch.equal(in_training, generate(gan, requests(gan, 2, seed=0)))
     assert not gan.training
 
 
 def test_nothing_asked_gives_nothing_of_the_right_shape(gan: Gan, gpt: Gpt) -> None:
-    assert draw(gan, []).shape == (0, 1, 8, 8)
-    assert draw(gpt, []) == []
-    assert draw_timed(gan, []).rate is None
+    assert generate(gan, []).shape == (0, 1, 8, 8)
+    assert generate(gpt, []) == []
+    assert generate_timed(gan, []).rate is None
 
 
 def test_one_bad_request_among_many_is_refused_before_anything_is_drawn(
@@ -152,17 +152,17 @@ def test_one_bad_request_among_many_is_refused_before_anything_is_drawn(
 
     monkeypatch.setattr(gan, "sample", never)
     with pytest.raises(ModelError, match="label 9"):
-        draw(gan, [SampleRequest(seed=0, label=1)] * 70 + [SampleRequest(seed=0, label=9)])
+        generate(gan, [SampleRequest(seed=0, label=1)] * 70 + [SampleRequest(seed=0, label=9)])
 
 
 @pytest.mark.parametrize("num", [1, 2, 9])
 def test_timed_drawing_gives_the_same_samples_and_a_rate(gan: Gan, gpt: Gpt, num: int) -> None:
     asked = requests(gan, num, seed=5)
-    images = draw_timed(gan, asked, batch_size=4)
+    images = generate_timed(gan, asked, batch_size=4)
     assert isinstance(images.samples, torch.Tensor)
-    assert torch.equal(images.samples, draw(gan, asked))
-    texts = draw_timed(gpt, said := requests(gpt, num, seed=5, prompt="two?"), batch_size=4)
-    assert texts.samples == draw(gpt, said)
+    assert torch.equal(images.samples, generate(gan, asked))
+    texts = generate_timed(gpt, said := requests(gpt, num, seed=5, prompt="two?"), batch_size=4)
+    assert texts.samples == generate(gpt, said)
     assert images.rate is not None
     assert texts.rate is not None
     assert min(images.rate, texts.rate) > 0
@@ -172,7 +172,9 @@ def test_a_folder_of_images_holds_exactly_the_numbered_pngs_and_their_record(
     gan: Gan, tmp_path: Path
 ) -> None:
     asked = requests(gan, 3, seed=7)
-    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path / "new" / "out")
+    write_samples(
+        find_modality(gan.modality), generate(gan, asked), asked, tmp_path / "new" / "out"
+    )
     out = tmp_path / "new" / "out"
     names = ["00000.png", "00001.png", "00002.png"]
     assert sorted(path.name for path in out.iterdir()) == [*names, "samples.jsonl"]
@@ -190,7 +192,7 @@ def test_images_keep_their_size_and_levels_through_png(
 ) -> None:
     model = small_gan(channels=channels)
     asked = requests(model, 2, seed=1)
-    images = draw(model, asked)
+    images = generate(model, asked)
     write_samples(find_modality("image"), images, asked, tmp_path)
     with Image.open(tmp_path / "00001.png") as picture:
         assert (picture.mode, picture.size) == (mode, (8, 8))
@@ -203,9 +205,9 @@ def test_images_keep_their_size_and_levels_through_png(
 
 def test_a_second_call_replaces_what_the_first_wrote(gan: Gan, tmp_path: Path) -> None:
     asked = requests(gan, 4, seed=0)
-    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path)
+    write_samples(find_modality(gan.modality), generate(gan, asked), asked, tmp_path)
     (tmp_path / "notes.md").write_text("mine")
-    write_samples(find_modality(gan.modality), draw(gan, asked[:2]), asked[:2], tmp_path)
+    write_samples(find_modality(gan.modality), generate(gan, asked[:2]), asked[:2], tmp_path)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["00000.png", "00001.png", "notes.md", "samples.jsonl"]
 
@@ -216,19 +218,19 @@ def test_a_folder_with_other_pngs_is_refused_and_left_alone(
 ) -> None:
     (tmp_path / name).write_bytes(b"mine")
     asked = requests(gan, 1, seed=0)
-    with pytest.raises(ModelError, match=f"holds {name}, which is no sample of a former call"):
-        write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path)
+    with pytest.raises(ModelError, match=f"holds {name}, which was not written by aigc-ops"):
+        write_samples(find_modality(gan.modality), generate(gan, asked), asked, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b"mine"
 
 
 def test_what_a_killed_call_left_is_replaced(gan: Gan, tmp_path: Path) -> None:
     asked = requests(gan, 3, seed=0)
-    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path)
+    write_samples(find_modality(gan.modality), generate(gan, asked), asked, tmp_path)
     (tmp_path / STAGING).mkdir()
     for name in ("00002.png", "samples.jsonl"):
         (tmp_path / name).rename(tmp_path / STAGING / name)
-    write_samples(find_modality(gan.modality), draw(gan, asked[:1]), asked[:1], tmp_path)
+    write_samples(find_modality(gan.modality), generate(gan, asked[:1]), asked[:1], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.png", "samples.jsonl"]
 
 
@@ -236,7 +238,7 @@ def test_a_folder_that_cannot_be_written_is_named(gan: Gan, tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(ModelError, match="give another"):
-            write_samples(find_modality(gan.modality), draw(gan, []), [], folder)
+            write_samples(find_modality(gan.modality), generate(gan, []), [], folder)
 
 
 def test_texts_take_one_line_each_and_are_kept_exactly(tmp_path: Path) -> None:
@@ -252,25 +254,25 @@ def test_texts_take_one_line_each_and_are_kept_exactly(tmp_path: Path) -> None:
 
 
 def test_no_samples_leave_an_empty_record(gpt: Gpt, tmp_path: Path) -> None:
-    write_samples(find_modality(gpt.modality), draw(gpt, []), [], tmp_path)
+    write_samples(find_modality(gpt.modality), generate(gpt, []), [], tmp_path)
     assert (tmp_path / "samples.txt").read_text() == ""
     assert (tmp_path / "samples.jsonl").read_text() == ""
 
 
 def test_golden_samples_that_are_missing_or_no_pngs_are_refused(gan: Gan, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="keeps no golden samples"):
+    with pytest.raises(CheckpointError, match="has no golden samples"):
         read_golden(find_modality("image"), tmp_path)
     asked = requests(gan, 1, seed=0)
-    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path / GOLDEN)
+    write_samples(find_modality(gan.modality), generate(gan, asked), asked, tmp_path / GOLDEN)
     assert read_golden(find_modality("image"), tmp_path)[0] == asked
-    to_pil(draw(gan, asked)[0]).save(tmp_path / GOLDEN / "00000.png", format="GIF")
+    to_pil(generate(gan, asked)[0]).save(tmp_path / GOLDEN / "00000.png", format="GIF")
     with pytest.raises(CheckpointError, match="not readable samples"):
         read_golden(find_modality("image"), tmp_path)
 
 
 def test_a_record_cannot_name_a_file_outside_its_folder(gan: Gan, tmp_path: Path) -> None:
     asked = requests(gan, 1, seed=0)
-    write_samples(find_modality(gan.modality), draw(gan, asked), asked, tmp_path / "inner")
+    write_samples(find_modality(gan.modality), generate(gan, asked), asked, tmp_path / "inner")
     (tmp_path / "inner" / "00000.png").rename(tmp_path / "secret.png")
     record = json.dumps({"file": "../secret.png", "label": 0, "seed": 0})
     (tmp_path / "inner" / "samples.jsonl").write_text(record + "\n")

@@ -21,7 +21,7 @@ from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.sampling.files import GOLDEN, write_samples
-from aigc_ops.sampling.sampler import draw, requests
+from aigc_ops.sampling.sampler import generate, requests
 from aigc_ops.serving.bento.packaging import package
 from aigc_ops.serving.config import PackagingConfig
 from aigc_ops.serving.runtime.process import HOST, ServerProcess
@@ -73,7 +73,7 @@ def registered(model: Generative, folder: Path, *, num: int = 4, levels: int = 0
 
     def fill(target: Path) -> None:
         write_model(model, target)
-        write_samples(find_modality(model.modality), draw(model, asked), asked, target / GOLDEN)
+        write_samples(find_modality(model.modality), generate(model, asked), asked, target / GOLDEN)
         if levels:
             move_pixel(target / GOLDEN / "00002.png", levels)
 

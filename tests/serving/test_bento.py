@@ -157,9 +157,9 @@ def test_after_a_change_of_code_the_bento_of_the_earlier_code_still_stands(
 ) -> None:
     monkeypatch.setattr(store, "code_digest", lambda root: "0" * 64)
     assert find_bento(packaged.version) is None
-    assert store.standing_bento(packaged.version) == packaged.bento
+    assert store.find_newest_bento(packaged.version) == packaged.bento
     other = packaged.version.model_copy(update={"version": 4})
-    assert store.standing_bento(other) is None
+    assert store.find_newest_bento(other) is None
 
 
 def test_one_image_is_a_png_with_its_origin_in_the_headers(

@@ -140,9 +140,9 @@ def test_several_texts_come_as_json_with_their_seeds(client: httpx.Client, gpt: 
         ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "end with the user's"),
         ({"messages": [{"role": "user", "content": "x"}], "prompt": "y"}, "not both"),
-        ({"messages": [{"role": "user", "content": "x"}] * 2}, "its answer is missing"),
+        ({"messages": [{"role": "user", "content": "x"}] * 2}, "add the assistant's answer"),
         ({"stop": [""]}, "stop"),
-        ({"stream": True, "num": 2}, "one text at a time"),
+        ({"stream": True, "num": 2}, "only one text can be streamed"),
         ({"controls": {"temperature": 11}}, "temperature is 11; give 0 to 10"),
     ],
 )

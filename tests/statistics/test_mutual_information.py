@@ -3,7 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from aigc_ops.statistics.mutual_information import STRENGTHS, _Ridge, of_category, of_normal
+from aigc_ops.statistics.mutual_information import (
+    STRENGTHS,
+    _Ridge,
+    mutual_information_categorical,
+    mutual_information_continuous,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -18,19 +23,23 @@ def test_a_noisy_copy_of_a_normal_number_has_the_information_of_its_closed_form(
     features = noise(1000, 8)
     features[:, 3] = values + deviation * features[:, 3]
     expected = 0.5 * math.log(1 + deviation**-2)
-    assert of_normal(features, values, seed=0).nats == pytest.approx(expected, abs=0.1)
+    assert mutual_information_continuous(features, values, seed=0).nats == pytest.approx(
+        expected, abs=0.1
+    )
 
 
 def test_categories_that_features_tell_apart_have_their_whole_entropy() -> None:
     values = np.random.default_rng(0).integers(5, size=400)
     features = np.eye(5)[values] + 0.01 * noise(400, 5)
-    assert of_category(features, values, 5, seed=0).nats == pytest.approx(math.log(5), abs=0.02)
+    assert mutual_information_categorical(features, values, 5, seed=0).nats == pytest.approx(
+        math.log(5), abs=0.02
+    )
 
 
 def test_a_category_that_is_told_from_half_of_the_others_has_half_its_entropy() -> None:
     values = np.random.default_rng(0).integers(4, size=400)
     features = np.eye(2)[values // 2] + 0.01 * noise(400, 2)
-    found = of_category(features, values, 4, seed=0)
+    found = mutual_information_categorical(features, values, 4, seed=0)
     assert found.nats == pytest.approx(math.log(2), abs=0.08)
 
 
@@ -39,8 +48,10 @@ def test_features_that_know_nothing_have_none_though_they_are_wider_than_samples
     seed: int,
 ) -> None:
     features, generator = noise(256, 1280, seed=seed), np.random.default_rng(seed + 100)
-    normal = of_normal(features, generator.normal(size=256), seed=0)
-    category = of_category(features, generator.integers(10, size=256), 10, seed=0)
+    normal = mutual_information_continuous(features, generator.normal(size=256), seed=0)
+    category = mutual_information_categorical(
+        features, generator.integers(10, size=256), 10, seed=0
+    )
     for found in (normal, category):
         assert found.nats < 0.04
         assert found.shuffled_nats < 0.06
@@ -48,14 +59,14 @@ def test_features_that_know_nothing_have_none_though_they_are_wider_than_samples
 
 def test_equal_features_have_no_information() -> None:
     values = noise(64)
-    assert of_normal(np.ones((64, 7)), values, seed=0).nats < 0.02
+    assert mutual_information_continuous(np.ones((64, 7)), values, seed=0).nats < 0.02
 
 
 def test_more_than_chance_is_more_than_its_shuffled_values_show() -> None:
     values = noise(256, seed=1)
     features = noise(256, 20)
     features[:, 0] += values
-    found = of_normal(features, values, seed=0)
+    found = mutual_information_continuous(features, values, seed=0)
     assert found.nats > 3 * found.shuffled_nats
 
 

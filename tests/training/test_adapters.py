@@ -144,9 +144,9 @@ def test_adapters_go_on_from_a_stored_version_which_need_not_be_named_twice(
     model = load_model(Path(second.uri))
     assert isinstance(model, Gpt)
     assert any(".lora_" in name for name in model.state_dict())
-    assert not any(".lora_" in name for name in model.released().state_dict())
+    assert not any(".lora_" in name for name in model.for_registry().state_dict())
     assert model.origin(DATA) is None
-    with pytest.raises(ModelError, match="both say what to start from; give one alone"):
+    with pytest.raises(ModelError, match="both name a model to start from; unset one"):
         run(source, tmp_path / "third", steps=2, initial=whole)
 
 
@@ -166,8 +166,8 @@ def test_a_version_of_documents_learns_to_tell_a_prompt_from_its_answer(
     assert isinstance(after, Gpt)
     (what,) = after.vocabulary.encode(["What?"])
     start = after.vocabulary.start
-    assert before.vocabulary.opening("What?") == [start, *what]
-    assert after.vocabulary.opening("What?") == [start, *what, *after.vocabulary.turn]
+    assert before.vocabulary.prompt_tokens("What?") == [start, *what]
+    assert after.vocabulary.prompt_tokens("What?") == [start, *what, *after.vocabulary.turn]
     third = run(GptConfig(**again), tmp_path / "third", data=documents, steps=1, initial=second)
     kept = load_model(Path(third.uri))
     assert isinstance(kept, Gpt)

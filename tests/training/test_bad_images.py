@@ -124,7 +124,7 @@ def test_a_single_image_lacks_one_to_hold_out_and_can_be_trained_on_all_the_same
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        (VAE, r"model\.family is 'gan' there and 'vae' here"),
+        (VAE, r"model\.family is 'gan' in this folder and 'vae' in the config"),
         (
             GAN.model_copy(update={"latent_dim": 6, "generator_width": 8}),
             r"model\.latent_dim is 4 there and 6 here, model\.generator_width is 4 .* 8 here;",

@@ -52,7 +52,9 @@ def test_replayed_steps_are_bit_equal_to_launched_ones(case, tmp_path, monkeypat
     replays = []
     replay = _Recording.replay
     monkeypatch.setattr(
-        _Recording, "replay", lambda self, shares: replays.append(1) or replay(self, shares)
+        _Recording,
+        "replay",
+        lambda self, micro_batches: replays.append(1) or replay(self, micro_batches),
     )
     settings = {**DETERMINISTIC, "steps": 9, "schedule": "cosine", "warmup_steps": 2}
     launched = trained(case, tmp_path / "launched", cuda_graphs=False, **settings)
@@ -64,7 +66,7 @@ def test_replayed_steps_are_bit_equal_to_launched_ones(case, tmp_path, monkeypat
 
 def test_a_run_that_rolls_back_records_anew(tmp_path, monkeypatch):
     """Bit-equal to the same run without recordings, whose moments are found again."""
-    wrecked = TrainingState.wrecked
+    nonfinite_reason = TrainingState.nonfinite_reason
     for which, cuda_graphs in (("launched", False), ("replayed", True)):
         broken = []
 
@@ -72,9 +74,9 @@ def test_a_run_that_rolls_back_records_anew(tmp_path, monkeypatch):
             if state.step == 10 and not broken:
                 broken.append(state.step)
                 return "a planted fault"
-            return wrecked(state)
+            return nonfinite_reason(state)
 
-        monkeypatch.setattr(TrainingState, "wrecked", once)
+        monkeypatch.setattr(TrainingState, "nonfinite_reason", once)
         run(
             VAE, tmp_path / which, steps=20, checkpoint_every=5, cuda_graphs=cuda_graphs,
             watch={"action": "roll_back", "every": 50}, **DETERMINISTIC,
@@ -113,8 +115,8 @@ def test_examples_that_do_not_fit_are_copied_as_they_are_needed(monkeypatch, tmp
     expected = run(VAE, tmp_path / "resident", **settings)
     monkeypatch.setattr(examples, "MOST_OF_FREE", 0.0)
     copied = Examples(model, data, CUDA)
-    assert resident.are_at_hand
-    assert not copied.are_at_hand
+    assert not resident.needs_prefetch
+    assert copied.needs_prefetch
     indices = torch.tensor([3, 39, 0])
     ours, theirs = resident.take(indices), copied.take(indices)
     assert ours.keys() == theirs.keys()
@@ -168,8 +170,8 @@ def test_samples_are_those_of_the_cpu(case, tmp_path):
     settings = {"steps": 20, "batch_size": 16, "device": "cuda"}
     model = load_model(Path(trained(case, tmp_path, **settings).uri)).eval()
     asked = sampler.requests(model, 8, seed=5)
-    on_cpu = sampler.draw(model, asked)
-    on_gpu = sampler.draw(model.to(CUDA), asked)
+    on_cpu = sampler.generate(model, asked)
+    on_gpu = sampler.generate(model.to(CUDA), asked)
     if isinstance(case.data, ImageData):
         assert (on_cpu.int() - on_gpu.cpu().int()).abs().max() <= 2
     else:

@@ -48,10 +48,10 @@ def test_a_model_that_knows_few_images_by_heart_is_no_collapsed_one(num):
     found = SampleFigures(REAL.take(torch.arange(num)), LABELS)
     known = REAL.images[torch.randint(num, (200,), generator=torch.Generator().manual_seed(1))]
     figures = found.compare(known)
-    assert not [alarm for alarm in Gan.alarms if alarm.rings(figures)]
+    assert not [alarm for alarm in Gan.alarms if alarm.is_triggered(figures)]
     collapsed = found.compare(REAL.images[:2].repeat(100, 1, 1, 1))
     # Of two images, these two are all that there is to know.
-    assert any(alarm.rings(collapsed) for alarm in Gan.alarms) == (num > 2)
+    assert any(alarm.is_triggered(collapsed) for alarm in Gan.alarms) == (num > 2)
 
 
 def test_noise_covers_nothing_though_it_is_varied():

@@ -124,7 +124,7 @@ def test_weights_of_another_image_shape_are_refused(tmp_path):
     first = run(GAN, tmp_path / "first", steps=1)
     data = striped_digits(8, size=16)
     with pytest.raises(
-        ModelError, match=r"images of another kind: height is 8 there and 16 here, width"
+        ModelError, match=r"trained on other images: height is 8 there and 16 here, width"
     ):
         train(
             TrainingJob(

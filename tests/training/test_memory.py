@@ -52,8 +52,8 @@ def test_a_run_without_enough_memory_is_the_run_with_smaller_parts(room, tmp_pat
     room(3)
     halved = run(GAN, tmp_path / "halved", steps=4)
     assert_bit_equal(Path(expected.uri), Path(halved.uri))
-    told = "asked for 2.50 GiB, 312.19 MiB free); going on from the newest checkpoint"
-    assert f"warning: memory ran out ({told}" in capsys.readouterr().err
+    details = "asked for 2.50 GiB, 312.19 MiB free); resuming from the newest checkpoint"
+    assert f"warning: memory ran out ({details}" in capsys.readouterr().err
     provenance = json.loads((Path(halved.uri) / "provenance.json").read_text())
     assert provenance["micro_batches"] == 2
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from aigc_ops.__main__ import main
 from aigc_ops.core.errors import ConfigError, TrainingError
-from aigc_ops.core.state_dir import exclusive
+from aigc_ops.core.state_dir import lock_state_dir
 from tests.conftest import ROOT, free_port, start_child
 from tests.registry.conftest import empty_database, store
 from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, run, stream_of
@@ -110,7 +110,7 @@ def test_after_one_of_two_processes_is_killed_the_run_goes_on(tmp_path):
     workers = psutil.Process(torchrun.pid).children()
     workers[-1].send_signal(signal.SIGKILL)
     assert torchrun.wait(120) != 0
-    assert "TrainingError: another process of this run has ended" in log.read_text()
+    assert "TrainingError: another process of this run has failed" in log.read_text()
     assert not (folder / "finished.json").exists()
     trained("gan", folder, **settings)
     assert_bit_equal(tmp_path / "whole" / "step-00000200", folder / "step-00000200")
@@ -135,10 +135,10 @@ def test_processes_that_see_other_checkpoints_do_not_train(tmp_path):
     children = [start_child(train_apart, tmp_path, rank, port) for rank in (0, 1)]
     for child in children:
         child.join()
-    told = "the checkpoint of the first is step-00000002, that of number 1 None"
+    message = "checkpoint: step-00000002 in process 0, None in process 1"
     for rank in "01":
         refusal = (tmp_path / rank / "refusal").read_text()
-        assert refusal.startswith(f"the processes do not agree: {told}")
+        assert refusal.startswith(f"the processes disagree on the {message}")
     assert [path.name for path in tmp_path.glob("?/run/step-*")] == ["step-00000002"]
 
 
@@ -154,7 +154,7 @@ def test_processes_that_torchrun_did_not_start_are_refused(here, tmp_path, monke
 def test_of_a_runs_stages_several_processes_share_the_training_alone(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["run", "configs/smoke.yaml"]) == 2
-    assert "several processes share the training alone: torchrun" in capsys.readouterr().err
+    assert "only `train` runs in several processes: torchrun" in capsys.readouterr().err
 
 
 def test_a_command_without_training_answers_in_any_process(monkeypatch, store, capfd):
@@ -174,8 +174,8 @@ def train_as_one_of_two(log):
 
 def test_several_processes_do_not_wait_for_a_home_that_is_held(tmp_path):
     log = tmp_path / "log"
-    with exclusive(pytest.fail):
+    with lock_state_dir(pytest.fail):
         child = start_child(train_as_one_of_two, log)
         child.join()
     assert child.exitcode == 1
-    assert f"process {os.getpid()} holds this home; start again" in log.read_text()
+    assert f"process {os.getpid()} holds the state directory; start again" in log.read_text()

@@ -16,7 +16,7 @@ from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.models.vae import Vae
 from aigc_ops.training import TrainingConfig
 from aigc_ops.training.batches import Batches
-from aigc_ops.training.distributed import Processes
+from aigc_ops.training.distributed import ProcessGroup
 from aigc_ops.training.examples import Examples
 from aigc_ops.training.state import new_state
 from aigc_ops.training.step import set_learning_rates, take_step
@@ -58,13 +58,17 @@ def stepped(make, *, num_steps, precision="fp32", scale=None, **settings):
     state = new_state(model, ema_decay=0.0, device=CPU, precision=precision)
     if scale is not None:
         state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": scale})
-    team = Processes(CPU)
-    batches, scalars = Batches(Examples(model, data, CPU), config, 7, team), {}
+    processes = ProcessGroup(CPU)
+    batches, scalars = Batches(Examples(model, data, CPU), config, 7, processes), {}
     for _ in range(num_steps):
-        shares = batches.shares(state.progress)
+        micro_batches = batches.micro_batches(state.progress)
         set_learning_rates(state.optimizers, config, state.progress)
         scalars = take_step(
-            state, shares, team=team, precision=precision, max_norm=config.max_gradient_norm
+            state,
+            micro_batches,
+            processes=processes,
+            precision=precision,
+            max_norm=config.max_gradient_norm,
         )
         state.progress.step += 1
     return state, scalars
@@ -166,10 +170,10 @@ def test_rates_warm_up_in_a_line_and_fall_as_a_cosine(tmp_path):
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     model, data = vae()
-    team = Processes(CPU)
-    team.size = 2
-    with pytest.raises(ConfigError, match="9 cannot be shared out to 2 processes"):
-        Batches(Examples(model, data, CPU), TrainingConfig(batch_size=9), 7, team)
+    processes = ProcessGroup(CPU)
+    processes.size = 2
+    with pytest.raises(ConfigError, match="batch_size 9 cannot be split over 2 processes"):
+        Batches(Examples(model, data, CPU), TrainingConfig(batch_size=9), 7, processes)
 
 
 def test_averages_of_spectrally_normalised_layers_stay_bounded():
@@ -180,19 +184,19 @@ def test_averages_of_spectrally_normalised_layers_stay_bounded():
     model = Gan(config, ImageShape(channels=1, height=28, width=28, class_names=()))
     state = new_state(model, ema_decay=0.99, device=CPU, precision="fp32")
     layers = [m for m in model.generator.modules() if hasattr(m, "parametrizations")]
-    before = {name: t.clone() for name, t in state.averages.live.items()}
+    before = {name: t.clone() for name, t in state.ema.live.items()}
     for step in range(60):  # the live weights wander, and their singular vectors with them
         with torch.no_grad():
             for layer in layers:
                 original = layer.parametrizations.weight.original
                 original += 0.3 * original.std() * torch.randn_like(original)
                 assert layer.weight.isfinite().all()  # one power iteration, as in a step
-        state.averages.update(step + 100)
-    live = {name: t.clone() for name, t in state.averages.live.items()}
+        state.ema.update(step + 100)
+    live = {name: t.clone() for name, t in state.ema.live.items()}
     assert any(not torch.equal(live[name], before[name]) for name in live)
     with state.sampling():
         for layer in layers:
             dim = layer.parametrizations.weight[0].dim
             norm = torch.linalg.matrix_norm(layer.weight.detach().movedim(dim, 0).flatten(1), 2)
             assert norm == pytest.approx(1, abs=0.05)
-    assert all(torch.equal(live[name], t) for name, t in state.averages.live.items())
+    assert all(torch.equal(live[name], t) for name, t in state.ema.live.items())

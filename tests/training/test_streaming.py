@@ -54,7 +54,7 @@ def test_neither_workers_nor_reading_ahead_change_a_run(shards, tmp_path, monkey
     one = streamed(GAN, shards, tmp_path / "one", steps=20, num_workers=1)
     four = streamed(GAN, shards, tmp_path / "four", steps=20, num_workers=4)
     assert_bit_equal(one, four)
-    monkeypatch.setattr(Examples, "are_at_hand", False)  # as on a GPU
+    monkeypatch.setattr(Examples, "needs_prefetch", True)  # as on a GPU
     assert_bit_equal(one, streamed(GAN, shards, tmp_path / "ahead", steps=20))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_ops.compute.devices import tuned
+from aigc_ops.compute.devices import torch_settings
 from aigc_ops.core.errors import ConfigError, TrainingError
 from aigc_ops.core.state_dir import home
 from aigc_ops.models.vae import Vae
@@ -106,7 +106,7 @@ def test_only_a_deterministic_run_asks_for_deterministic_kernels(tmp_path):
 def test_determinism_on_a_gpu_also_fixes_the_workspace_of_cublas(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    with tuned(torch.device("cuda"), deterministic=True):
+    with torch_settings(torch.device("cuda"), deterministic=True):
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert not torch.backends.cudnn.benchmark
 
@@ -118,9 +118,9 @@ def test_the_switches_of_training_end_with_it():
         return [strict, cudnn.allow_tf32, cudnn.benchmark, torch.get_float32_matmul_precision()]
 
     before = switches()
-    with tuned(torch.device("cuda"), deterministic=True):
+    with torch_settings(torch.device("cuda"), deterministic=True):
         assert switches() != before
-    with tuned(torch.device("cuda"), deterministic=False):
+    with torch_settings(torch.device("cuda"), deterministic=False):
         assert torch.backends.cudnn.benchmark
     assert switches() == before
 
@@ -145,5 +145,6 @@ def test_early_stopping_without_a_heldout_split_ends_with_the_last_step(tmp_path
 
 
 def test_a_run_too_short_for_a_profile_says_so(tmp_path):
-    with pytest.warns(UserWarning, match=r"no trace\.json.*begin after 6 steps, and 6 are to come"):
+    message = r"no trace\.json.*begin after 6 steps, but only 6 steps remain"
+    with pytest.warns(UserWarning, match=message):
         run(GAN, tmp_path, steps=6, profile_steps=2)

@@ -74,7 +74,7 @@ def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     examples = Gpt.examples
     monkeypatch.setattr(Gpt, "examples", lambda *args: calls.append(0) or examples(*args))
-    monkeypatch.setattr(text_model, "KEPT_FROM", 0)
+    monkeypatch.setattr(text_model, "MIN_CACHED_CHARACTERS", 0)
     return calls
 
 

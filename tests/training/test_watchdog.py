@@ -147,9 +147,9 @@ def test_several_steps_of_the_critic_are_one_curve_and_no_false_alarm(tmp_path):
 )
 def test_a_saturated_critic_is_a_failure_where_the_samples_cover_little(coverage, rings):
     [alarm] = (each for each in Gan.alarms if each.metric == "critic/separation")
-    assert alarm.rings({"critic/separation": 1.0, **coverage}) is rings
-    assert not alarm.rings(coverage)
-    assert not alarm.rings({"critic/separation": 0.9})
+    assert alarm.is_triggered({"critic/separation": 1.0, **coverage}) is rings
+    assert not alarm.is_triggered(coverage)
+    assert not alarm.is_triggered({"critic/separation": 0.9})
 
 
 @pytest.mark.parametrize("rate", [1e30, 1e12])  # squares of weights overflow, or only activations
@@ -163,15 +163,15 @@ def test_wrecked_weights_are_no_last_good_state_and_are_not_returned_to(rate, tm
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_at_its_own_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(Vae, "_surprise", _with_infinite_slopes(Vae._surprise))
+    monkeypatch.setattr(Vae, "_nll", _with_infinite_slopes(Vae._nll))
     with pytest.raises(TrainingError, match=r"step 1: gradient_norm/autoencoder became (nan|inf)"):
         run(VAE, tmp_path, steps=3, checkpoint_every=1)
     assert RunFolder(tmp_path).newest() is None
 
 
 def test_gradients_that_no_scale_makes_finite_are_no_end_of_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(Vae, "_surprise", _with_infinite_slopes(Vae._surprise))
-    with pytest.raises(TrainingError, match="however the losses are scaled"):
+    monkeypatch.setattr(Vae, "_nll", _with_infinite_slopes(Vae._nll))
+    with pytest.raises(TrainingError, match="gradients are inf or NaN at every loss scale"):
         run(VAE, tmp_path, steps=20, checkpoint_every=50, precision="fp16")
 
 

@@ -1,4 +1,4 @@
-"""What a dataset must be before anything is trained on it."""
+"""Settings of the validate stage."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -8,18 +8,20 @@ from aigc_ops.interfaces.sections import SectionedConfig, with_sections
 
 
 class ValidationConfig(SectionedConfig):
-    """What a dataset must be before anything is trained on it."""
+    """Requirements on a dataset before training."""
 
-    min_train_rows: int = Field(default=1, ge=1, description="Fewest rows to train on.")
-    min_heldout_rows: int = Field(default=1, ge=1, description="Fewest rows held out.")
+    min_train_rows: int = Field(default=1, ge=1, description="Minimum number of training rows.")
+    min_heldout_rows: int = Field(default=1, ge=1, description="Minimum number of held-out rows.")
+    # Within a split. Held-out rows that repeat a training row always fail.
     max_duplicate_fraction: float = Field(
-        default=0.0, ge=0, le=1, description="Share of rows that may repeat an earlier one."
+        default=0.0, ge=0, le=1, description="Share of rows that may repeat an earlier row."
     )
     require_licence: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="Whether each row must state a licence; auto: when the data has licences.",
+        description="Require a licence for every row; auto: if any row of the data has one.",
     )
 
 
+# As for DataConfig, the sections depend on the modalities that are installed.
 if not TYPE_CHECKING:
     ValidationConfig = with_sections(ValidationConfig, "validation_section")

@@ -1,4 +1,4 @@
-"""The manifest of a dataset: one line of measurements a row, and no verdicts."""
+"""Manifest of a dataset: measurements of each row, which the validation suite checks."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,6 +12,8 @@ from aigc_ops.interfaces.ingestion import SPLITS, DataHooks
 from aigc_ops.interfaces.labels import label_index
 from aigc_ops.interfaces.row import Row
 
+# pandas types. Columns of text are `object`, which holds None for a missing value; `Int64` is
+# pandas' nullable integer, since plain int64 has no missing value.
 COMMON_COLUMNS = {
     "row": "str",
     "split": "str",
@@ -22,13 +24,14 @@ COMMON_COLUMNS = {
     "also_trained_on": "object",
     "licence": "object",
 }
+# `train_label` is null for held-out rows: it serves the check that every class has training rows.
 LABEL_COLUMNS = {"label": "Int64", "train_label": "Int64"}
 
 
 def read_manifest(ref: DatasetRef, config: DataConfig) -> pd.DataFrame:
-    """Return one line per row of both splits, readable or not.
+    """Return a table with one line per row of both splits, including damaged rows.
 
-    `error` is the decoder's message or null; `digest` is over the decoded sample;
+    `error` is the decoder's message or null. `digest` identifies the decoded sample.
     `duplicate_of` names the first row of the same split with that digest, and
     `also_trained_on` the training row that a held-out row equals.
     """
@@ -60,13 +63,16 @@ def _lines(
 
 def _measure_label(row: Row, split: str, names: tuple[str, ...]) -> dict[str, Any]:
     label = label_index(row.label, names)
-    if label is not None:  # far out of range too, as a column with gaps can hold it
+    # With missing labels pandas builds the column as float64, exact up to 2**53 only. A larger
+    # label would make the conversion to Int64 fail; clamped, it fails the check of its range.
+    if label is not None:
         label = min(max(label, -(2**53)), 2**53)
     return {"label": label, "train_label": label if split == "train" else None}
 
 
 def _with_repeats(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the lines with the row that each repeats; training lines come first."""
+    """Yield the lines with `duplicate_of` and `also_trained_on` set."""
+    # The caller passes the training lines first, so a held-out line finds all of them here.
     first: dict[tuple[str, str], str] = {}
     for line in lines:
         if digest := line.get("digest"):

@@ -1,4 +1,4 @@
-"""Verdicts over a dataset's manifest, by Great Expectations: its only import."""
+"""Validation of a dataset's manifest by Great Expectations, which only this module imports."""
 
 import json
 import shutil
@@ -29,11 +29,12 @@ def validate(
     *,
     folder: Path,
 ) -> ValidationReport:
-    """The report of all expectations, kept in `folder` as report.json and Data Docs.
+    """Check all expectations and return the report, also written to `folder`.
 
-    A failed report is returned, not raised: see `require`.
+    The folder holds report.json and the Data Docs. A failed report is returned, not raised:
+    see `require`.
     """
-    # Imported here: the command line's --help needs this module's settings and no more.
+    # Imported here, because pandas is slow to import and `require` does without it.
     from aigc_ops.data.validation.manifest import read_manifest
 
     manifest = read_manifest(ref, data_config)
@@ -57,28 +58,30 @@ def validate(
 
 
 def require(report: ValidationReport) -> None:
-    """Raise ValidationFailed with every failure unless the report is a success."""
+    """Raise ValidationFailed with all failures unless the report is a success."""
     if not report.success:
         failures = "\n".join(f"  - {failure}" for failure in report.failures)
         raise ValidationFailed(
-            f"the dataset is not fit to train on:\n{failures}\n"
-            f"mend the data (or data.* and validation.* in the config) and run again; "
+            f"validation of the dataset failed:\n{failures}\n"
+            f"correct the data (or data.* and validation.* in the config) and run again; "
             f"the report is {report.html_uri}"
         )
 
 
-# The suite: each check's description is the sentence that the report shows.
+# The suite. The report shows the descriptions, and results are put in order by them.
 
 
 def _expectations(
     ref: DatasetRef, data: DataConfig, config: ValidationConfig, manifest: "pd.DataFrame"
 ) -> "list[Expectation]":
     modality = find_modality(ref.modality)
+    # A check of a column without any value would pass without having checked a row.
     measured = {str(name) for name in manifest if manifest[name].notna().any()}
     checks = _row_checks(config)
     checks += modality.data.checks(ref, data, config.section(modality.name), measured)
     if ref.class_names:
         checks += _label_checks(modality.data.sample_noun, len(ref.class_names))
+    # auto: one row with a licence suggests that the others lack theirs by mistake.
     licensed = config.require_licence == "auto" and "licence" in measured
     if licensed or config.require_licence == "always":
         checks.append(Check("not_null", "licence", "every row states its licence"))
@@ -132,6 +135,8 @@ def _label_checks(sample: str, num_classes: int) -> list[Check]:
 def _expectation(check: Check) -> "Expectation":
     import great_expectations.expectations as gxe
 
+    # Great Expectations ignores nulls in every rule but the two about null, so a damaged row does
+    # not fail the checks of its measurements too.
     values = list(check.values)
     rules: dict[str, tuple[Any, dict[str, Any]]] = {
         "null": (gxe.ExpectColumnValuesToBeNull, {}),
@@ -150,16 +155,17 @@ def _expectation(check: Check) -> "Expectation":
     return expectation
 
 
-# Running it
+# Running the suite
 
 
 def _run(
     manifest: "pd.DataFrame", expectations: "list[Expectation]", html: Path, *, run_name: str
 ) -> list[dict[str, Any]]:
-    """Results as JSON in the order of the suite, and Data Docs written to `html`."""
+    """Return the results as JSON in the order of the suite; write Data Docs to `html`."""
     import great_expectations as gx
     from great_expectations.core.run_identifier import RunIdentifier
 
+    # 1. Start from an empty folder: Data Docs leave the pages of an earlier run.
     shutil.rmtree(html, ignore_errors=True)
     context = gx.get_context(mode="ephemeral", project_config=_context_config(html))
     asset = context.data_sources.add_pandas("manifest").add_dataframe_asset("rows")
@@ -169,6 +175,7 @@ def _run(
             name="dataset", data=asset.add_batch_definition_whole_dataframe("all"), suite=suite
         )
     )
+    # 2. COMPLETE lists every failing row, named by the manifest's column `row`.
     outcome = definition.run(
         batch_parameters={"dataframe": manifest},
         run_id=RunIdentifier(run_name=run_name),
@@ -178,16 +185,18 @@ def _run(
             "partial_unexpected_count": NUM_ROWS_NAMED,
         },
     )
+    # 3. Write the pages, without 3 MB of pictures of a tutorial that no page shows.
     context.build_data_docs()
     for picture in html.rglob("static/images/*.gif"):
-        picture.unlink()  # 3 MB of a tutorial that no page shows
-    order = {expectation.description: place for place, expectation in enumerate(expectations)}
+        picture.unlink()
+    # 4. Great Expectations may return the results in another order than the suite's.
+    order = {expectation.description: index for index, expectation in enumerate(expectations)}
     results = [_result(r.to_json_dict()) for r in outcome.results]
     return sorted(results, key=lambda result: order[result["expectation"]])
 
 
 def _context_config(html: Path) -> "DataContextConfig":
-    """A context that keeps nothing but Data Docs, reports nothing and prints nothing."""
+    """Return the config of a context that writes Data Docs only: no telemetry, no bars."""
     from great_expectations.data_context.types.base import (
         DataContextConfig,
         InMemoryStoreBackendDefaults,
@@ -212,7 +221,7 @@ def _context_config(html: Path) -> "DataContextConfig":
 
 
 def _result(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What the report keeps of one expectation's outcome."""
+    """Return the part of an expectation's result that the report stores."""
     config, result = raw["expectation_config"], raw["result"]
     column = config["kwargs"].get("column")
     return {
@@ -222,6 +231,7 @@ def _result(raw: Mapping[str, Any]) -> dict[str, Any]:
         "num_rows_failing": result.get("unexpected_count"),
         "rows": [
             {"row": entry["row"], column: entry.get(column)}
+            # Bounded, since every row of a large dataset may fail.
             for entry in (result.get("unexpected_index_list") or [])[:MAX_ROWS_KEPT]
         ],
         "observed": result.get("observed_value"),
@@ -231,7 +241,7 @@ def _result(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _failure(result: Mapping[str, Any]) -> str:
-    """One line: the expectation that did not hold, and the rows or values at fault."""
+    """Return a failure as one line: the expectation, and the failing rows or values."""
     if result["exception"]:
         return f"{result['expectation']}: could not be checked ({result['exception']})"
     if result["missing"]:

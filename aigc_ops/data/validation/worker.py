@@ -1,7 +1,7 @@
-"""Validation in a process of its own, which imports Great Expectations ahead of time.
+"""Validation in a child process, which imports Great Expectations ahead of time.
 
-That import takes seconds. A command that will validate later starts it first, so that it
-runs beside the command's other imports instead of after them.
+The import takes seconds. A command that will validate starts the child first, so that the import
+runs in parallel with the command's other imports.
 """
 
 import multiprocessing
@@ -21,14 +21,16 @@ _pool: ProcessPoolExecutor | None = None
 
 
 def start() -> None:
-    """Begin the import in a child process, which ends with this one."""
+    """Start a child process that imports Great Expectations; it ends with this process."""
     global _pool
+    # Not fork: a forked child inherits locks that other threads hold, and may deadlock.
     spawn = multiprocessing.get_context("spawn")
     _pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_parent)
-    # Ctrl-C reaches the child too, which inherits that it is left to the parent.
-    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group. The child must leave it to the parent, so SIGINT is
+    # ignored while `submit` starts the child: a process inherits ignored signals.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     _pool.submit(_import)
-    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGINT, handler)
 
 
 def validate(
@@ -38,16 +40,19 @@ def validate(
     *,
     folder: Path,
 ) -> ValidationReport:
-    """What `suite.validate` returns; from the child, once, if one was started."""
+    """Return the result of `suite.validate`, computed in the child if one was started."""
     global _pool
+    # The child is used once; a second validation runs here.
     pool, _pool = _pool, None
     arguments = (ref, data_config, validation_config)
     if pool is not None:
         try:
             return pool.submit(suite.validate, *arguments, folder=folder).result()
         except BrokenProcessPool:
-            pass  # killed from outside: do its work here
-        except KeyboardInterrupt:  # which the child ignores, and the end would wait for it
+            pass  # the child was killed, for example for memory: validate here
+        except KeyboardInterrupt:
+            # The child ignores Ctrl-C, and the interpreter joins it at exit: without this the
+            # command would wait for the end of the validation.
             for child in multiprocessing.active_children():
                 child.terminate()
             raise
@@ -57,7 +62,9 @@ def validate(
 
 
 def _end_with_parent() -> None:
-    """End at once when the parent is gone, however it went."""
+    """End this process when its parent is gone, even if it was killed."""
+    # By a thread that joins the parent: the main thread is blocked in the pool's queue, and a
+    # killed parent sends nothing through it.
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

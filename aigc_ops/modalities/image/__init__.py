@@ -1,4 +1,4 @@
-"""Images: (C, H, W) uint8, one or three channels, of one size in a dataset."""
+"""Image modality: (C, H, W) uint8 with one or three channels, one size per dataset."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Image(Modality["Tensor"]):
-    """Pictures; a batch is a (N, C, H, W) uint8 tensor on the CPU."""
+    """The image modality; a batch is a (N, C, H, W) uint8 tensor on the CPU."""
 
     name = "image"
     unit = rate_unit = "images"
@@ -33,6 +33,7 @@ class Image(Modality["Tensor"]):
     meanings = MEANINGS
 
     @cached_property
+    # Each hook is imported on first use: most commands need only one, and some import torch.
     def data(self) -> "DataHooks":
         from aigc_ops.modalities.image.ingestion import ImageFiles
 

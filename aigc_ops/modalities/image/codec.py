@@ -1,4 +1,4 @@
-"""Images as files: PNG, with the metadata of a sample in a tEXt chunk."""
+"""Encode images as PNG files, with the metadata of a sample in a tEXt chunk."""
 
 import io
 import json
@@ -18,8 +18,9 @@ from aigc_ops.interfaces.sampling import METADATA_KEY, Metadata, SampleCodec
 if TYPE_CHECKING:
     from torch import Tensor
 
-FULL_DIFFERENCE = 255
+FULL_DIFFERENCE = 255  # of images whose shapes differ
 
+# What Pillow's PNG decoder raises for damaged files.
 _DECODER_FAULTS = (
     OSError,
     SyntaxError,
@@ -30,7 +31,7 @@ _DECODER_FAULTS = (
 
 
 class ImageCodec(SampleCodec["Tensor"]):
-    """PNG of the samples' own size; a batch is (N, C, H, W) uint8."""
+    """PNG codec at the samples' own size; a batch is (N, C, H, W) uint8."""
 
     suffix = ".png"
     media_type = "image/png"
@@ -45,6 +46,7 @@ class ImageCodec(SampleCodec["Tensor"]):
     def stack(self, samples: Sequence["Tensor"]) -> "Tensor":
         import torch
 
+        # Without samples the shape is unknown; callers look only at the length 0.
         return torch.stack(list(samples)) if samples else torch.empty(0, 1, 0, 0).byte()
 
     def encode(self, sample: "Tensor", metadata: Metadata | None = None) -> bytes:
@@ -52,7 +54,7 @@ class ImageCodec(SampleCodec["Tensor"]):
 
         info = None
         if metadata is not None:
-            info = PngInfo()  # JSON in ASCII, so that every tool shows it
+            info = PngInfo()  # json.dumps gives ASCII, which a tEXt chunk and every tool can hold
             info.add_text(METADATA_KEY, json.dumps(metadata))
         buffer = io.BytesIO()
         to_pil(sample).save(buffer, format="PNG", pnginfo=info)
@@ -67,10 +69,11 @@ class ImageCodec(SampleCodec["Tensor"]):
         return torch.from_numpy(channels_first)
 
     def difference(self, content: bytes, sample: "Tensor") -> int:
-        ours, theirs = self.decode(content), sample.cpu()
-        if ours.shape != theirs.shape:
+        stored, expected = self.decode(content), sample.cpu()
+        if stored.shape != expected.shape:
             return FULL_DIFFERENCE
-        return int((ours.short() - theirs.short()).abs().max())
+        # int16, because uint8 differences would wrap around.
+        return int((stored.short() - expected.short()).abs().max())
 
     def preview(self, samples: "Tensor", requests: Sequence[SampleRequest]) -> Media:  # noqa: ARG002
         from aigc_ops.modalities.image.pictures import grid
@@ -78,7 +81,7 @@ class ImageCodec(SampleCodec["Tensor"]):
         return Picture(grid(samples))
 
     def read_metadata(self, path: Path) -> str | None:
-        """Return the text of a PNG's chunk; pixels are not decoded."""
+        """Return the metadata text of a PNG, None without any; pixels are not decoded."""
         try:
             with Image.open(path, formats=["PNG"]) as picture:
                 text = picture.info.get(METADATA_KEY)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aigc_ops.core.input_paths import Reference
+from aigc_ops.core.input_paths import InputPath
 from aigc_ops.interfaces.guard import Guard
 from aigc_ops.interfaces.sections import SectionConfig
 
@@ -21,7 +21,7 @@ ExtractorName = Literal[
 
 
 class ImageDataConfig(SectionConfig):
-    """How images are read."""
+    """Settings for reading images."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "size": "image_size",
@@ -36,7 +36,7 @@ class ImageDataConfig(SectionConfig):
         le=1024,
         description=(
             "Side in pixels to which images are centre-cropped and resized (bicubic, "
-            "antialiased); empty: the data's own size, which all images must share."
+            "antialiased); empty: keep the size, which must be the same for all images."
         ),
     )
     column: str = Field(
@@ -48,12 +48,12 @@ class ImageDataConfig(SectionConfig):
         default=4.0,
         gt=0,
         description=(
-            "Most memory for a split's images, in GiB; a larger split is read from its files as "
-            "it is needed, near rows shuffled among one another."
+            "Maximum memory for a split's images, in GiB; a larger split is streamed from its "
+            "files, and rows are shuffled within a window."
         ),
     )
     num_workers: int = Field(
-        default=2, ge=1, le=64, description="Threads that decode images read as needed."
+        default=2, ge=1, le=64, description="Threads that decode streamed images."
     )
 
     @property
@@ -63,59 +63,59 @@ class ImageDataConfig(SectionConfig):
 
 
 class ImageValidationConfig(SectionConfig):
-    """What images must be before anything is trained on them."""
+    """Limits that images must meet before training."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "min_side": "min_image_side",
         "max_side": "max_image_side",
     }
 
-    min_side: int = Field(default=4, ge=1, description="Least width and height, in pixels.")
-    max_side: int = Field(default=4096, ge=1, description="Most width and height, in pixels.")
+    min_side: int = Field(default=4, ge=1, description="Minimum width and height, in pixels.")
+    max_side: int = Field(default=4096, ge=1, description="Maximum width and height, in pixels.")
 
 
 class BackboneConfig(BaseModel):
-    """A network of your own whose features are compared."""
+    """Settings of a custom network whose features are compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    weights: Reference | None = Field(
+    weights: InputPath | None = Field(
         default=None,
-        description="File of a torchvision network's state_dict (.safetensors or .pth), or a "
-        "program of torch.export (.pt2) that makes (B, D) features of (B, 3, H, W) inputs.",
+        description="File with a torchvision network's state_dict (.safetensors or .pth) or "
+        "a torch.export program (.pt2) that returns (B, D) features for (B, 3, H, W) inputs.",
     )
     sha256: str | None = Field(
         default=None,
         pattern="^[0-9a-fA-F]{64}$",
-        description="The file's SHA-256. A .pt2 needs it, for it can run code when it is loaded.",
+        description="SHA-256 of the file; required for a .pt2, which can run code when loaded.",
     )
     architecture: str | None = Field(
         default=None,
-        description="torchvision's name of the network of a state_dict, such as resnet50; its "
-        "features are what its last linear layer sees.",
+        description="torchvision's name of the network, such as resnet50, for a state_dict; the "
+        "features are the inputs of its last linear layer.",
     )
     input_size: int = Field(
-        default=224, ge=8, le=1024, description="Pixels to which each side is resized."
+        default=224, ge=8, le=1024, description="Input size in pixels to which images are resized."
     )
     resize: Literal["bilinear", "bicubic"] = Field(
-        default="bilinear", description="Filter of the resizing, antialiased."
+        default="bilinear", description="Filter for resizing, antialiased."
     )
     mean: Sequence[float] = Field(
         default=[0.485, 0.456, 0.406],
         min_length=3,
         max_length=3,
-        description="Subtracted from red, green and blue in [0, 1].",
+        description="Mean per channel (red, green, blue in [0, 1]) for normalisation.",
     )
     std: Sequence[float] = Field(
         default=[0.229, 0.224, 0.225],
         min_length=3,
         max_length=3,
-        description="By which they are then divided.",
+        description="Standard deviation per channel for normalisation.",
     )
 
 
 class ImageEvaluationConfig(SectionConfig):
-    """How images are judged, and in which feature space."""
+    """Settings for evaluating images, and the feature extractor."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         name: name
@@ -127,62 +127,62 @@ class ImageEvaluationConfig(SectionConfig):
     }
 
     num_samples: int = Field(
-        default=2000, ge=2, le=1_000_000, description="Images drawn from the model and judged."
+        default=2000, ge=2, le=1_000_000, description="Number of images generated and evaluated."
     )
     num_seeds: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="Sets of num_samples images, each from a seed of its own, for which the "
-        "distance is told: the first is the score, the others its spread.",
+        description="Number of seeds, each giving num_samples images and a distance; the first "
+        "is the score, the others show its spread.",
     )
     reference: Literal["train", "heldout"] = Field(
-        default="train", description="Split that images are compared with."
+        default="train", description="Split that generated images are compared with."
     )
     extractor: ExtractorName = Field(
         default="efficientnet-lite0",
         description="Network whose features are compared. inception-v3 gives `fid`; "
-        "efficientnet-lite0 is packaged and needs no network; dinov2-vit-l-14 and its like are "
-        "torch-fidelity's; backbone is a network of your own.",
+        "efficientnet-lite0 needs no download; dinov2-vit-* are named as in torch-fidelity; "
+        "backbone is a custom network.",
     )
     input_size: int | None = Field(
         default=None,
         ge=32,
         le=512,
         multiple_of=32,
-        description="Pixels to which efficientnet-lite0 sees each side resized; empty: 128. "
-        "The others have their own.",
+        description="Input size of efficientnet-lite0 in pixels; empty: 128. The input sizes of "
+        "other extractors are fixed.",
     )
-    inception_weights: Reference | None = Field(
+    inception_weights: InputPath | None = Field(
         default=None,
-        description="File of the FID weights; empty: torch-fidelity's cache, else its download. "
-        "Values of other than the standard weights bear their digest and are not called `fid`.",
+        description="File with FID weights; empty: torch-fidelity's cache, else its download. "
+        "With non-standard weights, metric names contain their digest instead of `fid`.",
     )
     inception_resize: Literal["tensorflow", "clean", "legacy"] = Field(
         default="tensorflow",
-        description="How inception-v3's images are resized, which is part of the number's name: "
-        "tensorflow as the first FID and torch-fidelity (`fid`), clean as clean-fid, legacy as "
+        description="Resizing method of inception-v3, part of the metric's name: tensorflow as in "
+        "the original FID and torch-fidelity (`fid`), clean as in clean-fid, legacy as in "
         "pytorch-fid.",
     )
-    dinov2_weights: Reference | None = Field(
+    dinov2_weights: InputPath | None = Field(
         default=None,
-        description="File of DINOv2's weights; empty: torch hub's cache. They are never fetched.",
+        description="File with DINOv2's weights; empty: torch hub's cache. Never downloaded.",
     )
     backbone: BackboneConfig = Field(
-        default=BackboneConfig(), description="The network that the extractor backbone is."
+        default=BackboneConfig(), description="Custom network; used when extractor is `backbone`."
     )
     num_controls: int = Field(
         default=8,
         ge=0,
-        description="Most controls of a model, in its own order, whose effect is pictured "
-        "and measured; 0: none.",
+        description="Maximum number of the model's controls, in its own order, whose effect is "
+        "shown and measured; 0: none.",
     )
     num_draws: int = Field(
         default=100,
         ge=1,
         le=100_000,
-        description="Random draws for each held-out image where a family tells its likelihood: a "
-        "VAE's importance samples.",
+        description="Random draws per held-out image for likelihood estimates, such as a VAE's "
+        "importance samples.",
     )
 
 
@@ -192,23 +192,23 @@ GUARDS = {
         limit=0.05,
         at_most=1,
         former_name="max_coverage_loss",
-        description="How much less of the data may be covered than by the champion: less is "
-        "what a collapse looks like while the distance still falls.",
+        description="Maximum loss of coverage against the champion; mode collapse lowers "
+        "coverage even while the distance improves.",
     ),
     "label_agreement": Guard(
         higher_is_better=True,
         limit=0.03,
         at_most=1,
         former_name="max_agreement_loss",
-        description="How many more samples may show another class than asked for: users see "
-        "each of them.",
+        description="Maximum increase of the share of samples that show another class than "
+        "requested.",
     ),
     "class_spread": Guard(
         higher_is_better=True,
         limit=0.1,
         at_most=1,
         former_name="max_spread_loss",
-        description="How much less varied the least varied class may be, as a fraction of the "
+        description="Maximum loss of diversity in the least diverse class, as a fraction of the "
         "real class's spread.",
     ),
     "near_duplicates": Guard(
@@ -216,33 +216,34 @@ GUARDS = {
         limit=0.03,
         at_most=1,
         former_name="max_duplicates_gain",
-        description="How many more samples may be near duplicates of one another.",
+        description="Maximum increase of the share of samples that are near duplicates.",
     ),
 }
 
+# Shown beside each metric in reports. The keys are stored metric names; a key that ends in
+# `*` matches all names that begin so.
 MEANINGS = {
     "fid": "Fréchet distance to the data in Inception's features; lower is better",
     "fd_efficientnet_lite0": "Fréchet distance to the data in EfficientNet-Lite0's features",
     "kid": "kernel distance in Inception's features, unbiased; lower is better",
     "kd_efficientnet_lite0": "kernel distance in EfficientNet-Lite0's features, unbiased",
-    "inception_score": "how sure Inception is of single samples and how varied they are together",
-    "precision": "share of samples that lie among real images",
-    "recall": "share of real images that lie among samples",
-    "density": "real neighbourhoods that a sample lies in, over their number; near 1 is good",
+    "inception_score": "Inception Score: confident classes and a diverse mixture; higher is better",
+    "precision": "share of samples within the neighbourhood of a real image",
+    "recall": "share of real images within the neighbourhood of a sample",
+    "density": "number of real neighbourhoods that contain a sample, over k; near 1 is good",
     "coverage": "share of real images with a sample in their neighbourhood",
-    "near_duplicates": "share of samples nearer to another than 99 % of real images are to theirs",
-    "label_agreement": "share of samples that show the class asked for, as a linear probe sees it",
-    "real_label_agreement": "the same of real images: the most to be expected",
-    "class_spread": "least spread of a class over the real one's; 0: a class is one image",
+    "near_duplicates": "share of samples closer to another one than 99 % of real images are",
+    "label_agreement": "share of samples that a linear probe assigns to the requested class",
+    "real_label_agreement": "the same for real images; an upper bound",
+    "class_spread": "minimum over classes of spread / real spread; 0: a class is one image",
     "copies_in_pixels": "share of samples nearer to a training image than 99 % of held-out "
     "images are; 1 % is expected",
-    "copies_in_features": "the same among features",
-    "nll": "importance-weighted -log likelihood of held-out images, in nats; lower is better",
+    "copies_in_features": "the same in features",
+    "nll": "importance-weighted NLL of held-out images, in nats; lower is better",
     "elbo": "evidence lower bound of held-out images, in nats; higher is better",
-    "reconstruction": "expected log likelihood part of the bound, in nats",
-    "kl": "divergence of the codes from the prior, in nats",
+    "reconstruction": "expected log-likelihood term of the bound, in nats",
+    "kl": "KL divergence of the latent codes from the prior, in nats",
     "fid_*": "Fréchet distance in Inception's features of images resized as",
     "kid_*": "kernel distance in Inception's features of images resized as",
-    "inception_score_*": "Inception Score by weights or a resizing that are not the standard ones:",
+    "inception_score_*": "Inception Score with non-standard weights or resizing:",
 }
-"""What each metric means; a name that ends in `*` stands for all that begin so."""

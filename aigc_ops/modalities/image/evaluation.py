@@ -1,4 +1,4 @@
-"""How image models are scored, compared and shown side by side."""
+"""Evaluation hooks of image models: scores, paired comparison, side-by-side samples."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,11 @@ from aigc_ops.interfaces.media import Findings, Media, Picture, Section, Text
 from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
-from aigc_ops.modalities.image.metrics.controls import look_at_controls
+from aigc_ops.modalities.image.metrics.controls import evaluate_controls
 from aigc_ops.modalities.image.metrics.grids import class_grid, pairs_grid
 from aigc_ops.modalities.image.metrics.kept_samples import first_samples, keep_samples
 from aigc_ops.modalities.image.metrics.likelihood import score_heldout
-from aigc_ops.modalities.image.metrics.memorisation import MIN_HELDOUT, NEXT, Pictured, nearest
+from aigc_ops.modalities.image.metrics.memorisation import MIN_HELDOUT, NEXT, ImageFeatures, nearest
 from aigc_ops.modalities.image.metrics.report import (
     CONTROLS_TEXT,
     memorisation_note,
@@ -37,23 +37,25 @@ CONTROLS, TRAVERSALS = "controls.json", "controls.png"
 SIDE_BY_SIDE = "Samples from the same seeds"
 PAIRS = "Nearest training images"
 PAIRS_TEXT = (
-    "Above, the samples closest to a training image for where they lie; below each, that image."
+    "Above, the samples with the smallest relative distance to a training image; below, that image."
 )
 
 
 class ImageEvaluation(EvaluationHooks):
-    """A Fréchet distance in an extractor's features decides."""
+    """Evaluation of images: a Fréchet distance in extractor features decides promotion."""
 
     version = EVALUATION_VERSION
     growing = "num_samples"
     num_timed = 32
     not_examined = (
-        f"copies of training images were not looked for: {MIN_HELDOUT} held-out images bound "
-        "what counts as one"
+        f"copies of training images were not measured: this needs {MIN_HELDOUT} held-out images "
+        "as a control"
     )
 
     def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
-        """Return every score; a model with controls adds files, as one with a likelihood does."""
+        """Return every score; models with controls or a likelihood add files."""
+        # 1. Scores of generated samples. The samples are stored, so that a later comparison with
+        #    this model generates nothing again.
         model = _image_model(candidate)
         extractor = load_extractor(context.section, context.settings)
         scores = score_images(model, context, extractor)
@@ -61,9 +63,11 @@ class ImageEvaluation(EvaluationHooks):
         num_classes = model.shape.num_classes
         grid = class_grid(scores.samples.images, num_classes)
         sections = sample_sections(scores, grid, num_classes)
+        # 2. Effects of the model's controls.
         values, (files, metrics) = scores.values, _controls(model, extractor, context)
         if isinstance(picture := files.get(TRAVERSALS), Picture):
             sections.append(Section("Controls", CONTROLS_TEXT, [("", picture)]))
+        # 3. Likelihood of held-out images.
         if isinstance(model, ImageLikelihoodModel) and context.ref.num_heldout:
             figures, pictures = score_heldout(model, context)
             values |= figures
@@ -82,20 +86,23 @@ class ImageEvaluation(EvaluationHooks):
     def compare(
         self, candidate: LoadedModel, champion: LoadedModel, context: EvaluationContext
     ) -> Paired:
-        """Return the difference of the distances; what an evaluation generated is reused."""
+        """Return the difference of the Fréchet distances; stored samples are reused."""
         extractor = load_extractor(context.section, context.settings)
         reference = Splits(context, extractor).reference(context.section.reference)
+        # Both models answer the same seeds, and the interval is that of the paired difference.
         sides = [first_samples(each, context, extractor) for each in (candidate, champion)]
-        ours, theirs, error, freedom = paired_error(
+        candidate_value, champion_value, error, freedom = paired_error(
             sides[0].features, sides[1].features, reference.gaussian
         )
-        return Paired(extractor.metric, ours, theirs, error, freedom, len(sides[0].features))
+        num = len(sides[0].features)
+        return Paired(extractor.metric, candidate_value, champion_value, error, freedom, num)
 
     def side_by_side(
         self, models: Sequence[tuple[str, LoadedModel]], context: EvaluationContext
     ) -> list[Section]:
         """Return grids of samples, and the samples nearest to training images."""
         extractor = load_extractor(context.section, context.settings)
+        # The relative distance compares the nearest training image with the NEXT further ones.
         has_pairs = context.ref.num_train > NEXT + 1
         train = Splits(context, extractor).pictured("train") if has_pairs else None
         grids, pairs = {}, {}
@@ -116,24 +123,25 @@ def _image_model(loaded: LoadedModel) -> ImageModel:
 def _controls(
     model: ImageModel, extractor: Extractor, context: EvaluationContext
 ) -> tuple[dict[str, Media], dict[str, float]]:
-    """Return files and metrics of what the model's controls do; both empty without controls."""
-    found = look_at_controls(
+    """Return files and metrics of the controls' effects; both empty without controls."""
+    result = evaluate_controls(
         model,
         extractor,
         num_controls=context.section.num_controls,
         num_samples=context.section.num_samples,
         seed=context.seed,
     )
-    if found is None:
+    if result is None:
         return {}, {}
-    report, picture = found
+    report, picture = result
     text = Text(report.model_dump_json(indent=2) + "\n")
     return {CONTROLS: text, TRAVERSALS: Picture(picture)}, report.metrics()
 
 
-def _pairs(samples: Pictured, train: Pictured) -> Image.Image:
-    """Return the kept samples nearest to training images, above these."""
+def _pairs(samples: ImageFeatures, train: ImageFeatures) -> Image.Image:
+    """Return a grid of the samples nearest to training images, above these."""
+    # Features of more samples are stored than images; only those with an image can be shown.
     num = len(samples.images)
     features = torch.from_numpy(np.asarray(samples.features[:num], np.float32))
-    found = nearest(features, torch.from_numpy(np.asarray(train.features, np.float32)))
-    return pairs_grid(samples.images, train.images, found.index, found.closeness)
+    closest = nearest(features, torch.from_numpy(np.asarray(train.features, np.float32)))
+    return pairs_grid(samples.images, train.images, closest.index, closest.closeness)

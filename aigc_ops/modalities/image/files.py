@@ -1,4 +1,4 @@
-"""Encoded images and what the project accepts of them: small, still, 8-bit, grey or colour."""
+"""Decode image files; accepted are small, still, 8-bit images in grey or colour."""
 
 import struct
 import zlib
@@ -13,22 +13,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from aigc_ops.core.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+# Formats that are not accepted. Their files are still read, so that an error names them;
+# otherwise they would be missing without a message.
 OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".avif", ".jp2", ".ico", ".tga", ".psd", ".eps")
-"""Of formats that are not accepted, but read all the same, so that the refusal names them."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "P")
-MAX_PIXELS = 24 * 2**20
-"""Pixels of the largest image that is decoded: 96 MiB in Pillow's 4 bytes a pixel."""
-MAX_WEBP_PIXELS = 10 * 2**20
-"""Of WebP, which its decoder holds four times over."""
-MAX_SIDE = 2**16 - 1
-"""Pixels of the longest row, as JPEG has it, so that a strip of rows stays small."""
-STRIP_PIXELS = 2**17
-MAX_BYTES = 256 * 2**20
-"""Of an encoded image."""
+MAX_PIXELS = 24 * 2**20  # of a decoded image: 96 MiB at Pillow's 4 bytes per pixel
+MAX_WEBP_PIXELS = 10 * 2**20  # the WebP decoder holds an image four times in memory
+MAX_SIDE = 2**16 - 1  # JPEG's own limit; keeps a strip of rows small
+STRIP_PIXELS = 2**17  # of a strip of rows that is converted at once
+MAX_BYTES = 256 * 2**20  # of an encoded image
 
-# What Pillow's decoders raise on damaged or hostile bytes.
+# Exceptions that Pillow's decoders raise for damaged or hostile bytes: not only OSError, since
+# plugins let errors of parsing through.
 _DECODER_FAULTS = (
     OSError,
     SyntaxError,
@@ -46,25 +44,25 @@ _DECODER_FAULTS = (
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image file says of itself before its pixels are decoded."""
+    """The header of an image file, read without decoding its pixels."""
 
     format: str
     mode: str
-    """Pillow's mode, with `;16` where Pillow would silently cut 16-bit colour to 8."""
+    """Pillow's mode, with `;16` for 16-bit colour, which Pillow silently reduces to 8 bits."""
     width: int
     height: int
     frames: int
 
 
 def read_header(content: bytes) -> ImageHeader:
-    """The header of an encoded image; raises DataError when it is not one."""
+    """Return the header of an encoded image; raises DataError if it is not one."""
     return _header(_open(content), content)
 
 
 def decode(content: bytes) -> Image.Image:
-    """The image upright, in mode L or RGB, transparency laid over white.
+    """Return the image upright, in mode L or RGB, with transparency over white.
 
-    Raises DataError saying what is wrong with the image, without naming its row.
+    Raises DataError with the reason but without the row's name, which the caller adds.
     """
     image = _open(content)
     check_header(_header(image, content))
@@ -72,9 +70,9 @@ def decode(content: bytes) -> Image.Image:
 
 
 def decode_as_stored(content: bytes) -> Image.Image:
-    """The image in mode RGB as Pillow converts it, neither turned nor laid over white.
+    """Return the image as Pillow converts it to RGB, neither rotated nor over white.
 
-    So pytorch-fid, clean-fid and torch-fidelity take images. Raises DataError as `decode`.
+    pytorch-fid, clean-fid and torch-fidelity do the same. Raises DataError as `decode` does.
     """
     image = _open(content)
     check_header(_header(image, content))
@@ -82,7 +80,7 @@ def decode_as_stored(content: bytes) -> Image.Image:
 
 
 def measure(content: bytes) -> tuple[ImageHeader, Image.Image]:
-    """Header and upright pixels, in the file's own mode, of any image that decodes."""
+    """Return header and upright pixels of an image, in the file's own mode."""
     image = _open(content)
     header = _header(image, content)
     return header, _load(image)
@@ -98,10 +96,11 @@ def check_header(header: ImageHeader) -> None:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """The image in mode L or RGB, its transparent parts white."""
+    """Return the image in mode L or RGB, its transparent parts white."""
     mode = "L" if image.mode in GREY_MODES else "RGB"
     if not image.has_transparency_data:
         return _converted(image, mode)
+    # Strip by strip: converting to RGBA and compositing would hold three copies of the image.
     flat = Image.new(mode, image.size)
     for top, strip in strips(image):
         colour = strip.convert("RGBA")
@@ -111,28 +110,29 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """First row and image of each strip of rows, for what would copy a large image whole."""
+    """Yield the first row and the image of each strip of rows."""
     num_rows = max(1, STRIP_PIXELS // image.width)
     if num_rows >= image.height:
-        yield 0, image  # as most are, of which a crop would be a copy
+        yield 0, image  # the usual case; a crop would copy the image
         return
     for top in range(0, image.height, num_rows):
         yield top, image.crop((0, top, image.width, min(top + num_rows, image.height)))
 
 
 def fit(image: Image.Image, size: int | None, channels: int) -> NDArray[np.uint8]:
-    """(channels, height, width) uint8 of a grey or colour image.
+    """Return a grey or colour image as a (channels, height, width) uint8 array.
 
     With `size`, the largest centred square is resized to it, bicubic and antialiased.
     """
     if size is not None and image.size != (size, size):
-        # Cropped first: resize(box=...) would blend in pixels from beyond the crop.
+        # Crop first: resize(box=...) would blend in pixels from outside the crop.
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         if image.size != (side, side):
             image = image.crop((left, top, left + side, top + side))
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     image = _converted(image, "L" if channels == 1 else "RGB")
+    # Filled by strips, because np.asarray of a Pillow image goes through a copy of its bytes.
     pixels = np.empty((image.height, image.width, channels), dtype=np.uint8)
     for top, strip in strips(image):
         pixels[top : top + strip.height] = np.asarray(strip).reshape(-1, image.width, channels)
@@ -145,27 +145,31 @@ def _open(content: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise DataError("not a PNG, JPEG, WebP, BMP or GIF image") from error
     except _DECODER_FAULTS as error:
-        raise DataError(f"undecodable ({_words(error)})") from error
+        raise DataError(f"undecodable ({_reason(error)})") from error
+    # Open reads only the header, so the limits hold before a decoder allocates the pixels.
     most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
     if image.width * image.height > most:
         webp = " for WebP (save it as PNG or JPEG)" if most < MAX_PIXELS else ""
         raise DataError(
-            f"{image.width}x{image.height} is more than {most:,} pixels{webp}; shrink it"
+            f"{image.width}x{image.height} is more than {most:,} pixels{webp}; reduce its size"
         )
     if max(image.size) > MAX_SIDE:
-        raise DataError(f"{image.width}x{image.height} has a side over {MAX_SIDE:,}; shrink it")
+        raise DataError(
+            f"{image.width}x{image.height} has a side over {MAX_SIDE:,} pixels; reduce it"
+        )
     return image
 
 
 def _header(image: Image.Image, content: bytes) -> ImageHeader:
     mode = image.mode
+    # Byte 24 of a PNG is the bit depth in its IHDR chunk.
     if image.format == "PNG" and content[24:25] == b"\x10" and mode.startswith("RGB"):
         mode += ";16"
     try:
-        # A camera's JPEG may hold previews behind the picture, which are no animation.
+        # MPO: a camera's JPEG with further pictures such as previews, which are no animation.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except _DECODER_FAULTS as error:
-        raise DataError(f"undecodable ({_words(error)})") from error
+        raise DataError(f"undecodable ({_reason(error)})") from error
     return ImageHeader(str(image.format), mode, image.width, image.height, frames)
 
 
@@ -175,14 +179,14 @@ def _load(image: Image.Image, *, upright: bool = True) -> Image.Image:
         if upright:
             ImageOps.exif_transpose(image, in_place=True)
     except _DECODER_FAULTS as error:
-        raise DataError(f"undecodable ({_words(error)})") from error
+        raise DataError(f"undecodable ({_reason(error)})") from error
     return image
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    """The image in a mode; itself where it is in it, of which convert would make a copy."""
+    """Return the image in a mode, without a copy if it already has that mode."""
     return image if image.mode == mode else image.convert(mode)
 
 
-def _words(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__

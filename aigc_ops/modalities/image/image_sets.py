@@ -1,4 +1,4 @@
-"""Images for comparison, wherever they lie: a folder, an archive, Parquet, or an array."""
+"""Sets of images for comparison, from a folder, an archive, Parquet, or a NumPy array."""
 
 import hashlib
 import math
@@ -20,21 +20,22 @@ from aigc_ops.formats.stat_digest import require_regular, visible_files
 from aigc_ops.modalities.image.config import ImageDataConfig
 from aigc_ops.modalities.image.files import MAX_BYTES, SUFFIXES, decode_as_stored, fit
 
+# np.savez's default name, and names that are common for saved samples.
 ARRAYS = ("arr_0", "images", "samples")
 KINDS = {".zip": "archive", ".parquet": "table", ".npy": "array", ".npz": "array"}
 
 Picture = NDArray[np.uint8]
-"""(3, H, W) uint8; a grey image thrice."""
+"""(3, H, W) uint8; a grey image has three equal channels."""
 
 
 @dataclass
-class Collection:
-    """A set of images of any sizes, of which one at a time is in memory."""
+class ImageSet:
+    """A set of images of any sizes; one image at a time is in memory."""
 
     path: Path
     skip_damaged: bool = False
     skipped: list[str] = field(default_factory=list)
-    """Names of the images passed over in the last reading, with the reasons."""
+    """Names of the images skipped in the last reading, with the reasons."""
 
     def __post_init__(self) -> None:
         if not self.path.exists():
@@ -46,11 +47,13 @@ class Collection:
             require_regular(self.path)
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the names and content of all files that can be read."""
+        """Return the SHA-256 (hex) over names and content of all readable files."""
         digest = hashlib.sha256()
         names = sorted(visible_files(self.path)) if self.path.is_dir() else [Path()]
         for name in names:
             digest.update(f"{name.as_posix()}\0".encode())
+            # An unreadable file counts by its name alone: whether it is an error is decided when
+            # images are read, with `skip_damaged`.
             with suppress(OSError, DataError):
                 require_regular(self.path / name)
                 with (self.path / name).open("rb") as file:
@@ -58,7 +61,7 @@ class Collection:
         return digest.hexdigest()
 
     def __len__(self) -> int:
-        """Number of images, damaged ones among them."""
+        """Return the number of images, damaged ones included."""
         if self._kind == "array":
             with _array(self.path) as (_, shape):
                 return shape[0]
@@ -67,19 +70,19 @@ class Collection:
                 return int(table.metadata.num_rows)
         return len(self._names)
 
-    def images(self, places: Sequence[int] | NDArray[np.intp] | None = None) -> Iterator[Picture]:
-        """The images at ascending places in the order of their names; all of them by default.
+    def images(self, indices: Sequence[int] | NDArray[np.intp] | None = None) -> Iterator[Picture]:
+        """Yield the images at ascending indices in the order of their names; default: all.
 
-        They are as Pillow converts them to RGB, which is how published distances take theirs:
-        transparency is dropped, an EXIF orientation not followed. Raises DataError naming one
-        that is damaged.
+        Raises DataError naming a damaged image, unless `skip_damaged` is set.
         """
+        # Images are converted to RGB by Pillow alone, as in the tools whose distances are
+        # published: transparency is dropped, and the EXIF orientation is ignored.
         self.skipped = []
-        places = range(len(self)) if places is None else [int(place) for place in places]
+        indices = range(len(self)) if indices is None else [int(index) for index in indices]
         if self._kind == "array":
-            yield from _in_array(self.path, places)
+            yield from _in_array(self.path, indices)
             return
-        for name, content in self._encoded(places):
+        for name, content in self._encoded(indices):
             try:
                 if isinstance(content, Exception):
                     reason = getattr(content, "strerror", None) or content
@@ -88,43 +91,47 @@ class Collection:
             except DataError as error:
                 if not self.skip_damaged:
                     raise DataError(
-                        f"{name}: {error}; mend it, or pass damaged images over with --skip-damaged"
+                        f"{name}: {error}; repair or remove it, or use --skip-damaged"
                     ) from error
                 self.skipped.append(f"{name}: {error}")
 
     @cached_property
     def _names(self) -> list[str]:
-        """Of the images in a folder or an archive."""
+        """Names of the images in a folder or an archive, sorted."""
         if self._kind == "archive":
             with _archive(self.path) as archive:
-                found = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+                names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
         else:
-            found = [str(name) for name in visible_files(self.path)]
-        return sorted(name for name in found if Path(name).suffix.lower() in SUFFIXES)
+            names = [str(name) for name in visible_files(self.path)]
+        return sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES)
 
-    def _encoded(self, places: Sequence[int]) -> Iterator[tuple[str, bytes | Exception]]:
-        """Names and bytes of image files, or why a file has none."""
+    def _encoded(self, indices: Sequence[int]) -> Iterator[tuple[str, bytes | Exception]]:
+        """Yield names and bytes of image files, or the error that prevented reading."""
         if self._kind == "table":
-            yield from self._in_table(places)
+            yield from self._in_table(indices)
         elif self._kind == "archive":
             with _archive(self.path) as archive:
-                for entry in (archive.getinfo(self._names[place]) for place in places):
+                for entry in (archive.getinfo(self._names[index]) for index in indices):
                     name = f"{self.path}: {entry.filename}"
+                    # Checked before unpacking, against archives made to exhaust memory.
                     if entry.file_size > MAX_BYTES:
-                        raise DataError(f"{name} unpacks to {entry.file_size:,} bytes; too many")
+                        raise DataError(
+                            f"{name} unpacks to {entry.file_size:,} bytes; at most {MAX_BYTES:,}"
+                        )
                     yield name, _bytes_of(partial(archive.read, entry))
         else:
-            for file in (self.path / self._names[place] for place in places):
+            for file in (self.path / self._names[index] for index in indices):
                 yield str(file), _bytes_of(partial(_file_bytes, file))
 
-    def _in_table(self, places: Sequence[int]) -> Iterator[tuple[str, bytes]]:
-        column, first, wanted = ImageDataConfig.model_fields["column"].default, 0, set(places)
+    def _in_table(self, indices: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+        column, first, wanted = ImageDataConfig.model_fields["column"].default, 0, set(indices)
         with open_parquet(self.path) as table:
             if column not in table.schema_arrow.names:
                 found = ", ".join(table.schema_arrow.names)
                 raise DataError(f"{self.path}: expected a column {column!r}; found {found}")
             for group in range(table.num_row_groups):
                 index, first = first, first + table.metadata.row_group(group).num_rows
+                # Skip row groups without a wanted row; a process reads only its block of the file.
                 if wanted.isdisjoint(range(index, first)):
                     continue
                 for batch in read_batches(self.path, [column], [group]):
@@ -158,9 +165,11 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def _array(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """A NumPy file behind its header, whose pickles are refused, and the shape (N, H, W, C)."""
+    """Open a NumPy file at its data; yield it and the shape (N, H, W, C)."""
     try:
         with ExitStack() as stack:
+            # Read as a file rather than by np.load: images are then read one by one, also from
+            # an archive, and pickled objects are never loaded.
             if path.suffix.lower() == ".npz":
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 file = stack.enter_context(archive.open(_member(path, archive.namelist())))
@@ -180,7 +189,8 @@ def _member(path: Path, names: list[str]) -> str:
 
 
 def _shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
-    """Reads the header; (N, H, W, C) of images, C 1 or 3."""
+    """Read the header and return (N, H, W, C), C being 1 or 3; raise for other arrays."""
+    # NumPy's public header readers return shape and dtype without reading any data.
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"format {version[0]}.{version[1]}")
@@ -191,7 +201,7 @@ def _shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
     if dtype.hasobject:
         raise ValueError("Python objects")
     if is_fortran and 0 not in shape:
-        raise DataError(f"{path}: stored by columns; save np.ascontiguousarray of it")
+        raise DataError(f"{path}: stored in Fortran order; save np.ascontiguousarray(images)")
     if (
         dtype != np.uint8
         or len(shape) not in (3, 4)
@@ -206,15 +216,16 @@ def _shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
     return shape if len(shape) == 4 else (*shape, 1)
 
 
-def _in_array(path: Path, places: Sequence[int]) -> Iterator[Picture]:
+def _in_array(path: Path, indices: Sequence[int]) -> Iterator[Picture]:
     with _array(path) as (file, shape):
         first, num_bytes = file.tell(), math.prod(shape[1:])
-        for place in places:
-            file.seek(first + place * num_bytes)
+        for index in indices:
+            file.seek(first + index * num_bytes)
             content = file.read(num_bytes)
             if len(content) < num_bytes:
                 raise ValueError("cut short")
             image = np.frombuffer(content, np.uint8).reshape(shape[1:])
+            # (H, W, 1) broadcasts to three equal channels; then channels first.
             yield np.ascontiguousarray(
                 np.broadcast_to(image, (*image.shape[:2], 3)).transpose(2, 0, 1)
             )

@@ -1,4 +1,4 @@
-"""How images are found, read and measured."""
+"""Data hooks of images: find, decode, measure."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -33,7 +33,7 @@ def image_settings(config: DataSettings) -> ImageDataConfig:
 
 
 class ImageSurvey(Survey):
-    """Size of the first undamaged image, and whether all are grey."""
+    """Survey of a dataset: size of the first undamaged image, and whether all are grey."""
 
     def __init__(self) -> None:
         self.size: tuple[int, int] | None = None
@@ -45,22 +45,23 @@ class ImageSurvey(Survey):
             self.are_grey &= header.mode in GREY_MODES
             self.size = self.size or decode(row.content or b"").size
         except DataError:
-            pass  # validation names it
+            pass  # damaged images are named by validation, with all others
 
     def shape_fields(self, config: DataSettings, class_names: tuple[str, ...]) -> dict[str, Any]:
-        """Return the shape; none when no image is sound."""
+        """Return the shape; empty if no image can be decoded."""
         if self.size is None:
             return {}
         width, height = self.size
         if (size := image_settings(config).size) is not None:
             width = height = size
+        # One colour image makes all three channels necessary.
         channels = 1 if self.are_grey else 3
         shape = ImageShape(channels=channels, height=height, width=width, class_names=class_names)
         return {"image_shape": shape}
 
 
 class ImageFiles(DataHooks):
-    """Image files with classes by sub-folder, and Parquet of encoded images."""
+    """Image files with one sub-folder per class, and Parquet files of encoded images."""
 
     name = "image"
     sample_noun = "an image"
@@ -81,16 +82,14 @@ class ImageFiles(DataHooks):
         return ImageSurvey()
 
     def decode(self, source: SplitRows) -> "Images":
-        """Return the images, decoded as they are needed where they exceed `data.image.memory_gb`.
-
-        A damaged one is found then.
-        """
+        """Return the images in memory, or a stream if they exceed `data.image.memory_gb`."""
+        # A stream decodes an image when it is taken, so a damaged one is reported only then.
         from aigc_ops.modalities.image.decoding import image_data
         from aigc_ops.modalities.image.streaming import ImageStream
 
         shape, settings = source.ref.image_shape, image_settings(source.config)
         if shape is None:
-            raise DataError(f"{source.ref.uri}: no image of it can be read; validate it to see why")
+            raise DataError(f"{source.ref.uri}: no image can be read; run validate for the reasons")
         num_bytes = source.num_rows * shape.channels * shape.height * shape.width
         if num_bytes > settings.memory_bytes:
             return ImageStream(source.layout, source.config, source.split, shape)
@@ -112,6 +111,8 @@ class ImageFiles(DataHooks):
             "num_frames": header.frames,
         }
         if header.mode in GREY_MODES + COLOUR_MODES:
+            # The digest is over pixels rather than bytes, so it finds duplicates across formats. It
+            # is taken strip by strip, because a large image would be copied whole.
             flat = flatten(image)
             digest = hashlib.sha256(f"{flat.mode} {facts['size']} ".encode())
             for _, strip in strips(flat):
@@ -128,13 +129,16 @@ class ImageFiles(DataHooks):
     ) -> list[Check]:
         low, high = rules.min_side, rules.max_side
         modes = GREY_MODES + COLOUR_MODES
-        sides = {
+        rules_by_side = {
             side: f"every {side} is from {low} to {high} pixels" for side in ("width", "height")
         }
         checks = [
             Check("in_set", "mode", f"every image is 8-bit: {', '.join(modes)}", values=modes),
             Check("in_set", "num_frames", "no image is animated", values=[1]),
-            *(Check("between", side, told, low=low, high=high) for side, told in sides.items()),
+            *(
+                Check("between", side, rule, low=low, high=high)
+                for side, rule in rules_by_side.items()
+            ),
         ]
         shape = ref.image_shape
         if shape is not None and image_settings(config).size is None:

@@ -1,4 +1,4 @@
-"""Image data, and the contract that every image family keeps."""
+"""Image data, and the interface that every image family implements."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ from aigc_ops.interfaces.request import SampleRequest, check_controls, check_lab
 
 
 class Images(TrainingData):
-    """Images of one shape and, where they have them, their classes."""
+    """Images of one shape, with their classes if the data has any."""
 
     shape: ImageShape
     is_resident = False
 
     @abc.abstractmethod
     def take(self, indices: Tensor) -> "ImageData":
-        """The images at (N,) int64 indices, in their order."""
+        """Return the images at (N,) int64 indices, in their order."""
 
 
 @dataclass(frozen=True)
 class ImageData(Images):
-    """Images resident in memory, in the dataset's own shape and range."""
+    """Images in memory, in the dataset's own shape and range."""
 
     images: Tensor
     """(N, C, H, W) uint8."""
@@ -51,6 +51,7 @@ class ImageModel(Generative[Tensor]):
     """A family whose samples are images in the dataset's own size and range."""
 
     modality: ClassVar[str] = "image"
+    # Convolutions are faster with channels last, on the CPU (oneDNN) and on GPUs (tensor cores).
     memory_format: ClassVar[torch.memory_format] = torch.channels_last
     shape: ImageShape
 
@@ -82,73 +83,75 @@ class ImageModel(Generative[Tensor]):
 
     @abc.abstractmethod
     def sample(self, requests: Sequence[SampleRequest]) -> Tensor:
-        """(N, C, H, W) uint8 on the CPU, one image per request; N may be 0."""
+        """Return (N, C, H, W) uint8 on the CPU, one image per request; N may be 0."""
 
     def check(self, request: SampleRequest) -> None:
         check_label(request, self.shape.num_classes)
         check_controls(request, self.controls())
 
     def no_images(self) -> Tensor:
-        """(0, C, H, W) uint8: the answer to no requests."""
+        """Return (0, C, H, W) uint8, the result for no requests."""
         return torch.empty(
             (0, self.shape.channels, self.shape.height, self.shape.width), dtype=torch.uint8
         )
 
     def labels(self, requests: Sequence[SampleRequest], device: torch.device) -> Tensor | None:
-        """(N,) int64 labels of the requests; None for a model without classes."""
+        """Return the (N,) int64 labels of the requests; None for a model without classes."""
         if not self.shape.num_classes:
             return None
         return torch.tensor([request.label for request in requests], device=device)
 
 
 class ImageFigures(NamedTuple):
-    """What a family tells of given images."""
+    """Values of given images under a model, such as log-likelihood bounds."""
 
     values: Mapping[str, Tensor]
-    """(B,) each: a figure of every image."""
+    """One value per image and name, (B,) each."""
     terms: Mapping[str, JsonValue]
-    """What the figures depend on beside the images; they compare under equal terms alone."""
+    """Settings besides the images; values are comparable only when these terms are equal."""
 
 
 class ImageLikelihoodModel(ImageModel):
-    """A family that, beside drawing, tells how likely given images are."""
+    """A family that also estimates the likelihood of given images."""
 
     @abc.abstractmethod
     def figures(self, batch: dict[str, Tensor], noise: Noise, *, num_draws: int) -> ImageFigures:
-        """Figures of a batch of examples, averaged over `num_draws` draws where they vary."""
+        """Return values of a batch; estimates are averages over `num_draws` random draws."""
 
     def pictures(self, batch: dict[str, Tensor], noise: Noise) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Pictures of what is made of examples, (rows, columns, C, H, W) uint8 each, by name."""
+        """Return pictures such as reconstructions, by name; (rows, columns, C, H, W) uint8 each."""
         return {}
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 images in 0..255 as float32 in [-1, 1]."""
+    """Convert uint8 images in 0..255 to float32 in [-1, 1]."""
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float images in [-1, 1] as uint8 in 0..255 on the CPU, rounded to the nearest level."""
+    """Convert float images in [-1, 1] to uint8 in 0..255 on the CPU, rounded."""
+    # Round before the conversion, which would truncate, and clamp, since it would wrap around.
     levels = images.float().add(1.0).mul(127.5).round().clamp(0, 255)
     return levels.to(torch.uint8).cpu()
 
 
-def num_doublings(shape: ImageShape) -> int:
-    """Times a base of 4 to 7 pixels doubles to the image's size; at least 1.
+def num_upsampling_stages(shape: ImageShape) -> int:
+    """Return the number of 2x upsampling stages from a base of 4 to 7 pixels; at least 1.
 
     Raises ModelError for images that are not square or of another size.
     """
-    base, doublings = shape.height, 0
+    base, num_stages = shape.height, 0
     while base > 7 and base % 2 == 0:
-        base, doublings = base // 2, doublings + 1
-    if shape.height != shape.width or not 4 <= base <= 7 or doublings == 0:
+        base, num_stages = base // 2, num_stages + 1
+    if shape.height != shape.width or not 4 <= base <= 7 or num_stages == 0:
+        # Suggest the supported side that is nearest to the image's shorter side.
         nearest = min(
             (b << d for b in range(4, 8) for d in range(1, 9)),
             key=lambda size: abs(size - min(shape.height, shape.width)),
         )
         raise ModelError(
             f"images of {shape.height} x {shape.width} pixels do not fit a convolutional "
-            f"model, which wants squares of 4 to 7 pixels times a power of two; "
+            f"model; expected squares of 4 to 7 pixels times a power of two; "
             f"resize them with --data.image.size {nearest}"
         )
-    return doublings
+    return num_stages

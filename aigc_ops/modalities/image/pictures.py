@@ -1,4 +1,4 @@
-"""Images as pictures: single ones, and many of them in one grid."""
+"""Convert image tensors to pictures: single images, and grids."""
 
 import math
 
@@ -9,15 +9,15 @@ GRID_PADDING = 2
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Return a (C, H, W) uint8 image as a picture, greyscale for one channel."""
+    """Return a (C, H, W) uint8 image as a Pillow image, greyscale for one channel."""
     array = image.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def grid(images: Tensor, columns: int | None = None) -> Image.Image:
-    """Return one picture of all (N, C, H, W) uint8 images, row by row, 2 px of white between.
+    """Return a grid of (N, C, H, W) uint8 images, row by row, separated by 2 px of white.
 
-    Small images are enlarged by a whole factor to about 64 px, without smoothing.
+    Small images are enlarged by an integer factor to about 64 px, without smoothing.
     """
     num, _, height, width = images.shape
     columns = columns or max(1, math.ceil(math.sqrt(num)))

@@ -1,4 +1,4 @@
-"""Parquet whose row groups are too large to stream, copied into smaller ones."""
+"""Copy Parquet files whose row groups are too large to stream into smaller row groups."""
 
 import sys
 from pathlib import Path
@@ -20,11 +20,8 @@ from aigc_ops.modalities.image.ingestion import image_settings
 
 
 def regrouped(path: Path, config: DataSettings, *, num_rows: int) -> Path:
-    """A copy with row groups of so many rows and the columns that images are read from.
-
-    It is made once and kept in the cache, named by a digest of the file and of these; of
-    several processes here, one makes it.
-    """
+    """Return a cached copy with `num_rows` per row group and only the columns that are read."""
+    # The entry is named by all that it depends on, so a changed file or column gets its own.
     terms = {
         "file": digest_content(path, "sha256"),
         "columns": _columns(path, config),
@@ -32,14 +29,15 @@ def regrouped(path: Path, config: DataSettings, *, num_rows: int) -> Path:
     }
     folder = home() / "cache" / "row-groups" / json_digest(terms)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Several training processes on one machine need the same copy: one makes it, others wait.
     with FileLock(folder.with_suffix(".lock")):
         try:
             verify_folder(folder)
-        except CheckpointError:  # none yet, or a damaged one
+        except CheckpointError:  # there is no copy yet, or a damaged one
             tqdm.write(
                 f"{path}: its row groups are too large to stream; copying it once, in groups of "
-                f"{num_rows}, into {folder} (written with row_group_size={num_rows} it is read "
-                "as it stands)",
+                f"{num_rows}, into {folder} (a file written with row_group_size={num_rows} "
+                "needs no copy)",
                 file=sys.stderr,
             )
             write_folder(folder, lambda partial: _copy(path, partial / path.name, config, num_rows))
@@ -60,9 +58,9 @@ def _columns(path: Path, config: DataSettings) -> list[str]:
 
 def _copy(path: Path, target: Path, config: DataSettings, num_rows: int) -> None:
     columns = _columns(path, config)
-    with open_parquet(path, buffer_size=2**20) as file:  # else a whole row group is read at once
+    with open_parquet(path, buffer_size=2**20) as file:  # otherwise a whole row group is read
         schema = pa.schema([file.schema_arrow.field(name) for name in columns])
-        # Encoded images are as small as they get, and no two are alike.
+        # Encoded images neither compress further nor repeat, so only labels get a dictionary.
         labels = [name for name in columns if name != image_settings(config).column]
         with pq.ParquetWriter(target, schema, use_dictionary=labels, compression="none") as writer:
             for batch in file.iter_batches(num_rows, columns=columns):

@@ -1,4 +1,4 @@
-"""What an image can be asked for: a class."""
+"""Request fields of images: the class label."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +16,12 @@ class LabelField(CallFields):
     label: int | None = Field(
         default=None,
         ge=0,
-        description="Class to draw; a conditional image model goes round its classes without it.",
+        description="Class to generate; by default a conditional model cycles through its classes.",
     )
 
 
 class ImageRequests(RequestFields):
-    """A label, which a model with classes needs."""
+    """The class label, which a model with classes needs."""
 
     fields = LabelField
     columns = {"label": "long"}  # noqa: RUF012 - typed by the base class
@@ -40,6 +40,7 @@ class ImageRequests(RequestFields):
         self, model: Generative[Any], index: int, row: Mapping[str, Any]
     ) -> dict[str, Any]:
         label = row.get("label")
+        # Rows without a label cycle through the classes, as requests of a call do.
         if label is None and model.num_classes:
             label = index % model.num_classes
         return {"label": None if label is None else int(label)}

@@ -1,4 +1,4 @@
-"""A split of images too large for memory, read from its files as it is needed."""
+"""Stream a split of images that is too large for memory from its files."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -23,39 +23,40 @@ from aigc_ops.modalities.image.ingestion import image_settings
 from aigc_ops.modalities.image.model import ImageData, Images
 from aigc_ops.modalities.image.regrouping import regrouped
 
-ROW_BYTES = 400  # what Python adds to an encoded image
-FEWEST_GROUPS = 4
-GOOD_GROUPS = 32  # of a copy, which are strewn among one another
+ROW_BYTES = 400  # overhead of the Python objects of one encoded image
+FEWEST_GROUPS = 4  # that must fit in memory, else the file is copied into smaller groups
+GOOD_GROUPS = 32  # that fit in memory after copying; the shuffle window spans them
 MOST_GROUPS = 256
-LEAST_PIXELS = 2**15  # below which threads wait for one another longer than they decode
+LEAST_PIXELS = 2**15  # per thread; below, threads wait for each other longer than they decode
 
 
 class ImageStream(Images):
-    """Images decoded when they are taken, from encoded groups that are kept for a while.
+    """Images that are decoded when they are taken, from a cache of encoded groups.
 
-    A group is a row group of Parquet, or an image file. Parquet of row groups too large for
-    that is copied once into smaller ones. As many are kept as fit into half
-    of `data.image.memory_gb`; taking images in an order that keeps to `groups` reads each group
-    once or twice an epoch. Any order gives the same images, whatever `data.image.num_workers`.
+    A group is a Parquet row group, or an image file. Parquet files with large row groups are
+    copied once into smaller ones. The cache takes half of `data.image.memory_gb`. An order that
+    follows `groups` reads each group once or twice per epoch. The images do not depend on the
+    order or on `data.image.num_workers`.
     """
 
     def __init__(
         self, layout: Layout, config: DataSettings, split: Split, shape: ImageShape
     ) -> None:
-        """Raises DataError when an image alone takes too much of the memory."""
+        """Survey the groups; raise DataError if one image takes too much of the memory."""
         self.shape = shape
         self._layout, self._config, self._split = layout, config, split
         self._settings = image_settings(config)
         self._groups: list[Group] = []
-        self._kept: OrderedDict[int, list[Row]] = OrderedDict()
-        self._num_kept = MOST_GROUPS
+        self._cached: OrderedDict[int, list[Row]] = OrderedDict()
+        self._max_cached = MOST_GROUPS
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(self._settings.num_workers, thread_name_prefix="decode")
         sizes = self._survey()
         self._ends = np.cumsum(sizes)
         if layout.is_parquet:
-            # Some stand by for the last rows of groups that are nearly used up.
-            at_once = self._num_kept - max(2, self._num_kept // 4)
+            # Spare slots: a shuffled order still takes the last rows of groups that are almost
+            # exhausted while it begins new ones.
+            at_once = self._max_cached - max(2, self._max_cached // 4)
             self.groups = Groups(tuple(sizes), at_once)
 
     def __len__(self) -> int:
@@ -63,6 +64,8 @@ class ImageStream(Images):
 
     def take(self, indices: Tensor) -> ImageData:
         rows = [self._row(index) for index in indices.tolist()]
+        # Split the batch over the threads, but not into parts too small to gain from it. Parts are
+        # joined in their order, so the result does not depend on the number of threads.
         fewest = LEAST_PIXELS // (self.shape.height * self.shape.width)
         per_worker = max(1, fewest, -(-len(rows) // self._settings.num_workers))
         parts = [rows[first : first + per_worker] for first in range(0, len(rows), per_worker)]
@@ -86,12 +89,13 @@ class ImageStream(Images):
 
     def _rows(self, group: int) -> list[Row]:
         with self._lock:
-            if group not in self._kept:
-                while len(self._kept) >= self._num_kept:
-                    self._kept.popitem(last=False)
-                self._kept[group] = list(self._read(self._groups[group]))
-            self._kept.move_to_end(group)
-            return self._kept[group]
+            # Least recently used first. The lock makes concurrent readers of a group read it once.
+            if group not in self._cached:
+                while len(self._cached) >= self._max_cached:
+                    self._cached.popitem(last=False)
+                self._cached[group] = list(self._read(self._groups[group]))
+            self._cached.move_to_end(group)
+            return self._cached[group]
 
     def _read(self, group: Group) -> Iterator[Row]:
         if group.file.is_absolute():
@@ -99,11 +103,13 @@ class ImageStream(Images):
         return read_group(self._layout, self._config, self._split, group)
 
     def _survey(self) -> list[int]:
-        """Images of the split in each group that has any; unsplit data is read to tell them."""
+        """Return the number of the split's images per group, without empty groups."""
         sizes = []
         for name in self._layout.files_of(self._split):
             is_parquet = self._layout.is_parquet
             for group in self._row_groups(name) if is_parquet else [Group(name)]:
+                # Unsplit data is divided row by row, so it must be read to count. Otherwise the
+                # Parquet metadata has the number.
                 num = sum(1 for _ in self._read(group)) if self._layout.files is None else group.num
                 if num:
                     self._groups.append(group)
@@ -111,10 +117,12 @@ class ImageStream(Images):
         return sizes
 
     def _row_groups(self, name: Path) -> Iterator[Group]:
+        # Half of the memory is for encoded groups; the rest is room for decoded batches.
         first, memory = 0, self._settings.memory_bytes // 2
         sizes = self._sizes(name)
         too_large = [(n, size) for n, size in sizes if size * FEWEST_GROUPS > memory]
         if too_large:
+            # So many rows that GOOD_GROUPS copied groups fit, judged by the largest group.
             fewer = min(n * memory // (size * GOOD_GROUPS) for n, size in too_large)
             path = self._layout.root / name
             name = regrouped(path, self._config, num_rows=max(1, fewer))
@@ -126,12 +134,12 @@ class ImageStream(Images):
                     f"stream them in data.image.memory_gb {self._settings.memory_gb:g}; allow more "
                     "memory"
                 )
-            self._num_kept = min(self._num_kept, memory // max(1, num_bytes))
+            self._max_cached = min(self._max_cached, memory // max(1, num_bytes))
             yield Group(name, index, first, num)
             first += num
 
     def _sizes(self, name: Path) -> list[tuple[int, int]]:
-        """Rows of each row group, and the bytes that they take in memory before decoding."""
+        """Return rows and bytes in memory, before decoding, of each row group."""
         sizes = []
         with open_parquet(self._layout.root / name) as file:
             for index in range(file.metadata.num_row_groups):

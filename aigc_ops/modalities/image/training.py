@@ -1,4 +1,4 @@
-"""What is measured and shown while an image model trains."""
+"""Training hooks of image models: online metrics and previews."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ NUM_GRID_SAMPLES = 100
 
 
 class ImageTraining(TrainingHooks):
-    """Distances in pixels, and a grid of samples."""
+    """Training hooks: distances in pixels, and a grid of samples."""
 
     previews_failures = True
     memory_settings = ("data.image.size", "data.image.memory_gb")
@@ -28,16 +28,18 @@ class ImageTraining(TrainingHooks):
         return SampleMonitor(train)
 
     def preview(self, model: Generative[Any], data: TrainingData | None) -> Media:  # noqa: ARG002
-        """Return one picture of the fixed samples, classes side by side."""
+        """Return a grid of samples with fixed seeds; classes are side by side."""
         requests = sampler.requests(model, NUM_GRID_SAMPLES, seed=0)
-        return Picture(grid(sampler.draw(model, requests)))
+        return Picture(grid(sampler.generate(model, requests)))
 
     def check_start(self, model: Generative[Any], data: TrainingData, source: Path) -> None:
         assert isinstance(model, ImageModel), type(model)
         assert isinstance(data, Images), type(data)
         if model.shape != data.shape:
-            there, here = (shape.model_dump(mode="json") for shape in (model.shape, data.shape))
+            trained_on, current = (
+                shape.model_dump(mode="json") for shape in (model.shape, data.shape)
+            )
             raise ModelError(
-                f"{source}: was trained for images of another kind: {differences(there, here)}; "
-                "start without it, or bring the data to its shape (data.image.size)"
+                f"{source}: was trained on other images: {differences(trained_on, current)}; "
+                "start without it, or resize the data to that shape (data.image.size)"
             )

@@ -1,4 +1,4 @@
-"""Texts: documents, or answers with the prompts and conversations they answer."""
+"""Text modality: documents, or answers with their prompts and conversations."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Text(Modality[list[str]]):
-    """Texts; a batch is a list of strings."""
+    """The text modality; a batch is a list of strings."""
 
     name = "text"
     unit = "texts"
@@ -32,6 +32,7 @@ class Text(Modality[list[str]]):
     meanings = MEANINGS
 
     @cached_property
+    # Each hook is imported on first use: most commands need only one, and some import torch.
     def data(self) -> "DataHooks":
         from aigc_ops.modalities.text.ingestion import TextFiles
 

@@ -1,4 +1,4 @@
-"""Texts as files: all of a call in one file, a line each, and exactly in the record beside it."""
+"""Encode texts as files: one line per text in samples.txt, the exact text in its record."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.interfaces.sampling import Metadata, SampleCodec
 
 FILE = "samples.txt"
-FULL_DIFFERENCE = 255
+FULL_DIFFERENCE = 255  # texts are equal or not; the scale is that of pixel levels
 
 
 class TextCodec(SampleCodec[list[str]]):
-    """UTF-8; a batch is a list of strings."""
+    """UTF-8 codec; a batch is a list of strings."""
 
     suffix = ".txt"
     is_numbered = False
@@ -35,20 +35,23 @@ class TextCodec(SampleCodec[list[str]]):
         requests: Sequence[SampleRequest],
         samples: list[str],
     ) -> int:
-        """Return the number of tokens, by one pass of scoring, which is cheap beside sampling."""
+        """Return the number of tokens in the samples."""
+        # Imported here, because listing or reading samples needs no torch.
         import torch
 
         from aigc_ops.modalities.text.model import TextData, TextModel
 
         assert isinstance(model, TextModel), type(model)
         prompts = [request.prompt for request in requests if request.prompt is not None]
+        # Tokens are counted by one scoring pass: a text does not show how it was tokenised, and
+        # scoring is cheap beside sampling.
         data = TextData(samples, prompts if len(prompts) == len(samples) else None)
         with torch.inference_mode():
             _, num_tokens = model.log_likelihood(data)
         return int(num_tokens.sum())
 
     def amount(self, samples: list[str]) -> int:
-        """Return the number of characters: one model's texts end earlier than another's."""
+        """Return the number of characters, because texts of two models differ in length."""
         return sum(map(len, samples))
 
     def encode(self, sample: str, metadata: Metadata | None = None) -> bytes:  # noqa: ARG002
@@ -76,7 +79,7 @@ class TextCodec(SampleCodec[list[str]]):
         folder: Path,
         metadata: Callable[[int], Metadata | None],  # noqa: ARG002
     ) -> list[str]:
-        lines = "".join(f"{_one_line(text)}\n" for text in samples)
+        lines = "".join(f"{_one_line(text)}\n" for text in samples)  # exact texts: `record`
         (folder / FILE).write_text(lines, encoding="utf-8", newline="")
         return [FILE] * len(samples)
 
@@ -88,5 +91,5 @@ class TextCodec(SampleCodec[list[str]]):
 
 
 def _one_line(text: str) -> str:
-    """Return the text with backslashes and whatever may end a line escaped as in Python."""
+    """Return the text with backslashes and line ends escaped as in a Python literal."""
     return printable(text.replace("\\", "\\\\"))

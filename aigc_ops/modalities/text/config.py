@@ -5,13 +5,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from aigc_ops.core.input_paths import Reference
+from aigc_ops.core.input_paths import InputPath
 from aigc_ops.interfaces.guard import Guard
 from aigc_ops.interfaces.sections import SectionConfig
 
 
 class TextDataConfig(SectionConfig):
-    """How texts are read."""
+    """Settings for reading texts."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "documents": "documents",
@@ -22,8 +22,8 @@ class TextDataConfig(SectionConfig):
     documents: Literal["auto", "line", "paragraph", "file"] = Field(
         default="auto",
         description=(
-            "What one document of a text file is; auto: a paragraph where the file has blank "
-            "lines, else a line; in a folder of text files, a file."
+            "Unit of a text file that is one document; auto: a paragraph if the file has blank "
+            "lines, else a line; for a folder of text files, a file."
         ),
     )
     column: str = Field(
@@ -37,19 +37,19 @@ class TextDataConfig(SectionConfig):
 
 
 class TextValidationConfig(SectionConfig):
-    """What texts must be before anything is trained on them."""
+    """Limits that texts must meet before training."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "min_characters": "min_characters",
         "max_characters": "max_characters",
     }
 
-    min_characters: int = Field(default=1, ge=1, description="Least length of a text.")
-    max_characters: int = Field(default=1_000_000, ge=1, description="Most length of a text.")
+    min_characters: int = Field(default=1, ge=1, description="Minimum length of a text.")
+    max_characters: int = Field(default=1_000_000, ge=1, description="Maximum length of a text.")
 
 
 class TextEvaluationConfig(SectionConfig):
-    """How texts are judged."""
+    """Settings for evaluating texts."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "num_texts": "num_texts",
@@ -59,25 +59,25 @@ class TextEvaluationConfig(SectionConfig):
     }
 
     num_texts: int = Field(
-        default=64, ge=2, le=100_000, description="Texts drawn from the model and judged."
+        default=64, ge=2, le=100_000, description="Number of texts generated and evaluated."
     )
     extractor: Literal["minilm"] | None = Field(
         default="minilm",
-        description="Network whose embeddings of texts are compared, where its package is "
-        "installed; empty: texts are not compared by embeddings.",
+        description="Network whose text embeddings are compared, if its package is installed; "
+        "empty: no comparison by embeddings.",
     )
-    general_path: Reference | None = Field(
+    general_path: InputPath | None = Field(
         default=None,
         min_length=1,
-        description="Other texts (as data.path) on which a model is scored too, beside the "
-        "model that its training started from: what has it forgotten?",
+        description="General texts (as data.path) on which the model and its base model are "
+        "scored too; measures forgetting.",
     )
     num_beginnings: int = Field(
         default=128,
         ge=0,
         le=100_000,
-        description="Most training texts whose beginnings a model goes on from, to see "
-        "whether it knows them by heart, and as many held-out ones; 0: none.",
+        description="Maximum number of training texts, and of held-out texts, whose beginnings "
+        "the model continues to measure verbatim memorisation; 0: do not measure.",
     )
 
 
@@ -87,35 +87,37 @@ GUARDS = {
         limit=0.1,
         at_most=1,
         former_name="max_repetition_gain",
-        description="How much more texts may repeat themselves, in four-word runs.",
+        description="Maximum increase of the share of repeated four-word runs over the champion.",
     ),
     "general_bits_per_byte": Guard(
         higher_is_better=False,
         limit=0.1,
         former_name="max_forgetting",
-        description="Bits a byte by which general texts may be predicted worse than by the "
-        "champion (evaluation.text.general_path).",
+        description="Maximum increase of the bits per byte of general texts over the champion "
+        "(evaluation.text.general_path).",
     ),
 }
 
+# Shown beside each metric in reports. The keys are stored metric names.
 MEANINGS = {
-    "bits_per_byte": "surprise at held-out texts; lower is better, whatever the tokenizer",
-    "bits_per_byte_before": "… before this training",
-    "perplexity": "the same per token of this tokenizer",
-    "perplexity_before": "… before this training",
-    "distinct_1": "different words over all words drawn",
-    "distinct_2": "different pairs of words over all pairs drawn",
-    "repetition_4": "share of four-word runs that a text said before",
-    "self_bleu_4": "likeness of each text to all others; high: they say the same",
+    "bits_per_byte": "negative log-likelihood of held-out texts; lower is better; comparable "
+    "across tokenizers",
+    "bits_per_byte_before": "bits per byte before this training",
+    "perplexity": "exponential of the negative log-likelihood per token of this tokenizer",
+    "perplexity_before": "perplexity before this training",
+    "distinct_1": "distinct words over all generated words",
+    "distinct_2": "distinct word pairs over all generated pairs",
+    "repetition_4": "share of four-word runs that occurred earlier in the same text",
+    "self_bleu_4": "similarity of each text to all others; high: low diversity",
     "fd_minilm": "Fréchet distance to the held-out texts in MiniLM's embeddings; lower is better",
     "kd_minilm": "kernel distance in MiniLM's embeddings, unbiased; lower is better",
-    "train_overlap_8": "share of eight-word runs that stand in a training text",
-    "real_train_overlap_8": "the same of held-out texts: how far the data repeats itself",
-    "longest_match": "words of the longest run that stands in a training text, of at least eight",
-    "copies_in_continuations": "share of training texts that come out word for word from their "
-    "beginnings; at most 1 % of held-out texts do (or one, of few)",
-    "general_bits_per_byte": "surprise at general texts",
-    "general_bits_per_byte_before": "… before this training: what was forgotten?",
-    "general_perplexity": "the same per token of this tokenizer",
-    "general_perplexity_before": "… before this training",
+    "train_overlap_8": "share of eight-word runs that occur in a training text",
+    "real_train_overlap_8": "the same for held-out texts: repetition within the data",
+    "longest_match": "words in the longest run that occurs in a training text; at least eight",
+    "copies_in_continuations": "share of training texts that the model reproduces verbatim from "
+    "their beginnings; at most 1 % of held-out texts (or one of few) count as such",
+    "general_bits_per_byte": "negative log-likelihood of general texts",
+    "general_bits_per_byte_before": "the same before this training; a rise since means forgetting",
+    "general_perplexity": "perplexity of general texts",
+    "general_perplexity_before": "perplexity of general texts before this training",
 }

@@ -1,4 +1,4 @@
-"""Rows of JSON lines and of conversations: an answer each, after all that was said before."""
+"""Rows of JSON lines and of conversations: one row per answer, with the turns before it."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -22,22 +22,23 @@ def text_settings(config: DataSettings) -> TextDataConfig:
     return section
 
 
-def text_column(found: Collection[str], settings: TextDataConfig) -> str | None:
-    """Return the column of texts: the configured one, or a usual one in place of the default."""
-    if settings.column in found:
+def text_column(columns: Collection[str], settings: TextDataConfig) -> str | None:
+    """Return the configured text column, or a common alternative to the default one."""
+    if settings.column in columns:
         return settings.column
+    # A name that the user chose is never replaced: a wrong column would train silently.
     if settings.column != TextDataConfig.model_fields["column"].default:
         return None
-    return next((name for name in OTHER_TEXT_COLUMNS if name in found), None)
+    return next((name for name in OTHER_TEXT_COLUMNS if name in columns), None)
 
 
-def json_rows(path: Path, shown: str, config: DataSettings) -> Iterator[Row]:
-    """Yield rows of a file with a JSON object a line; any other line is a row with an error."""
+def json_rows(path: Path, name: str, config: DataSettings) -> Iterator[Row]:
+    """Yield rows of a JSON lines file; a line that is not an object gives a row with an error."""
     try:
         with open_content(path) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield from _record_rows(f"{shown} line {number}", line, config)
+                    yield from _record_rows(f"{name} line {number}", line, config)
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -46,7 +47,7 @@ def _record_rows(name: str, line: bytes, config: DataSettings) -> Iterator[Row]:
     settings = text_settings(config)
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets
+    except (ValueError, RecursionError) as error:  # RecursionError: deeply nested brackets
         yield Row(name, None, error=f"not JSON ({error})")
         return
     if not isinstance(record, dict):
@@ -57,7 +58,9 @@ def _record_rows(name: str, line: bytes, config: DataSettings) -> Iterator[Row]:
         for value in map(record.get, (config.source_column, config.licence_column))
     )
     if settings.messages_column in record:
-        yield from answers(name, record[settings.messages_column], source=source, licence=licence)
+        yield from answer_rows(
+            name, record[settings.messages_column], source=source, licence=licence
+        )
         return
     column = text_column(record, settings)
     if column is None:
@@ -74,27 +77,29 @@ def _record_rows(name: str, line: bytes, config: DataSettings) -> Iterator[Row]:
     yield Row(name, text, prompt=question, source=source, licence=licence)
 
 
-def answers(
+def answer_rows(
     name: str, messages: Any, *, source: str | None = None, licence: str | None = None
 ) -> Iterator[Row]:
-    """A row for each answer of a conversation; one with an error when the turns are no turns."""
+    """Yield one row per answer; a conversation with invalid turns gives a row with an error."""
     try:
-        turns = [_message(each) for each in messages or ()]
-        places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
-        if not places:
+        turns = [_message(record) for record in messages or ()]
+        indices = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
+        if not indices:
             raise ModelError("no message is the assistant's")
-        if places[-1] + 1 != len(turns):
+        # An unanswered question at the end is data that would be dropped silently.
+        if indices[-1] + 1 != len(turns):
             raise ModelError("the last message is not the assistant's")
         check_turns(turns)
     except (ModelError, TypeError) as error:
         yield Row(name, None, error=f"messages: {error}", source=source, licence=licence)
         return
-    for number, place in enumerate(places, start=1):
+    for number, index in enumerate(indices, start=1):
         yield Row(
-            f"{name} answer {number}" if len(places) > 1 else name,
-            _encoded(turns[place].text),
-            prompt=_encoded(turns[place - 1].text),
-            history=tuple(turns[: place - 1]),
+            # The last turn before the answer is its prompt, the turns before that are its history.
+            f"{name} answer {number}" if len(indices) > 1 else name,
+            _encoded(turns[index].text),
+            prompt=_encoded(turns[index - 1].text),
+            history=tuple(turns[: index - 1]),
             source=source,
             licence=licence,
         )
@@ -102,15 +107,17 @@ def answers(
 
 def _message(record: Any) -> Message:
     if not isinstance(record, Mapping):
-        raise ModelError("each message is an object with role and content")
+        raise ModelError("expected each message to be an object with role and content")
     role, content = record.get("role"), record.get("content")
     if role not in ROLES:
-        raise ModelError(f"role {role!r} is none of {', '.join(ROLES)}")
+        raise ModelError(f"role {role!r} is not one of {', '.join(ROLES)}")
     if not isinstance(content, str):
-        raise ModelError(f"the {role}'s content is {content!r} where a text was expected")
+        raise ModelError(f"the {role}'s content is {content!r}; expected a text")
     return Message(cast(Role, role), content)
 
 
 def _encoded(value: Any) -> bytes | None:
-    """A text's bytes, half surrogates as they are, so that decoding names the row."""
+    """Return a text's bytes, None for other values."""
+    # JSON can hold lone surrogates, which UTF-8 forbids. They pass here, so that the decoding
+    # of the row fails with an error that names it.
     return value.encode(errors="surrogatepass") if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Text files, cut into documents."""
+"""Split text files into documents."""
 
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -7,13 +7,14 @@ from typing import BinaryIO
 def split_documents(lines: BinaryIO, unit: str) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, document) of a text file, stripped and never empty.
 
-    `unit` is line, paragraph, file, or auto: paragraphs where blank lines stand between
-    lines, else lines. Bytes stay undecoded, so that bad UTF-8 is reported by its row. No more
-    than one document is in memory.
+    `unit` is line, paragraph, file, or auto: paragraphs if blank lines separate lines, else
+    lines. At most one document is in memory.
     """
+    # Documents stay bytes here: decoding per row lets an error name the row that is not UTF-8.
     if unit == "auto":
         unit = "paragraph" if _has_paragraphs(lines) else "line"
         lines.seek(0)
+    # `first` is the number of the document's first line that is not blank.
     first, document = 0, list[bytes]()
     for number, line in enumerate(_plain(lines), start=1):
         is_blank = not line.strip()
@@ -28,7 +29,7 @@ def split_documents(lines: BinaryIO, unit: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _has_paragraphs(lines: Iterable[bytes]) -> bool:
-    """Return whether blank lines stand between lines."""
+    """Return whether a blank line has text before and after it."""
     has_text, has_blank = False, False
     for line in _plain(lines):
         if not line.strip():
@@ -41,7 +42,8 @@ def _has_paragraphs(lines: Iterable[bytes]) -> bool:
 
 
 def _plain(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines with their ends as on Unix and without a byte order mark."""
+    """Yield the lines with Unix line ends and without a byte order mark."""
     for number, line in enumerate(lines):
+        # Windows editors write both; otherwise the mark would become part of the first text.
         content = line if number else line.removeprefix(b"\xef\xbb\xbf")
         yield content[:-2] + b"\n" if content.endswith(b"\r\n") else content

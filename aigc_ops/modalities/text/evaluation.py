@@ -1,4 +1,4 @@
-"""How text models are scored, compared and shown side by side."""
+"""Evaluation hooks of text models: scores, paired comparison, side-by-side samples."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from aigc_ops.interfaces.evaluation import (
 )
 from aigc_ops.interfaces.media import Section, Table, Text
 from aigc_ops.modalities.text.metrics import EVALUATION_VERSION
-from aigc_ops.modalities.text.metrics.generated import searched
+from aigc_ops.modalities.text.metrics.generated import search_rows
 from aigc_ops.modalities.text.metrics.overlap import overlap
-from aigc_ops.modalities.text.metrics.report import findings_of
+from aigc_ops.modalities.text.metrics.report import text_findings
 from aigc_ops.modalities.text.metrics.score import (
     negative_log_likelihood,
     score_texts,
@@ -28,32 +28,33 @@ from aigc_ops.statistics.intervals import paired_ratio_error
 from aigc_ops.statistics.reference import reference_rows
 
 NUM_TEXTS = 12
-NUM_NEAR = 4
-"""Texts of each model that are shown beside their nearest training texts."""
+NUM_NEAR = 4  # texts of each model that are shown beside their nearest training texts
 MAX_CHARACTERS = 600
 SIDE_BY_SIDE = "Texts from the same prompts and seeds"
 NEAR = "Nearest training texts"
-NEAR_TEXT = "The texts above that share most with a training text, by their pairs of words."
+NEAR_TEXT = "The texts above that share most pairs of words with a training text."
 
 
 class TextEvaluation(EvaluationHooks):
-    """Bits per byte of held-out texts decide; all of them are scored, so there is one look."""
+    """Evaluation of texts: the bits per byte of held-out texts decide promotion."""
 
+    # `growing` stays None: every comparison uses all reference texts, so there are no interim
+    # analyses.
     version = EVALUATION_VERSION
     num_timed = 4
     not_examined = (
-        "training texts known by heart were not looked for: the report says why, or "
-        "evaluation.text.num_beginnings is 0"
+        "verbatim memorisation of training texts was not measured: see the report for the reason, "
+        "or evaluation.text.num_beginnings is 0"
     )
 
     def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
-        """Return every score, of predicted and of generated texts."""
+        """Return scores of predicted held-out texts and of generated texts."""
         scores = score_texts(_text_model(candidate), context)
         return Evaluation(
             primary=scores.primary,
             values=scores.values,
-            preview=Text(scores.drawn.lines),
-            findings=findings_of(scores),
+            preview=Text(scores.generated.preview),
+            findings=text_findings(scores),
         )
 
     def compare(
@@ -64,36 +65,44 @@ class TextEvaluation(EvaluationHooks):
         assert isinstance(num, int), num
         heldout = context.read("heldout")
         data = heldout.take(reference_rows(len(heldout), num))
+        # Bytes rather than tokens in the denominator: the two models may have different tokenizers.
         num_bytes = np.array([float(len(text.encode())) for text in data.texts])
         bits = [
             negative_log_likelihood(_text_model(each), data)[0] / math.log(2)
             for each in (candidate, champion)
         ]
         error = paired_ratio_error(bits[0], bits[1], num_bytes)
-        ours, theirs = (float(each.sum() / num_bytes.sum()) for each in bits)
-        return Paired("bits_per_byte", ours, theirs, error, num - 1, num)
+        candidate_value, champion_value = (float(each.sum() / num_bytes.sum()) for each in bits)
+        return Paired("bits_per_byte", candidate_value, champion_value, error, num - 1, num)
 
     def side_by_side(
         self, models: Sequence[tuple[str, LoadedModel]], context: EvaluationContext
     ) -> list[Section]:
-        """Return texts of equal requests, and those likest to training texts."""
+        """Return texts for equal requests, and those most similar to training texts."""
         names, loaded = zip(*[(name, _text_model(each)) for name, each in models], strict=True)
+        # 1. Keep only prompts that fit every model, so that all models answer the same ones. Four
+        #    times as many prompts are read as are shown, because some are skipped.
         prompts: list[str] = []
         if context.ref.num_heldout:
             prompts = list(context.read("heldout").prompts or ())[: 4 * NUM_TEXTS]
         for model in loaded:
-            prompts = sampler.servable(model, prompts, NUM_TEXTS)
-        asked = [
+            prompts = sampler.filter_valid_prompts(model, prompts, NUM_TEXTS)
+        # 2. Generate with the seeds of the evaluation, one column per model.
+        requests_by_model = [
             sampler.requests(model, NUM_TEXTS, seed=context.seed, prompt=prompts or None)
             for model in loaded
         ]
-        answers = [sampler.draw(m, requests) for m, requests in zip(loaded, asked, strict=True)]
+        answers = [
+            sampler.generate(m, requests)
+            for m, requests in zip(loaded, requests_by_model, strict=True)
+        ]
         rows = [
             (request.prompt or "", *texts)
-            for request, *texts in zip(asked[0], *answers, strict=True)
+            for request, *texts in zip(requests_by_model[0], *answers, strict=True)
         ]
         columns = ("Prompt", *(name.capitalize() for name in names))
         sections = [Section(SIDE_BY_SIDE, items=[("", Table(columns, rows))])]
+        # 3. Show each model's texts that are most similar to a training text.
         train = context.read("train").texts
         near = [
             (name, *row)
@@ -101,7 +110,7 @@ class TextEvaluation(EvaluationHooks):
             for row in _nearest(texts, train)
         ]
         if near:
-            columns = ("Model", "Text", "Nearest training text", "Likeness")
+            columns = ("Model", "Text", "Nearest training text", "Similarity")
             sections.append(Section(NEAR, NEAR_TEXT, [("", Table(columns, near))]))
         return sections
 
@@ -112,10 +121,10 @@ def _text_model(loaded: LoadedModel) -> TextModel:
 
 
 def _nearest(texts: Sequence[str], train: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return the texts likest to a training text, that text, and how alike they are."""
-    rows = searched(train)
-    _, found = overlap(texts, (train[row] for row in rows), num_near=len(texts))
-    pairs = [(text, near) for text, near in zip(texts, found, strict=True) if near]
+    """Return (text, nearest training text, similarity) of the most similar texts."""
+    rows = search_rows(train)
+    _, nearest = overlap(texts, (train[row] for row in rows), num_near=len(texts))
+    pairs = [(text, near) for text, near in zip(texts, nearest, strict=True) if near]
     pairs.sort(key=lambda pair: -pair[1].similarity)
     return [
         (text, _shortened(train[rows[near.index]]), f"{near.similarity:.2f}")

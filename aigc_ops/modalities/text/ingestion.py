@@ -1,4 +1,4 @@
-"""How texts are found, cut into rows, read and measured."""
+"""Data hooks of texts: find, split into rows, decode, measure."""
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
@@ -18,7 +18,7 @@ from aigc_ops.interfaces.ingestion import (
 from aigc_ops.interfaces.row import Row
 from aigc_ops.modalities.text.config import TextValidationConfig
 from aigc_ops.modalities.text.conversations import (
-    answers,
+    answer_rows,
     json_rows,
     text_column,
     text_settings,
@@ -32,7 +32,7 @@ JSON_LINES = ".jsonl"
 
 
 class TextFiles(DataHooks):
-    """Text files, JSON lines, and Parquet of texts or of conversations."""
+    """Text files, JSON lines, and Parquet files of texts or conversations."""
 
     name = "text"
     sample_noun = "a text"
@@ -41,7 +41,7 @@ class TextFiles(DataHooks):
     suffixes = (".txt", ".text", ".md", JSON_LINES)
     has_many_rows_a_file = True
     optional_fields = ("prompt",)
-    more_rows_hint = " (data.text.documents paragraph or line makes more of a text file)"
+    more_rows_hint = " (data.text.documents paragraph or line splits a text file into more rows)"
     manifest_columns: ClassVar[Mapping[str, str]] = {
         "num_characters": "Int64",
         "num_prompt_characters": "Int64",
@@ -56,17 +56,20 @@ class TextFiles(DataHooks):
         columns = super().columns(found, config)
         if settings.messages_column in found:
             facts = {field: columns[field] for field in ("source", "licence")}
+            # A conversation holds its own prompts, so a prompt column is not read.
             return {"messages": settings.messages_column, **facts}
         return {**columns, "content": text_column(found, settings) or settings.column}
 
     def column_rows(self, name: str, values: Mapping[str, Any]) -> Iterator[Row]:
-        """Yield a row, or a row for each answer of a conversation."""
+        """Return one row, or one row per answer of a conversation."""
         return (
-            answers(name, **values) if "messages" in values else super().column_rows(name, values)
+            answer_rows(name, **values)
+            if "messages" in values
+            else super().column_rows(name, values)
         )
 
     def file_rows(self, layout: Layout, file: Path, config: DataSettings) -> Iterator[Row]:
-        """Yield the documents of a text file, or the answers of JSON lines."""
+        """Yield the documents of a text file, or the rows of JSON lines."""
         path = layout.root / file
         name = path.name if file == Path() else file.as_posix()
         if path.suffix.lower() == JSON_LINES:
@@ -93,13 +96,17 @@ class TextFiles(DataHooks):
             try:
                 facts[column] = None if content is None else len(content.decode().strip())
                 if content is not None and 0 in content:
-                    errors[part] = f"{part} holds a null character; UTF-16 is no UTF-8"
+                    errors[part] = (
+                        f"{part} holds a null character; expected UTF-8, this may be UTF-16"
+                    )
             except UnicodeDecodeError as error:
                 errors[part] = f"{part} is not UTF-8 ({error.reason} at byte {error.start})"
         if row.content is None:
             errors["text"] = row.error or "text is null"
         if errors:
             return facts | {"error": "; ".join(errors.values())}
+        # Duplicates are texts with equal prompts and histories: an answer such as "Yes." recurs
+        # under other questions. The null bytes keep the fields apart.
         before = b"".join(turn.text.encode(errors="replace") + b"\0" for turn in row.history)
         key = before + (row.prompt or b"") + b"\0" + (row.content or b"")
         return facts | {"digest": hashlib.sha256(key).hexdigest()}
@@ -124,7 +131,7 @@ class TextFiles(DataHooks):
 
 
 def _document_unit(layout: Layout, config: DataSettings) -> str:
-    """Return what one document is: a file, in a folder of unsplit text files."""
+    """Return the unit of a document; `auto` means a file in a folder of unsplit text files."""
     documents = text_settings(config).documents
     if documents == "auto" and layout.files is None and layout.root.is_dir():
         return "file"

@@ -1,4 +1,4 @@
-"""Text data, and the contract that every text family keeps."""
+"""Text data, and the interface that every text family implements."""
 
 import abc
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -13,8 +13,9 @@ from aigc_ops.interfaces.data import TrainingData
 from aigc_ops.interfaces.model import Generative
 from aigc_ops.interfaces.request import Message, SampleRequest
 
-KEPT_FROM = 2**20
-"""Characters from which on examples are kept on disk: below, making them again is as quick."""
+# Data of at least so many characters has its tokenised examples cached on disk. Below that,
+# tokenising again is as quick as reading a cache entry.
+MIN_CACHED_CHARACTERS = 2**20
 
 
 @dataclass(frozen=True)
@@ -23,34 +24,37 @@ class TextData(TrainingData):
 
     texts: Sequence[str]
     prompts: Sequence[str] | None = None
-    """As many as texts, or None for plain documents."""
+    """One prompt per text, or None for plain documents."""
     histories: Sequence[Sequence[Message]] | None = None
-    """The conversation before each prompt, oldest turn first; None: there is none."""
+    """The conversation before each prompt, oldest turn first; None without conversations."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
     def num_characters(self) -> int:
-        """Characters of all that it holds."""
+        """Number of characters of all strings in `parts`."""
         return sum(map(len, self.parts()))
 
     def parts(self) -> Iterator[str]:
-        """Every text, prompt and earlier turn, and what tells one from another, in order."""
+        """Yield all texts, prompts and earlier turns in a fixed order, with separators."""
+        # These strings are the input of a digest that names cached examples. The separators keep
+        # apart data whose strings are equal but divided otherwise. A change of them or of the
+        # order makes every cached entry invalid.
         yield from self.texts
         if self.prompts is not None:
             yield "prompts"
             yield from self.prompts
-        for place, history in enumerate(self.histories or ()):
+        for index, history in enumerate(self.histories or ()):
             for message in history:
-                yield f"{place} {message.role}"
+                yield f"{index} {message.role}"
                 yield message.text
 
     def digest_parts(self) -> Iterator[str] | None:
-        return self.parts() if self.num_characters >= KEPT_FROM else None
+        return self.parts() if self.num_characters >= MIN_CACHED_CHARACTERS else None
 
     def take(self, indices: Iterable[int]) -> "TextData":
-        """The texts at these indices, in their order."""
+        """Return the texts at these indices, in their order."""
         rows = list(indices)
         prompts = self.prompts and [self.prompts[row] for row in rows]
         histories = self.histories and [self.histories[row] for row in rows]
@@ -65,13 +69,14 @@ class TextModel(Generative[list[str]]):
 
     @abc.abstractmethod
     def sample(self, requests: Sequence[SampleRequest]) -> list[str]:
-        """One continuation (or answer) per request, without its prompt; may be empty."""
+        """Return one continuation or answer per request, without its prompt; may be empty."""
 
     @abc.abstractmethod
     def examples(self, data: TextData, folder: Path | None = None) -> dict[str, Tensor]:
-        """Training examples; with an empty folder they are written there as they are made.
+        """Return training examples; given an empty folder, write them there as well.
 
-        A NumPy file of each kind then, so that those of much text never fill the memory.
+        One NumPy file per kind is written while the examples are made. So memory never holds
+        all examples of a large dataset.
         """
 
     def write_examples(self, data: TextData, folder: Path) -> None:
@@ -79,23 +84,27 @@ class TextModel(Generative[list[str]]):
 
     @abc.abstractmethod
     def example_terms(self) -> dict[str, JsonValue]:
-        """All that decides `examples` beside the data: equal terms give equal examples."""
+        """Return all that `examples` depends on besides the data; part of a cache entry's name."""
 
     @abc.abstractmethod
     def tokenizer_terms(self) -> dict[str, JsonValue]:
-        """What the tokens are that figures a token count; those compare under equal terms alone."""
+        """Return what identifies the tokenizer.
+
+        Values per token, such as perplexity, are comparable only when these terms are equal.
+        """
 
     def origin(self, data: TextData) -> "TextModel | None":  # noqa: ARG002
-        """The model as it was before this training, for such data; None for one begun anew."""
+        """Return the base model that was finetuned on `data`; None if trained from scratch."""
         return None
 
     @abc.abstractmethod
     def stream(self, request: SampleRequest) -> Generator[str, None, None]:
-        """The pieces of `sample`'s text as they come, whole characters; close it to cancel."""
+        """Yield the text of `sample` in pieces of whole characters; close it to cancel."""
 
     @abc.abstractmethod
     def log_likelihood(self, data: TextData) -> tuple[Tensor, Tensor]:
-        """Log likelihood of each text given its prompt, (N,) float64 nats, and (N,) tokens.
+        """Return log-likelihoods of texts given their prompts, and their numbers of tokens.
 
-        Every token of the text counts once, its end mark included.
+        Both are (N,); the likelihoods are float64, in nats. Every token of a text counts once,
+        its end token included.
         """

@@ -1,4 +1,4 @@
-"""What a text can be asked for: an answer to a prompt or to a conversation."""
+"""Request fields of texts: a prompt or a conversation, and stop strings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ NUM_DEFAULT_PROMPTS = 8
 
 
 class Turn(BaseModel):
-    """One turn of a conversation."""
+    """A turn of a conversation."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -25,7 +25,7 @@ class Turn(BaseModel):
 
 
 class PromptFields(CallFields):
-    """What a text answers, and where it ends."""
+    """The prompt or conversation to answer, and the stop strings."""
 
     prompt: str | None = Field(
         default=None, max_length=MAX_PROMPT_CHARACTERS, description="Text to answer or continue."
@@ -33,10 +33,10 @@ class PromptFields(CallFields):
     messages: list[Turn] = Field(
         default=[],
         max_length=1000,
-        description="A conversation to answer, in place of a prompt; its last turn is the user's.",
+        description="Conversation to answer instead of a prompt; its last turn is the user's.",
     )
     stop: list[str] = Field(
-        default=[], max_length=16, description="A text ends before the first of these."
+        default=[], max_length=16, description="Strings that end a text; the text excludes them."
     )
 
     @model_validator(mode="after")
@@ -44,12 +44,12 @@ class PromptFields(CallFields):
         if self.messages and self.prompt is not None:
             raise ValueError("give messages or a prompt, not both")
         if self.messages and self.messages[-1].role != "user":
-            raise ValueError("the last of the messages is answered already; end with the user's")
+            raise ValueError("the last message is not the user's; end with the user's message")
         return self
 
 
 class TextRequests(RequestFields):
-    """A prompt, the conversation before it, and strings before which the text ends."""
+    """Prompt, earlier conversation and stop strings of a text."""
 
     fields = PromptFields
     columns = {"prompt": "string", "history": "string", "stop": "string"}  # noqa: RUF012
@@ -59,17 +59,20 @@ class TextRequests(RequestFields):
     def arguments(self, call: BaseModel) -> dict[str, Any]:
         assert isinstance(call, PromptFields), type(call)
         messages = [Message(turn.role, turn.content) for turn in call.messages]
+        # The last user turn becomes the prompt; only the turns before it are the history.
         prompt = messages.pop().text if messages else call.prompt
         return {"prompt": prompt, "history": messages, "stop": call.stop}
 
     def call(self, request: SampleRequest) -> dict[str, Any]:
         fields: dict[str, Any] = {"prompt": request.prompt, "stop": list(request.stop)}
         if request.history:
+            # The inverse of `arguments`: prompt and messages exclude each other in a call.
             turns = [*request.history, Message("user", fields.pop("prompt"))]
             fields["messages"] = [{"role": role, "content": text} for role, text in turns]
         return fields
 
     def record(self, request: SampleRequest) -> dict[str, Any]:
+        # Records of texts carry a null label since before modalities had their own fields.
         return {"label": None, "prompt": request.prompt}
 
     def from_row(
@@ -89,13 +92,14 @@ class TextRequests(RequestFields):
 
 
 def _messages(index: int, content: Any) -> tuple[Message, ...]:
-    """Return the conversation that a row's JSON holds; raises ModelError for anything else."""
+    """Parse a row's JSON conversation; raise ModelError if it is not one."""
     if content is None:
         return ()
     messages = _parsed(content)
     try:
-        history = [(each["role"], each["content"]) for each in messages]
+        history = [(turn["role"], turn["content"]) for turn in messages]
     except (TypeError, KeyError):
+        # No valid role, so that the check below reports every wrong structure alike.
         history = [(None, None)]
     if any(role not in get_args(Role) or not isinstance(text, str) for role, text in history):
         raise ModelError(
@@ -106,9 +110,9 @@ def _messages(index: int, content: Any) -> tuple[Message, ...]:
 
 
 def _stop_strings(index: int, content: Any) -> tuple[str, ...]:
-    """Return the strings that a row's JSON holds; raises ModelError for anything else."""
+    """Parse a row's JSON list of strings; raise ModelError if it is not one."""
     values = [] if content is None else _parsed(content)
-    if not isinstance(values, list) or any(not isinstance(each, str) for each in values):
+    if not isinstance(values, list) or any(not isinstance(text, str) for text in values):
         raise ModelError(f'row {index} has stop {content!r}; give a JSON list, such as ["\\n"]')
     return tuple(values)
 

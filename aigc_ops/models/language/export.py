@@ -1,4 +1,4 @@
-"""A GPT as a Hugging Face folder: transformers loads it and computes equal logits."""
+"""Export of a GPT as a Hugging Face folder, which transformers loads with equal logits."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -17,7 +17,7 @@ _TEMPLATE = (
     "{% elif message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}"
     "{% endfor %}"
 )
-"""The frame of `Vocabulary`, as a chat template."""
+"""The default format of `Vocabulary` as a Jinja chat template."""
 
 
 def export(
@@ -26,7 +26,8 @@ def export(
     """Write network (safetensors), tokenizer and chat template into a folder."""
     if isinstance(network, Pretrained):
         model = network.model
-        if hasattr(model, "merge_and_unload"):  # adapters alone would be saved
+        # peft would save the adapters alone; a copy is merged, so that the model stays trainable.
+        if hasattr(model, "merge_and_unload"):
             model = deepcopy(model).merge_and_unload()
     else:
         model = _neox(network, vocabulary, context_length)
@@ -38,23 +39,28 @@ def _tokenizer(vocabulary: Vocabulary, context_length: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     untyped: Any = PreTrainedTokenizerFast
-    named = {
+    special_tokens = {
         "bos_token": vocabulary.tokenizer.id_to_token(vocabulary.start),
         "eos_token": vocabulary.tokenizer.id_to_token(vocabulary.end),
     }
-    whole = untyped(tokenizer_object=vocabulary.tokenizer, model_max_length=context_length, **named)
+    exported = untyped(
+        tokenizer_object=vocabulary.tokenizer, model_max_length=context_length, **special_tokens
+    )
+    # A model of plain documents gets no template: it has not seen conversations.
     if vocabulary.template:
-        whole.chat_template = vocabulary.template.source
+        exported.chat_template = vocabulary.template.source
     elif vocabulary.turn:
-        mark = vocabulary.tokenizer.id_to_token(vocabulary.turn[0])
-        whole.chat_template = _TEMPLATE.replace("TURN", str(mark))
-    return whole
+        turn = vocabulary.tokenizer.id_to_token(vocabulary.turn[0])
+        exported.chat_template = _TEMPLATE.replace("TURN", str(turn))
+    return exported
 
 
 def _neox(network: Transformer, vocabulary: Vocabulary, context_length: int) -> Any:
-    """The same network as GPT-NeoX (Black et al. 2022) with its layers one after another."""
+    """Convert the network to GPT-NeoX (Black et al. 2022), without parallel residuals."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+    # 1. Configure GPT-NeoX as our architecture: rotary positions over whole heads, sequential
+    # residuals, tied embedding.
     width = network.embedding.embedding_dim
     blocks: Any = list(network.blocks)
     untyped: Any = GPTNeoXForCausalLM
@@ -79,6 +85,7 @@ def _neox(network: Transformer, vocabulary: Vocabulary, context_length: int) -> 
             eos_token_id=vocabulary.end,
         )
     )
+    # 2. Our names of a block's layers, and GPT-NeoX's.
     names = {
         "attention_norm": "input_layernorm",
         "network_norm": "post_attention_layernorm",
@@ -94,12 +101,13 @@ def _neox(network: Transformer, vocabulary: Vocabulary, context_length: int) -> 
         "gpt_neox.final_layer_norm.bias": network.norm.bias,
     }
     for layer, block in enumerate(blocks):
-        for ours, theirs in names.items():
+        for name, exported_name in names.items():
             for kind in ("weight", "bias"):
-                rows = getattr(getattr(block, ours), kind)
-                if ours == "query_key_value":  # there head by head, here kind by kind
+                rows = getattr(getattr(block, name), kind)
+                # 3. Our rows are (query | key | value) x head; GPT-NeoX has head x (q, k, v).
+                if name == "query_key_value":
                     rows = rows.unflatten(0, (3, block.num_heads, -1)).transpose(0, 1).flatten(0, 2)
-                state[f"gpt_neox.layers.{layer}.{theirs}.{kind}"] = rows
+                state[f"gpt_neox.layers.{layer}.{exported_name}.{kind}"] = rows
     with torch.no_grad():
         model.load_state_dict(state)
     return model.eval()

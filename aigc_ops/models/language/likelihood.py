@@ -1,4 +1,4 @@
-"""How likely a network finds texts, each of their tokens once."""
+"""Log likelihood of texts under a network, with each token scored once."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,15 +11,16 @@ from aigc_ops.models.language.pretrained import Pretrained
 from aigc_ops.models.language.tokenizer import Document
 from aigc_ops.models.language.transformer import Transformer
 
-MAX_LOGITS = 2**24  # scored at a time: 128 MB in float64
+MAX_LOGITS = 2**24  # scored at a time; 128 MB in float64
 
 
 def log_likelihood(
     network: Transformer | Pretrained, documents: Sequence[Document], *, context_length: int
 ) -> tuple[Tensor, Tensor]:
-    """Log likelihood of each document from its `first` on, (N,) float64 nats, and (N,) tokens.
+    """Return each document's log likelihood (N,), float64 in nats, and its token counts (N,).
 
-    A token has at least half a context before it where the document has so many.
+    The ids before a document's `first` are context only. Each later id is conditioned on half
+    a context or more, or on all ids before it.
     """
     totals = torch.zeros(len(documents), dtype=torch.float64)
     max_tokens = MAX_LOGITS // network.num_tokens
@@ -32,9 +33,11 @@ def log_likelihood(
 
 
 def score(network: Transformer | Pretrained, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Log likelihood (B,) of each row's targets (B, T), float64 on the CPU."""
+    """Return the log likelihood (B,) of each row's targets (B, T), float64 on the CPU."""
     device = next(network.parameters()).device
     positions = torch.arange(inputs.shape[1], device=device).expand(len(inputs), -1)
+    # fp32 logits and float64 sums, so that values do not depend on the training precision. MPS
+    # has no float64, hence the CPU.
     with torch.autocast(device.type, enabled=False):
         logits = network(inputs.to(device), positions=positions)
     losses = functional.cross_entropy(
@@ -51,10 +54,11 @@ def scoring_batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (document indices (B,), inputs (B, T), targets (B, T)), all int64.
 
-    Every id of each text is a target once, with at least half a context before it where
-    the document has so many. Padding stands last, where causal attention does not see it.
-    A batch is as large as `max_tokens` allows, or one row.
+    Every id from a document's `first` on is a target once. A batch has at most `max_tokens`
+    tokens, or one row.
     """
+    # Half a context of overlap: the likelihood improves with context, and each halving of the
+    # stride would double the cost.
     overlap = max(1, context_length // 2)
     pieces = [
         (index, *window)
@@ -63,11 +67,14 @@ def scoring_batches(
             len(document.ids), context_length=context_length, overlap=overlap, first=document.first
         )
     ]
+    # Sorted by length, so that rows of a batch need little padding. The longest go first: a lack
+    # of memory shows at the first batch.
     pieces.sort(key=lambda piece: piece[2] - piece[1])
     while pieces:
         length = pieces[-1][2] - pieces[-1][1]
         num = max(1, max_tokens // length)
         pieces, batch = pieces[:-num], pieces[-num:]
+        # Padding is on the right, where causal attention does not see it: no mask is needed.
         inputs = torch.zeros(len(batch), length, dtype=torch.int64)
         targets = torch.full_like(inputs, IGNORED)
         for row, (index, begin, end, scored) in enumerate(batch):

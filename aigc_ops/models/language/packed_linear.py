@@ -1,6 +1,6 @@
-"""Weights laid out once for many products, by oneDNN on the CPU.
+"""Pre-packed oneDNN weights for repeated linear layers on the CPU.
 
-A product with few rows spends much of its time on bringing the weights into that layout.
+A product with few rows spends much of its time on converting the weights to oneDNN's layout.
 """
 
 from typing import Any
@@ -12,8 +12,9 @@ from torch.autograd.function import once_differentiable
 from aigc_ops.core.workarounds import is_used
 
 
-def can_lay_out(weight: Tensor) -> bool:
-    """Whether this torch and this weight's device and type know such a layout."""
+def can_pack(weight: Tensor) -> bool:
+    """Return whether this torch version can pack weights of this device and dtype."""
+    # The two operators are private to torch, hence the test for their existence and the switch.
     return (
         is_used("packed-linear")
         and weight.device.type == "cpu"
@@ -23,31 +24,32 @@ def can_lay_out(weight: Tensor) -> bool:
     )
 
 
-def laid_out(weight: Tensor, num_rows: int) -> Tensor:
-    """A weight (O, I) for `product`, at its best with so many rows."""
-    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), num_rows)
-    return found
+def pack_weight(weight: Tensor, num_rows: int) -> Tensor:
+    """Return a weight (O, I) packed for `packed_linear`, fastest with `num_rows` rows."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), num_rows)
+    return packed
 
 
-def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `functional.linear`, with a weight that was laid out; without a gradient."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-    return found
+def packed_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute `functional.linear` with a packed weight; no gradient."""
+    outputs: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    return outputs
 
 
-class FrozenProduct(torch.autograd.Function):
-    """`product` with a gradient for the inputs alone."""
+class FrozenPackedLinear(torch.autograd.Function):
+    """`packed_linear` with a gradient for the inputs only."""
 
     @staticmethod
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, transposed: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """The weight (O, I) and (I, O), both laid out."""
+        """Compute the layer for the weight (O, I) and its transpose (I, O), both packed."""
+        # The backward pass multiplies by the transpose, which was packed separately.
         ctx.save_for_backward(transposed)
-        return product(inputs, weight, bias)
+        return packed_linear(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (transposed,) = ctx.saved_tensors
-        return product(gradient.contiguous(), transposed), None, None, None
+        return packed_linear(gradient.contiguous(), transposed), None, None, None

@@ -1,4 +1,4 @@
-"""Pretrained causal language models of transformers, which is imported only for them."""
+"""Pretrained causal language models by transformers, which is imported only when needed."""
 
 import inspect
 import json
@@ -19,16 +19,20 @@ from aigc_ops.core.atomic_dirs import MODEL_JSON
 from aigc_ops.core.errors import ModelError
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.language.chat_templates import ChatTemplate
-from aigc_ops.models.language.lora import LoraConfig, adapted, add_adapters
-from aigc_ops.models.language.packed_linear import can_lay_out, laid_out, product
+from aigc_ops.models.language.lora import LoraConfig, add_adapters, load_without_adapters
+from aigc_ops.models.language.packed_linear import can_pack, pack_weight, packed_linear
 from aigc_ops.models.language.tokenizer import Vocabulary
 from aigc_ops.models.language.transformer import attention_in_fp32
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PINNED = re.compile(rf"({_HUB_NAME.pattern})@([0-9a-f]{{40}})")
 _ATTENTION = "sdpa_in_fp32_on_cpus"
+# No *.bin and no *.py: neither pickles nor code are downloaded.
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
-MOST_PADDING = 1024  # tokens that a network knows beyond its tokenizer's, to make the number round
+# Many models pad their embedding to a round number of rows. A larger gap between the network's
+# and the tokenizer's numbers of tokens means that the two are of different models.
+MAX_PADDING_TOKENS = 1024
+# Exceptions by which transformers, safetensors and gguf report a damaged or unknown file.
 _UNREADABLE = (
     OSError, ValueError, ImportError, RuntimeError, LookupError, SafetensorError, struct.error
 )  # fmt: skip
@@ -43,34 +47,41 @@ class Pretrained(nn.Module):
 
     @property
     def shape(self) -> dict[str, Any]:
-        """The config of the network that reads texts, which some models keep inside another."""
+        """The text network's config, which multi-modal models nest in another."""
         shape: dict[str, Any] = self.model.config.get_text_config().to_dict()
         return shape
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that it has a logit for."""
+        """Number of logits, which may exceed the tokenizer's vocabulary."""
         size: int = self.shape["vocab_size"]
         return size
 
     def prepare(self, lora: LoraConfig | None, *, recompute: bool) -> None:
-        """Put adapters in, all other weights frozen; `recompute` saves activations' memory."""
+        """Add LoRA adapters and enable activation checkpointing, as far as configured."""
         if recompute:
-            again = {"use_reentrant": False}
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
+            # Reentrant checkpointing needs an input that requires a gradient, and with frozen
+            # embeddings (LoRA) there is none.
+            options = {"use_reentrant": False}
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         if lora:
-            self.model = adapted(self.model, lora)
-            self.register_load_state_dict_pre_hook(add_adapters)  # type: ignore[no-untyped-call]
+            self.model = add_adapters(self.model, lora)
+            self.register_load_state_dict_pre_hook(load_without_adapters)  # type: ignore[no-untyped-call]
 
     def merged(self) -> "Pretrained":
-        """The network with its adapters added to the weights; this one is used up."""
+        """Return the network with its adapters merged; this object must not be used again."""
         return Pretrained(self.model.merge_and_unload())
 
     @classmethod
     def from_folder(cls, folder: Path, gguf: str | None = None) -> Self:
-        """Network and weights of a local Hugging Face folder; no code of the folder runs."""
+        """Load a local Hugging Face folder; no code from the folder is run.
+
+        Raises ModelError when weights are missing or unreadable, or when the network takes no
+        position ids.
+        """
         from transformers import AutoModelForCausalLM
 
+        # Any, because mypy strict refuses calls of transformers' untyped functions.
         untyped: Any = AutoModelForCausalLM
         source = folder / gguf if gguf else folder
         try:
@@ -84,25 +95,26 @@ class Pretrained(nn.Module):
                 **({"gguf_file": gguf} if gguf else {"use_safetensors": True}),
             )
         except _UNREADABLE as error:
-            again = f"; is it whole? it has {source.stat().st_size:,} bytes" if gguf else ""
+            hint = f"; is it whole? it has {source.stat().st_size:,} bytes" if gguf else ""
             raise ModelError(
-                f"model.pretrained: {source}: cannot be loaded ({error}){again}; fetch it again"
+                f"model.pretrained: {source}: cannot be loaded ({error}){hint}; fetch it again"
             ) from error
+        # transformers only warns of missing weights and leaves them random.
         if missing := sorted(report["missing_keys"]):
             raise ModelError(
-                f"model.pretrained: {source}: lacks {len(missing)} of the network's weights, "
-                f"{missing[0]} first; give the folder of a whole causal language model"
+                f"model.pretrained: {source}: {len(missing)} weights of the network are missing, "
+                f"such as {missing[0]}; give the folder of a complete causal language model"
             )
         if "position_ids" not in inspect.signature(model.forward).parameters:
             raise ModelError(
                 f"model.pretrained: {source}: networks of type {model.config.model_type!r} take "
-                "no position_ids, which packed texts need; take a model of another type"
+                "no position_ids, which packed texts need; choose a model of another type"
             )
         return cls(model)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """An untrained network of the shape that `record()` gave."""
+        """Return an untrained network from the config that `record()` returned."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
         config = AutoConfig.for_model(**record)
@@ -117,7 +129,7 @@ class Pretrained(nn.Module):
         )
 
     def record(self) -> dict[str, Any]:
-        """The network's Hugging Face config, without the folder it came from."""
+        """Return the network's Hugging Face config, without the path it was loaded from."""
         config: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))
         return {name: value for name, value in config.items() if name != "_name_or_path"}
 
@@ -142,19 +154,19 @@ class Pretrained(nn.Module):
         return logits
 
     @contextmanager
-    def drawing(self, num_rows: int) -> Iterator[None]:
-        """On the CPU, weights laid out for a few rows at a time, until the block ends.
-
-        It halves each step of SmolLM2-135M with 8 rows.
-        """
-        linears = [m for m in self.modules() if isinstance(m, nn.Linear) and can_lay_out(m.weight)]
+    def packed_for_sampling(self, num_rows: int) -> Iterator[None]:
+        """Use weights packed for a few rows at a time, on the CPU, until the block ends."""
+        # This halves the time of a step of SmolLM2-135M with 8 rows. `forward` is shadowed on the
+        # instances, so that parameters and state dict stay as they are.
+        linears = [m for m in self.modules() if isinstance(m, nn.Linear) and can_pack(m.weight)]
         for module in linears:
             module.forward = partial(  # type: ignore[method-assign]
-                product, weight=laid_out(module.weight, num_rows), bias=module.bias
+                packed_linear, weight=pack_weight(module.weight, num_rows), bias=module.bias
             )
         try:
             yield
         finally:
+            # Also when the caller closes a stream half-way: training must not use stale weights.
             for module in linears:
                 module.__dict__.pop("forward", None)
 
@@ -165,7 +177,7 @@ class Pretrained(nn.Module):
 
 
 def _attention() -> str:
-    """The name under which transformers finds its own attention, in fp32 on the CPU."""
+    """Register transformers' own attention, in fp32 on the CPU; return its name."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
@@ -186,15 +198,17 @@ def _attention() -> str:
 
 
 def load_pretrained(source: str, data: TextData) -> tuple[Pretrained, Vocabulary]:
-    """Network and vocabulary of a folder, a GGUF file or a pinned hub model, for the data.
+    """Load network and vocabulary from a folder, a GGUF file or a pinned hub model.
 
-    Raises ModelError when there are no safetensors (or GGUF), tokenizer and network.
+    `data` decides whether the vocabulary separates prompts from texts. Raises ModelError when
+    weights, tokenizer or config are missing, unreadable or do not belong together.
     """
     folder, gguf = Path(source), None
     if folder.suffix == ".gguf":
         if not folder.is_file():
             raise ModelError(f"model.pretrained: {folder} does not exist; give a GGUF file")
         folder, gguf = folder.parent, folder.name
+    # An existing folder goes first, since OWNER/NAME is a valid relative path too.
     elif not folder.exists() and _HUB_NAME.match(source) and "@" in source:
         folder = _from_hub(source)
     if gguf is None:
@@ -204,31 +218,32 @@ def load_pretrained(source: str, data: TextData) -> tuple[Pretrained, Vocabulary
 
 
 def _from_hub(source: str) -> Path:
-    """The local copy of OWNER/NAME@COMMIT, fetched when it is missing; no code, no pickle."""
+    """Return the local copy of OWNER/NAME@COMMIT, downloaded if missing; no code, no pickle."""
     from huggingface_hub import snapshot_download
 
     pinned = _PINNED.fullmatch(source)
     if not pinned:
         raise ModelError(
             f"model.pretrained: {source!r} is not pinned; give OWNER/NAME@COMMIT with the 40 hex "
-            "digits of a commit, for a branch or tag can change"
+            "digits of a commit, because a branch or tag can change"
         )
     name, commit = pinned.groups()
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=_HUB_FILES))
-    except Exception as error:  # one of many of huggingface_hub's, requests' and the system's
+    # Exceptions of huggingface_hub, its HTTP client and the system; they share no base class.
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"model.pretrained: {source} cannot be fetched from the hub ({reason}); without a "
-            "network, copy its folder here and give the folder's path"
+            "network connection, copy its folder to this machine and give the folder's path"
         ) from error
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise ModelError unless the folder looks like a model of safetensors and tokenizer."""
+    """Raise ModelError unless the folder holds config, tokenizer and safetensors."""
     if str(folder).startswith("models:/") or (folder / MODEL_JSON).is_file():
         raise ModelError(
-            f"model.pretrained: {folder} is a model of aigc-ops; start from it by "
+            f"model.pretrained: {folder} is a model of aigc-ops; start from it with "
             f"--training.init-from {folder} instead"
         )
     if not folder.is_dir():
@@ -252,32 +267,33 @@ def _check_folder(folder: Path) -> None:
 def _vocabulary(
     folder: Path, gguf: str | None, record: Mapping[str, Any], data: TextData
 ) -> Vocabulary:
-    """The model's tokenizer; texts start as it says, prompts have its chat template's form.
+    """Return the model's tokenizer with its special tokens and chat template.
 
-    Without a template a prompt ends with a new line, or begins the text of a plain document.
+    Without a template a new line separates prompt and text; data without prompts needs neither.
     """
     tokenizer, settings = _gguf_tokenizer(folder, gguf, record) if gguf else _tokenizer(folder)
     end = record.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
     if end is None:
         raise ModelError(f"model.pretrained: {folder}/config.json has no eos_token_id; set it")
-    _check_marks(tokenizer, settings, record)
+    _check_special_tokens(tokenizer, settings, record)
+    # A model without a start token has met its end token before each document.
     start = record.get("bos_token_id")
     start = end if start is None else start
     vocabulary = Vocabulary(tokenizer, start=start, turn=[], end=end)
     if data.prompts is not None:
-        vocabulary.take_turns()
+        vocabulary.use_turn_token()
     if source := settings.get("chat_template"):
-        marks = settings.get("bos_token", ""), settings.get("eos_token", "")
-        vocabulary.take_template(ChatTemplate(source, *marks))
+        bos_token, eos_token = settings.get("bos_token", ""), settings.get("eos_token", "")
+        vocabulary.use_chat_template(ChatTemplate(source, bos_token, eos_token))
     return vocabulary
 
 
 def _tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
-    """A folder's tokenizer, and its template and marks where it has them."""
+    """Return a folder's tokenizer, and its template and special tokens if it has them."""
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises no narrower class
+    except Exception as error:  # tokenizers raises Exception itself, no narrower class
         raise ModelError(
             f"model.pretrained: {folder}/tokenizer.json: cannot be read ({error})"
         ) from error
@@ -286,15 +302,16 @@ def _tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
         settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise ModelError(f"model.pretrained: {path}: cannot be read ({error})") from error
-    found = {}
+    special = {}
     for name in ("chat_template", "bos_token", "eos_token"):
         value = settings.get(name) or ""
-        if isinstance(value, list):  # several templates by name
+        if isinstance(value, list):  # several chat templates by name
             value = {each["name"]: each["template"] for each in value}.get("default", "")
-        found[name] = value["content"] if isinstance(value, dict) else value
+        special[name] = value["content"] if isinstance(value, dict) else value
+    # transformers reads this file before the setting, where both exist.
     if (folder / "chat_template.jinja").is_file():
-        found["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    return tokenizer, found
+        special["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return tokenizer, special
 
 
 def _gguf_tokenizer(
@@ -309,13 +326,14 @@ def _gguf_tokenizer(
         raise ModelError(
             f"model.pretrained: {folder / gguf}: its tokenizer cannot be read ({error})"
         ) from error
-    # Not its own bos_token and eos_token: transformers 5.16 gives the first for both.
-    marks = {
+    # Read by id instead of `.bos_token` and `.eos_token`, where transformers 5.16 gives the first
+    # for both.
+    special_tokens = {
         name: whole.convert_ids_to_tokens(token)
         for name in ("bos_token", "eos_token")
         if isinstance(token := record.get(f"{name}_id"), int)
     }
-    return whole.backend_tokenizer, {"chat_template": whole.chat_template or "", **marks}
+    return whole.backend_tokenizer, {"chat_template": whole.chat_template or "", **special_tokens}
 
 
 def check_fit(network: Pretrained, vocabulary: Vocabulary, context_length: int) -> None:
@@ -326,11 +344,9 @@ def check_fit(network: Pretrained, vocabulary: Vocabulary, context_length: int) 
         problem = f"has {vocabulary.size} tokens, the network {network.num_tokens}"
     for name in ("start", "end"):
         if (token := getattr(vocabulary, name)) > last:
-            problem = (
-                f"has {vocabulary.size} tokens, the network's mark of a text's {name} is {token}"
-            )
+            problem = f"has {vocabulary.size} tokens, the network's {name} token is {token}"
     if problem:
-        raise _of_different_models(problem)
+        raise _mismatch(problem)
     longest = shape.get("max_position_embeddings") or shape.get("n_positions")
     if longest is not None and context_length > longest:
         raise ModelError(
@@ -339,24 +355,24 @@ def check_fit(network: Pretrained, vocabulary: Vocabulary, context_length: int) 
         )
 
 
-def _check_marks(
+def _check_special_tokens(
     tokenizer: Tokenizer, settings: Mapping[str, str], shape: Mapping[str, Any]
 ) -> None:
-    """Raise ModelError when the tokenizer's size or marks are not those that the network knows."""
+    """Raise ModelError when the tokenizer's size or special tokens differ from the network's."""
     size, known = tokenizer.get_vocab_size(), shape["vocab_size"]
-    if known - size > MOST_PADDING:
-        raise _of_different_models(f"has {size} tokens, the network {known}")
+    if known - size > MAX_PADDING_TOKENS:
+        raise _mismatch(f"has {size} tokens, the network {known}")
     for name in ("bos_token", "eos_token"):
-        ids, mark = shape.get(f"{name}_id"), settings.get(name)
-        token = tokenizer.token_to_id(mark) if mark else None
-        if mark and ids is not None and token not in (ids if isinstance(ids, list) else [ids]):
-            raise _of_different_models(
-                f"has the {name} {mark} as {token}, the network's config.json says {ids}"
+        ids, text = shape.get(f"{name}_id"), settings.get(name)
+        token = tokenizer.token_to_id(text) if text else None
+        if text and ids is not None and token not in (ids if isinstance(ids, list) else [ids]):
+            raise _mismatch(
+                f"has the {name} {text} as {token}, the network's config.json says {ids}"
             )
 
 
-def _of_different_models(problem: str) -> ModelError:
+def _mismatch(problem: str) -> ModelError:
     return ModelError(
         f"model.pretrained: the tokenizer {problem}; they are of different models, so put the "
-        "tokenizer.json beside the weights that came with them"
+        "tokenizer.json beside the weights that it was published with"
     )

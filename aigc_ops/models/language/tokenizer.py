@@ -1,4 +1,4 @@
-"""Texts as token ids: a vocabulary with its marks, and the frame that it puts around texts."""
+"""Tokenisation: texts and conversations to token ids with special tokens."""
 
 import hashlib
 import json
@@ -23,48 +23,50 @@ from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.language.chat_templates import ChatTemplate
 
 Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
-MARKS = START, TURN, END = "<|start|>", "<|answer|>", "<|end|>"
-NUM_FIXED = 256 + len(MARKS)
-MOST_TEXTS, MOST_CHARACTERS = 2048, 2**20  # encoded at a time; a token takes 100 bytes then
-MOST_TRIES, NEAR = 16, 256  # ends of lines at which a long text may be cut; characters looked at
+SPECIAL_TOKENS = START, TURN, END = "<|start|>", "<|answer|>", "<|end|>"
+NUM_FIXED = 256 + len(SPECIAL_TOKENS)
+MOST_TEXTS, MOST_CHARACTERS = 2048, 2**20  # encoded at a time; a token takes 100 bytes meanwhile
+MOST_TRIES, CONTEXT_CHARACTERS = 16, 256  # line ends tried for a split; characters compared there
 _LINE_END = re.compile(r"\n(?=\S)")
-_ENCODING = threading.Lock()  # held from saying whether marks are text until that is done
-THREADS = 2  # each of which waits for the tokenizer's own, and then makes arrays
+# `encode_special_tokens` is a setting of the tokenizer, not of a call: held from setting it until
+# the texts are encoded. The service encodes in several threads.
+_ENCODING = threading.Lock()
+THREADS = 2  # a thread builds arrays while the other waits for the tokenizer's own threads
 
 
 @dataclass(frozen=True)
 class Document:
-    """The ids of one text in its frame; those from `first` on are the text and its end."""
+    """Ids of one text with its prompt; those from `first` on are the text and its end token."""
 
     ids: list[int]
     first: int
     new: int = 1
-    """Where what another document does not hold too begins: after an earlier conversation."""
+    """Index of the first id that no earlier document of the same conversation contains."""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents one after another; all arrays but `ids` have an entry for each."""
+    """Several documents as arrays; all but `ids` have one entry per document."""
 
     ids: Integers
-    """(tokens,) of all of them."""
+    """(tokens,) ids of all documents, concatenated."""
     starts: Integers
-    """Where each begins in `ids`."""
+    """Index in `ids` at which each document begins."""
     lengths: Integers
     first: Integers
-    """Place in each, as in `Document`."""
+    """Index within each document, as in `Document`."""
     new: Integers
 
     @classmethod
     def of(cls, documents: Sequence[Document]) -> Self:
-        """The documents' arrays."""
-        lengths = np.array([len(each.ids) for each in documents])
+        """Return the arrays of several documents."""
+        lengths = np.array([len(document.ids) for document in documents])
         return cls(
-            np.fromiter(chain.from_iterable(each.ids for each in documents), np.int32),
+            np.fromiter(chain.from_iterable(document.ids for document in documents), np.int32),
             lengths.cumsum() - lengths,
             lengths,
-            np.array([each.first for each in documents]),
-            np.array([each.new for each in documents]),
+            np.array([document.first for document in documents]),
+            np.array([document.new for document in documents]),
         )
 
     def __iter__(self) -> Iterator[Document]:
@@ -74,11 +76,10 @@ class Documents:
 
 
 class Vocabulary:
-    """A tokenizer, and the frame it puts around texts: start, prompt, turn, text, end.
+    """A tokenizer with its special tokens; a document is start, prompt, turn, text, end.
 
-    `turn` is empty when the model learns from plain documents: a prompt is then a text's
-    beginning, and without a prompt nothing stands between start and text. A chat template
-    (Jinja, as transformers has them) frames prompts and earlier turns in its own way.
+    `turn` is empty when the model learns from plain documents: a prompt is then the beginning
+    of the text. A chat template (Jinja, as in transformers) replaces this format.
     """
 
     def __init__(
@@ -100,70 +101,71 @@ class Vocabulary:
 
     @classmethod
     def learn(cls, data: TextData, max_size: int) -> Self:
-        """A byte-level BPE of the texts and prompts; equal data gives an equal one."""
+        """Train a byte-level BPE on texts and prompts; equal data gives an equal vocabulary."""
         tokenizer = _byte_level(BPE(), words=True)
         new_trainer: Any = trainers.BpeTrainer
         trainer = new_trainer(
             vocab_size=max_size,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=list(MARKS),
+            special_tokens=list(SPECIAL_TOKENS),
             show_progress=False,
         )
-        # Before the last of some line ends this tokenizer parts words at any rate.
+        # Any split will do: this tokenizer's words end before the last of some line ends anyway.
         texts = chain(data.texts, data.prompts or ())
-        pieces = (piece for text in texts for piece in _cut(text, lambda *_: True))
+        pieces = (piece for text in texts for piece in _split_text(text, lambda *_: True))
         tokenizer.train_from_iterator(pieces, trainer)
-        return cls._marked(tokenizer, data)
+        return cls._with_special_tokens(tokenizer, data)
 
     @classmethod
     def of_characters(cls, data: TextData) -> Self:
-        """One token a character that occurs in the data, and the marks; others take their bytes."""
-        found = set[str]()
+        """Return a vocabulary of the data's characters; others are encoded as bytes."""
+        characters = set[str]()
         for text in chain(data.texts, data.prompts or ()):
-            found.update(text)
-        alphabet = sorted(found)
+            characters.update(text)
+        alphabet = sorted(characters)
         if not alphabet:
             raise ModelError("the training texts are empty; there are no characters to learn")
         pieces = [*alphabet, *(f"<0x{byte:02X}>" for byte in range(256))]
         vocab = {piece: index for index, piece in enumerate(pieces)}
         tokenizer = Tokenizer(BPE(vocab=vocab, merges=[], byte_fallback=True))
         tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-        tokenizer.add_special_tokens(list(MARKS))
-        return cls._marked(tokenizer, data)
+        tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+        return cls._with_special_tokens(tokenizer, data)
 
     @classmethod
     def of_bytes(cls, data: TextData) -> Self:
-        """One token a byte, and the marks."""
+        """Return a vocabulary with one token per byte, and the special tokens."""
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         vocab = {character: index for index, character in enumerate(alphabet)}
         tokenizer = _byte_level(BPE(vocab=vocab, merges=[]), words=False)
-        tokenizer.add_special_tokens(list(MARKS))
-        return cls._marked(tokenizer, data)
+        tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+        return cls._with_special_tokens(tokenizer, data)
 
     @classmethod
-    def _marked(cls, tokenizer: Tokenizer, data: TextData) -> Self:
+    def _with_special_tokens(cls, tokenizer: Tokenizer, data: TextData) -> Self:
         ids = tokenizer.get_vocab()
         vocabulary = cls(tokenizer, start=ids[START], turn=[], end=ids[END])
         if data.prompts is not None:
-            vocabulary.take_turns()
+            vocabulary.use_turn_token()
         return vocabulary
 
-    def take_turns(self) -> None:
-        """Set prompts apart from their texts from now on: by the mark for that, or a new line."""
+    def use_turn_token(self) -> None:
+        """Separate prompts from texts from now on, by the turn token or else a new line."""
         if not self.turn:
-            mark = self.tokenizer.token_to_id(TURN)
-            self.turn = self._new_line if mark is None else [mark]
+            turn = self.tokenizer.token_to_id(TURN)
+            self.turn = self._new_line if turn is None else [turn]
 
-    def take_template(self, template: ChatTemplate) -> None:
-        """Frame prompts by the template from now on, and end texts as it ends answers."""
+    def use_chat_template(self, template: ChatTemplate) -> None:
+        """Format prompts by the template from now on, and end texts by its end token."""
         self.template = template
-        closing = self._framed([(template.after_answer(), None)])
-        marks = self.tokenizer.get_added_tokens_decoder()
-        self.end = next((token for token in closing if token in marks), self.end)
+        # Chat models often end answers by another token than their config's eos_token.
+        closing = self._template_tokens([(template.after_answer(), None)])
+        special_tokens = self.tokenizer.get_added_tokens_decoder()
+        self.end = next((token for token in closing if token in special_tokens), self.end)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """The vocabulary that `record()` describes."""
+        """Return the vocabulary that `record()` describes."""
         tokenizer = Tokenizer.from_str(record["tokenizer"])
         template = record.get("template")
         return cls(
@@ -175,7 +177,7 @@ class Vocabulary:
         )
 
     def record(self) -> dict[str, Any]:
-        """All of it, as JSON."""
+        """Return the whole vocabulary as JSON; it is stored in model.json."""
         return {
             "tokenizer": self.tokenizer.to_str(),
             "start": self.start,
@@ -185,7 +187,7 @@ class Vocabulary:
         }
 
     def tokenizer_terms(self) -> dict[str, JsonValue]:
-        """Digest, kind and size of the tokenizer alone, whatever its frame."""
+        """Return digest, kind and size of the tokenizer, without format and template."""
         text = self.tokenizer.to_str()
         model = json.loads(text)["model"]
         kind = str(model["type"])
@@ -198,31 +200,32 @@ class Vocabulary:
         }
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without marks."""
+        """Return the ids of each text, without special tokens."""
         with _ENCODING:
-            self._take_marks_for_text()
+            self._encode_special_tokens_as_text()
             return [encoding.ids for encoding in self._encodings(texts)]
 
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
         check_unicode("".join(texts))
         return self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
 
-    def _take_marks_for_text(self) -> None:
-        """A prompt cannot end or answer itself; set often, for a copied tokenizer forgets it."""
+    def _encode_special_tokens_as_text(self) -> None:
+        """Encode special tokens in users' texts as text, so that a prompt cannot end itself."""
+        # Set before each use, because a copy of a tokenizer loses the setting.
         self.tokenizer.encode_special_tokens = True
 
-    def opening(self, prompt: str | None, history: Sequence[Message] = ()) -> list[int]:
-        """What stands before a text that answers or continues the prompt."""
+    def prompt_tokens(self, prompt: str | None, history: Sequence[Message] = ()) -> list[int]:
+        """Return the ids before a text that answers (or continues) the prompt."""
         if self.template and (prompt or history):
             messages = [*history, Message("user", prompt or "")]
-            return self._framed(self.template.render(messages, answered=False))
-        return self._open(self.encode([prompt])[0] if prompt else [], history)
+            return self._template_tokens(self.template.render(messages, answered=False))
+        return self._join_turns(self.encode([prompt])[0] if prompt else [], history)
 
-    def beginning(self, text: str) -> list[int]:
-        """What stands before a text that goes on from this beginning of its own."""
+    def prefix_tokens(self, text: str) -> list[int]:
+        """Return the ids of a text's own beginning, which the model continues."""
         return [self.start, *self.encode([text])[0]]
 
-    def _open(self, prompt: list[int], history: Sequence[Message] = ()) -> list[int]:
+    def _join_turns(self, prompt: list[int], history: Sequence[Message] = ()) -> list[int]:
         ids = [self.start]
         after = {"system": self._new_line, "user": self.turn, "assistant": [self.end]}
         texts = self.encode([message.text for message in history])
@@ -230,58 +233,65 @@ class Vocabulary:
             ids += [*text, *after[message.role]]
         return [*ids, *prompt, *self.turn] if prompt else ids
 
-    def _framed(self, pieces: Sequence[tuple[str, int | None]]) -> list[int]:
-        """Ids of a template's own text, where marks are marks, and of people's, where not."""
+    def _template_tokens(self, pieces: Sequence[tuple[str, int | None]]) -> list[int]:
+        """Return the ids of rendered pieces; special tokens count in the template's text only."""
         ids: list[int] = []
-        for text, place in pieces:
+        for text, message_index in pieces:
             with _ENCODING:
-                self.tokenizer.encode_special_tokens = place is not None
+                self.tokenizer.encode_special_tokens = message_index is not None
                 ids += self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def documents(self, data: TextData) -> Iterator[Document]:
-        """Each text in its frame, in order."""
+        """Yield each text with its prompt and special tokens, in order."""
         return chain.from_iterable(self.batches(data))
 
     def batches(self, data: TextData) -> Iterator[Documents]:
-        """The documents in order, many at a time; no more texts than these are held."""
+        """Yield the documents in order, many at a time; only a few blocks are held in memory."""
+        # 1. Conversations and templates are formatted one by one.
         if (self.template and data.prompts is not None) or data.histories:
-            for part in _parts(data):
+            for part in _blocks(data):
                 texts = self.encode(part.texts)
-                yield Documents.of([self._answer(part, row, ids) for row, ids in enumerate(texts)])
+                yield Documents.of(
+                    [self._document(part, row, ids) for row, ids in enumerate(texts)]
+                )
             return
-        self._take_marks_for_text()
+        # 2. Other texts are encoded in bulk, one block per thread ahead of the caller.
+        self._encode_special_tokens_as_text()
         with ThreadPoolExecutor(THREADS, thread_name_prefix="encode") as pool:
             ahead = deque[Future[Documents]]()
-            for part in _parts(data):
-                ahead.append(pool.submit(self._framed_part, part))
+            for part in _blocks(data):
+                ahead.append(pool.submit(self._documents_in_block, part))
                 if len(ahead) > THREADS:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
 
-    def _framed_part(self, part: TextData) -> Documents:
-        """The same as `_open` and `_answer` without history make, for many documents at once."""
-        texts, num_text = self._flat(part.texts)
-        prompts, num_prompt = self._flat(part.prompts or [""] * len(part))
+    def _documents_in_block(self, part: TextData) -> Documents:
+        """Return what `_document` returns for each row, for a whole block of rows at once."""
+        texts, num_text = self._encode_flat(part.texts)
+        prompts, num_prompt = self._encode_flat(part.prompts or [""] * len(part))
+        # Lengths first: start, prompt, turn (after a prompt only), text, end.
         num_before = 1 + num_prompt + len(self.turn) * (num_prompt > 0)
         lengths = num_before + num_text + 1
         starts = lengths.cumsum() - lengths
+        # Filled with the end token; everything but the last id of a document is overwritten.
         ids = np.full(lengths.sum(), self.end, np.int32)
         ids[starts] = self.start
-        ids[runs(starts + 1, num_prompt)] = prompts
-        for place, token in enumerate(self.turn, start=1):
-            ids[(starts + num_prompt + place)[num_prompt > 0]] = token
-        ids[runs(starts + num_before, num_text)] = texts
+        ids[concatenated_ranges(starts + 1, num_prompt)] = prompts
+        for offset, token in enumerate(self.turn, start=1):
+            ids[(starts + num_prompt + offset)[num_prompt > 0]] = token
+        ids[concatenated_ranges(starts + num_before, num_text)] = texts
         return Documents(ids, starts, lengths, num_before, np.ones_like(lengths))
 
-    def _flat(self, texts: Sequence[str]) -> tuple[Integers, Integers]:
-        """Ids of all texts one after another, and how many each has; a long one's by pieces."""
+    def _encode_flat(self, texts: Sequence[str]) -> tuple[Integers, Integers]:
+        """Return the concatenated ids of all texts, and the number of ids of each."""
+        # A text longer than a block is encoded in pieces, to bound the encoder's memory.
         if len(texts) > 1 and any(len(text) > MOST_CHARACTERS for text in texts):
-            each = [self._flat([text]) for text in texts]
-            return np.concatenate([i for i, _ in each]), np.concatenate([n for _, n in each])
+            encoded = [self._encode_flat([text]) for text in texts]
+            return np.concatenate([i for i, _ in encoded]), np.concatenate([n for _, n in encoded])
         if len(texts) == 1 and len(texts[0]) > MOST_CHARACTERS:
-            pieces = [self._ids([piece])[0] for piece in _cut(texts[0], self._may_part)]
+            pieces = [self._ids([piece])[0] for piece in _split_text(texts[0], self._can_split)]
             return np.concatenate(pieces), np.array([sum(map(len, pieces))])
         return self._ids(texts)
 
@@ -291,38 +301,39 @@ class Vocabulary:
         ids = chain.from_iterable(encoding.ids for encoding in encodings)
         return np.fromiter(ids, np.int32, lengths.sum()), lengths
 
-    def _may_part(self, left: str, right: str) -> bool:
-        """Whether the two have the same ids apart as together."""
-        whole, before, after = self._encodings([left + right, left, right])
+    def _can_split(self, head: str, tail: str) -> bool:
+        """Return whether two strings have the same ids apart as together."""
+        whole, before, after = self._encodings([head + tail, head, tail])
         ids: list[int] = before.ids + after.ids
         return ids == whole.ids
 
-    def _answer(self, data: TextData, row: int, text: list[int]) -> Document:
+    def _document(self, data: TextData, row: int, text: list[int]) -> Document:
         prompt = data.prompts[row] if data.prompts else None
         history = data.histories[row] if data.histories else ()
-        opening, new = self.opening(prompt, history), 1
+        opening, new = self.prompt_tokens(prompt, history), 1
+        # `new` skips the history, which earlier documents contain, with the answer's end token.
         if history and not self.template:
-            new = len(self._open([], history))
+            new = len(self._join_turns([], history))
         elif history and self.template:
             messages = [*history, Message("user", prompt or "")]
             pieces = self.template.render(messages, answered=False)
-            places = [place for _, place in pieces]
-            if (last := len(history) - 1) in places:
-                new = len(self._framed(pieces[: places.index(last) + 1]))
+            indices = [index for _, index in pieces]
+            if (last := len(history) - 1) in indices:
+                new = len(self._template_tokens(pieces[: indices.index(last) + 1]))
                 new += opening[new : new + 1] == [self.end]
         return Document([*opening, *text, self.end], len(opening), new)
 
-    def spoken(self, token: int) -> list[int]:
-        """The ids by which a drawn id is told: a turn within a text reads as a new line."""
+    def for_display(self, token: int) -> list[int]:
+        """Return the ids to decode for a sampled id: a turn token is shown as a new line."""
         return self._new_line if [token] == self.turn else [token]
 
     def fits(self, prompt: str, num_tokens: int) -> bool:
-        """False when the prompt is longer than so many tokens, known without encoding it."""
+        """Return False if the prompt is sure to exceed `num_tokens`, without encoding it."""
         return len(prompt) <= num_tokens * self.longest_token
 
 
-def _parts(data: TextData) -> Iterator[TextData]:
-    """The data in order, as much of it at a time as is encoded at once."""
+def _blocks(data: TextData) -> Iterator[TextData]:
+    """Yield the data in order, in blocks of the size that is encoded at once."""
     first, num_characters = 0, 0
     for row, text in enumerate(data.texts):
         num_characters += len(text) + len(data.prompts[row] if data.prompts else "")
@@ -333,27 +344,27 @@ def _parts(data: TextData) -> Iterator[TextData]:
         yield data.take(range(first, len(data)))
 
 
-def _cut(text: str, may_part: Callable[[str, str], bool]) -> Iterator[str]:
-    """The text in pieces of about as many characters as are encoded at once, or somewhat more.
+def _split_text(text: str, can_split: Callable[[str, str], bool]) -> Iterator[str]:
+    """Yield a text in pieces of MOST_CHARACTERS or somewhat more, split at line ends.
 
-    They are cut at ends of lines where what stands on both sides may be parted; a text without
-    such a place stays whole.
+    `can_split` decides by the characters on both sides. A text without such an index stays whole.
     """
-    first = 0
+    first, near = 0, CONTEXT_CHARACTERS
     while len(text) - first > MOST_CHARACTERS:
+        # Before and after each line end: tokenizers differ in the side to which it belongs.
         ends = islice(_LINE_END.finditer(text, first + MOST_CHARACTERS), MOST_TRIES)
-        places = chain.from_iterable((end.start(), end.end()) for end in ends)
-        near = ((at, text[max(first, at - NEAR) : at], text[at : at + NEAR]) for at in places)
-        place = next((at for at, left, right in near if may_part(left, right)), None)
-        if place is None:
+        indices = chain.from_iterable((end.start(), end.end()) for end in ends)
+        sides = ((at, text[max(first, at - near) : at], text[at : at + near]) for at in indices)
+        index = next((at for at, head, tail in sides if can_split(head, tail)), None)
+        if index is None:
             break
-        yield text[first:place]
-        first = place
+        yield text[first:index]
+        first = index
     yield text[first:] if first else text
 
 
-def runs(starts: Integers, lengths: Integers) -> Integers:
-    """The indices start, start + 1, … of each run, one run after another."""
+def concatenated_ranges(starts: Integers, lengths: Integers) -> Integers:
+    """Return start, start + 1, … of each range, (sum of lengths,), without a Python loop."""
     before = lengths.cumsum() - lengths
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
@@ -376,16 +387,13 @@ def check_unicode(text: str) -> None:
         ) from None
 
 
-def newest_turns(
+def truncate_history(
     history: Sequence[Message], fits: Callable[[Sequence[Message]], bool]
 ) -> Sequence[Message]:
-    """The history without so many of its oldest turns, two at a time, that the rest fits.
-
-    System messages stay; empty when nothing fits. What is shorter is taken to fit as well, so
-    that a few tries are enough for hundreds of turns.
-    """
+    """Return the history without the oldest pairs of turns, until it fits; [] if nothing does."""
     system = [message for message in history if message.role == "system"]
     turns = history[len(system) :]
     starts = range(0, len(turns) + 1, 2)
-    place = bisect_left(starts, True, key=lambda start: fits([*system, *turns[start:]]))
-    return [*system, *turns[starts[place] :]] if place < len(starts) else []
+    # Binary search, since `fits` encodes; a shorter history is taken to fit if a longer one does.
+    index = bisect_left(starts, True, key=lambda start: fits([*system, *turns[start:]]))
+    return [*system, *turns[starts[index] :]] if index < len(starts) else []

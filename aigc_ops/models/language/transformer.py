@@ -1,7 +1,7 @@
-"""The decoder-only transformer that a GPT trains from scratch.
+"""The decoder-only transformer of GPTs trained from scratch.
 
-Radford et al. 2019 (GPT-2), with rotary positions (Su et al. 2021) in place of learned
-ones and no attention dropout.
+Radford et al. 2019 (GPT-2). Deviations: rotary positions (Su et al. 2021) instead of learned
+ones, no attention dropout.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -15,13 +15,13 @@ from torch.utils.checkpoint import checkpoint
 
 
 class KeyValues:
-    """Keys and values of the tokens so far, called as transformers' caches are."""
+    """KV cache with the interface of transformers' caches."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
-        """All keys and values (B, H, T, D) of the layer, the new ones last."""
+        """Append keys and values; return all of the layer, (B, H, T, D)."""
         if layer in self.layers:
             old_keys, old_values = self.layers[layer]
             keys, values = torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
@@ -30,7 +30,7 @@ class KeyValues:
 
 
 class Block(nn.Module):
-    """One pre-norm layer: causal attention, then a GELU network four times as wide."""
+    """Pre-norm transformer layer: causal attention, then a GELU MLP of four times the width."""
 
     def __init__(self, layer: int, *, num_heads: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -68,30 +68,31 @@ class Block(nn.Module):
             queries, keys, values = _Heads.apply(packed, *rotation, self.num_heads)
             if cache is not None:
                 keys, values = cache.update(keys, values, self.layer)
-            mixed = functional.scaled_dot_product_attention(
+            # Without a mask torch can use causal kernels, which need no (T, T) tensor.
+            attended = functional.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, is_causal=mask is None
             )
-        projected: Tensor = self.project(mixed.transpose(1, 2).reshape(num, length, width))
+        projected: Tensor = self.project(attended.transpose(1, 2).reshape(num, length, width))
         return projected
 
 
 def attention_in_fp32(queries: Tensor) -> torch.autocast:
-    """Autocast as it is, but off on the CPU.
-
-    There the way back through attention takes four times as long in bf16 for 64 tokens, and
-    no less up to 1,024 (torch 2.14).
-    """
+    """Return the current autocast context, but disabled on the CPU."""
+    # On the CPU the backward pass of attention takes four times as long in bf16 for 64 tokens,
+    # and is not faster up to 1,024 (torch 2.14).
     device = queries.device.type
     is_cast = torch.is_autocast_enabled(device) and device != "cpu"
     return torch.autocast(device, enabled=is_cast)
 
 
 class _Heads(torch.autograd.Function):
-    """Queries, keys and values (B, H, T, D) of (B, T, 3 W), the first two turned by position.
+    """Split (B, T, 3 W) into queries, keys and values (B, H, T, D), rotated by position.
 
-    In one node, whose way back makes no zeros to add to and joins nothing: a tenth of a small
-    network's step. On the CPU they are fp32.
+    Values are not rotated. On the CPU all three are fp32.
     """
+
+    # One autograd node instead of split, rotate and transpose. Their backward passes would
+    # allocate zeros to add to and concatenate, which is a tenth of a small network's step.
 
     @staticmethod
     def forward(
@@ -102,8 +103,8 @@ class _Heads(torch.autograd.Function):
         cosines, sines = cosines.to(dtype), sines.to(dtype)
         ctx.save_for_backward(cosines, sines)
         heads = packed.view(*packed.shape[:2], 3 * num_heads, -1)
-        turning, values = torch.split(heads, [2 * num_heads, num_heads], 2)
-        queries, keys = _turned(turning.to(dtype), cosines, sines).chunk(2, 2)
+        to_rotate, values = torch.split(heads, [2 * num_heads, num_heads], 2)
+        queries, keys = _rotated(to_rotate.to(dtype), cosines, sines).chunk(2, 2)
         return tuple(each.transpose(1, 2) for each in (queries, keys, values.to(dtype)))
 
     @staticmethod
@@ -114,24 +115,26 @@ class _Heads(torch.autograd.Function):
         num_heads = values.shape[2]
         packed = values.new_empty(ctx.shape, dtype=ctx.dtype)
         heads = packed.view(*packed.shape[:2], 3 * num_heads, -1)
-        turned = _turned(torch.cat([queries, keys], 2), cosines, sines, back=True)
-        heads[:, :, : 2 * num_heads].copy_(turned)
+        # A rotation is orthogonal: its gradient is rotated by the negative angle.
+        rotated = _rotated(torch.cat([queries, keys], 2), cosines, sines, back=True)
+        heads[:, :, : 2 * num_heads].copy_(rotated)
         heads[:, :, 2 * num_heads :].copy_(values)
         return packed, None, None, None
 
 
-def _turned(x: Tensor, cosines: Tensor, sines: Tensor, *, back: bool = False) -> Tensor:
-    """Heads (B, T, N, D) turned by their positions' angles, halves paired as in GPT-NeoX."""
+def _rotated(x: Tensor, cosines: Tensor, sines: Tensor, *, back: bool = False) -> Tensor:
+    """Rotate heads (B, T, N, D) by their positions' angles (Su et al. 2021, eq. 34)."""
     sign = -1 if back else 1
-    found = x * cosines.repeat(1, 1, 1, 2)
-    (left, right), (first, second) = found.chunk(2, 3), x.chunk(2, 3)
-    left.addcmul_(second, sines, value=-sign)
-    right.addcmul_(first, sines, value=sign)
-    return found
+    rotated = x * cosines.repeat(1, 1, 1, 2)
+    # Dimension i is paired with i + D / 2, as in GPT-NeoX; the paper pairs neighbours.
+    (upper, lower), (first, second) = rotated.chunk(2, 3), x.chunk(2, 3)
+    upper.addcmul_(second, sines, value=-sign)
+    lower.addcmul_(first, sines, value=sign)
+    return rotated
 
 
 class Transformer(nn.Module):
-    """Tokens (B, T) to logits (B, T, V); the input embedding is the output layer too."""
+    """Network from tokens (B, T) to logits (B, T, V), with a tied embedding."""
 
     def __init__(
         self,
@@ -153,14 +156,19 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         half = width // num_heads // 2
+        # theta_i = 10,000 ** (-2 i / D), Su et al. 2021, section 3.2.2. Not persistent, since the
+        # config determines them.
         self.frequencies: Tensor
         frequencies = 10_000.0 ** -(torch.arange(half) / half)
         self.register_buffer("frequencies", frequencies, persistent=False)
-        # GPT-2's initial weights: what adds to the residual stream shrinks with depth.
+        # GPT-2's initial weights: layers that add to the residual stream start smaller the deeper
+        # the network, 1 / sqrt(number of such layers), so that its variance stays the same.
         for name, weight in self.named_parameters():
-            adds = name.endswith(("project.weight", "narrow.weight"))
+            is_residual = name.endswith(("project.weight", "narrow.weight"))
             if weight.ndim == 2:
-                nn.init.normal_(weight, 0.0, 0.02 / (2 * num_layers) ** 0.5 if adds else 0.02)
+                nn.init.normal_(
+                    weight, 0.0, 0.02 / (2 * num_layers) ** 0.5 if is_residual else 0.02
+                )
             elif name.endswith("bias"):
                 nn.init.zeros_(weight)
 
@@ -173,23 +181,24 @@ class Transformer(nn.Module):
         cache: KeyValues | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Logits of the tokens to follow; `mask` (B, 1, T, all) is true where one attends.
+        """Return next-token logits; `mask` (B, 1, T, cached + T) is true where a token attends.
 
-        Without a mask each token attends to itself and those before.
+        Without a mask each token attends to itself and all earlier ones.
         """
         angles = positions[:, :, None, None] * self.frequencies
         rotation = angles.cos(), angles.sin()
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
-            if self.recompute and self.training:  # Chen et al. 2016
+            if self.recompute and self.training:  # activation checkpointing, Chen et al. 2016
                 x = checkpoint(block, x, rotation, mask, cache, use_reentrant=False)
             else:
                 x = block(x, rotation, mask, cache)
+        # While sampling only the last position counts: (B, T, V) logits would be a large waste.
         x = self.norm(x[:, -1:] if last_only else x)
         return functional.linear(x, self.embedding.weight)
 
-    def drawing(self, num_rows: int) -> AbstractContextManager[None]:  # noqa: ARG002
-        """What surrounds the drawing of so many texts: nothing."""
+    def packed_for_sampling(self, num_rows: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Return a context that does nothing; only `Pretrained` packs its weights."""
         return nullcontext()
 
     def new_cache(self) -> KeyValues:

@@ -1,4 +1,8 @@
-"""Differentiable augmentation of real and drawn images alike (Zhao et al. 2020)."""
+"""Differentiable augmentation (Zhao et al. 2020).
+
+Real and generated images are augmented alike, and gradients pass through: so the generator does
+not learn to generate augmented images.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,14 +19,16 @@ CUTOUT = 1 / 2  # of a side
 
 
 def augment(images: Tensor, kinds: Sequence[Augmentation], noise: Noise) -> Tensor:
-    """Images (B, C, H, W) in [-1, 1], each changed at random, gradients kept."""
+    """Return images (B, C, H, W) in [-1, 1], each augmented at random, differentiable."""
     for kind in kinds:
         images = _AUGMENTATIONS[kind](images, noise)
     return images
 
 
 def _color(images: Tensor, noise: Noise) -> Tensor:
-    """Brightness by ±0.5, saturation up to 2 times, contrast 0.5 to 1.5 times."""
+    """Change brightness by ±0.5, saturation by 0 to 2 times, contrast by 0.5 to 1.5 times."""
+    # The ranges are those of the paper's code. Values may leave [-1, 1] and are not clipped, which
+    # would cut gradients.
     brightness, saturation, contrast = noise.uniform(3)[:, :, None, None, None].unbind(1)
     images = images + brightness - 0.5
     grey = images.mean(dim=1, keepdim=True)
@@ -32,27 +38,28 @@ def _color(images: Tensor, noise: Noise) -> Tensor:
 
 
 def _translation(images: Tensor, noise: Noise) -> Tensor:
-    """Moved by up to an eighth of a side each way, black moving in."""
+    """Move images by up to an eighth of a side each way; the border is filled with black."""
     height, width = images.shape[2:]
     shifts = [round(MAX_SHIFT * height), round(MAX_SHIFT * width)]
     down, right = (noise.integers(2 * shift + 1) for shift in shifts)
     padded = functional.pad(images, (shifts[1], shifts[1], shifts[0], shifts[0]), value=-1.0)
+    # One gather for the whole batch: a loop of slices would start a kernel for each image, and its
+    # offsets would have to be read back from the GPU.
     rows = down[:, None] + torch.arange(height, device=images.device)
     columns = right[:, None] + torch.arange(width, device=images.device)
-    each = torch.arange(len(images), device=images.device)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2)
 
 
 def _cutout(images: Tensor, noise: Noise) -> Tensor:
-    """A rectangle of half a side each way made grey, anywhere, also across the border."""
+    """Make a rectangle of half a side each way grey; it may extend beyond the border."""
     height, width = images.shape[2:]
     sides = [round(CUTOUT * height), round(CUTOUT * width)]
     centres = [noise.integers(length + 1) for length in (height, width)]
     inside = []
     for length, side, centre in zip((height, width), sides, centres, strict=True):
-        places = torch.arange(length, device=images.device)
-        offset = places - (centre[:, None] - side // 2)
+        offset = torch.arange(length, device=images.device) - (centre[:, None] - side // 2)
         inside.append((offset >= 0) & (offset < side))
     hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return images.masked_fill(hole, 0.0)

@@ -1,4 +1,4 @@
-"""Small layers that the image families' networks are made of."""
+"""Layers of the image families' networks."""
 
 from collections.abc import Iterable
 
@@ -7,25 +7,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class LabelledCode(nn.Module):
-    """Codes (B, code_dim) with an embedding of labels (B,) beside them, if there are any.
-
-    The embedding starts far smaller than the noise it stands beside. Started at the same
-    scale, N(0, 1), it drowned the noise, and each class collapsed to one digit.
-    """
+class ClassConditionedLatent(nn.Module):
+    """Codes (B, code_dim), concatenated with an embedding of labels (B,) if there are any."""
 
     def __init__(self, *, code_dim: int, num_classes: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(num_classes, code_dim) if num_classes else None
         self.width = 2 * code_dim if num_classes else code_dim
+        # The embedding starts at N(0, 0.02), far smaller than the noise beside it. At the noise's
+        # own scale, N(0, 1), it dominated, and each class collapsed to one digit.
         self.apply(initialise)
 
     def forward(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         return codes if self.embed is None else torch.cat([codes, self.embed(labels)], dim=1)
 
 
-class LabelledNorm(nn.Module):
-    """Batch norm whose scale and shift are the label's own (de Vries et al. 2017, eq. 4)."""
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm with a scale and shift per class (de Vries et al. 2017, eq. 4)."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -36,18 +34,18 @@ class LabelledNorm(nn.Module):
         nn.init.zeros_(self.shift.weight)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        scale, shift = (each(labels)[:, :, None, None] for each in (self.scale, self.shift))
+        scale, shift = (embed(labels)[:, :, None, None] for embed in (self.scale, self.shift))
         labelled: Tensor = self.norm(images) * scale + shift
         return labelled
 
 
 def batch_norm(channels: int, num_classes: int) -> nn.Module:
-    """Batch norm over (B, C, H, W), by label when there are classes to tell apart."""
-    return LabelledNorm(channels, num_classes) if num_classes else nn.BatchNorm2d(channels)
+    """Return batch norm over (B, C, H, W), conditional if there are classes."""
+    return ConditionalBatchNorm(channels, num_classes) if num_classes else nn.BatchNorm2d(channels)
 
 
-class Labelled(nn.Module):
-    """Layers in order; those that want labels (B,) are given them."""
+class ConditionalSequential(nn.Module):
+    """`nn.Sequential` that passes labels (B,) to the layers that take them."""
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -55,13 +53,13 @@ class Labelled(nn.Module):
 
     def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         for layer in self.layers:
-            wants = isinstance(layer, LabelledNorm | ResidualUp)
-            values = layer(values, labels) if wants else layer(values)
+            takes_labels = isinstance(layer, ConditionalBatchNorm | ResidualUp)
+            values = layer(values, labels) if takes_labels else layer(values)
         return values
 
 
 class ResidualUp(nn.Module):
-    """(B, in, S, S) to (B, out, 2S, 2S): batch norm, ReLU, convolution, twice, and a shortcut.
+    """Residual block from (B, in, S, S) to (B, out, 2S, 2S), with batch norm before each ReLU.
 
     Miyato et al. 2018, figure 5; Brock, Donahue & Simonyan 2019, figure 15 a.
     """
@@ -70,6 +68,7 @@ class ResidualUp(nn.Module):
         super().__init__()
         self.norm1 = batch_norm(channels_in, num_classes)
         self.norm2 = batch_norm(channels_out, num_classes)
+        # No bias before batch norm, which would subtract it again.
         self.convolve1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
         self.convolve2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
@@ -80,6 +79,7 @@ class ResidualUp(nn.Module):
         hidden = self._normed(self.norm1, images, labels).relu()
         hidden = self.convolve1(self.enlarge(hidden))
         hidden = self.convolve2(self._normed(self.norm2, hidden, labels).relu())
+        # A 1 x 1 convolution commutes with enlarging; done first, it costs a quarter.
         total: Tensor = hidden + self.enlarge(self.shortcut(images))
         return total
 
@@ -89,9 +89,10 @@ class ResidualUp(nn.Module):
 
 
 class ResidualDown(nn.Module):
-    """(B, in, S, S) to (B, out, S / 2, S / 2); `is_first` reads the image without a ReLU.
+    """Residual block from (B, in, S, S) to (B, out, S / 2, S / 2), for spectral norm.
 
-    Miyato et al. 2018, figure 5, without normalisation: made for spectral norm.
+    Miyato et al. 2018, figure 5, without normalisation. `is_first` omits the first ReLU, which
+    would discard the dark half of the image.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, is_first: bool = False) -> None:
@@ -105,14 +106,15 @@ class ResidualDown(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.convolve1(images if self.is_first else images.relu())
         hidden = self.halve(self.convolve2(hidden.relu()))
+        # As above: the 1 x 1 convolution commutes with the mean, and is cheaper on the small map.
         total: Tensor = hidden + self.shortcut(self.halve(images))
         return total
 
 
 class SelfAttention(nn.Module):
-    """Attention among all places of a (B, C, S, S) image, added with a gain that starts at 0.
+    """Self-attention among all positions of a (B, C, S, S) feature map.
 
-    Zhang et al. 2019 (SAGAN), eqs. 1 to 3, keys and values from 2 x 2 maxima as in its code.
+    Zhang et al. 2019 (SAGAN), eqs. 1 to 3, with keys and values max-pooled 2 x 2 as in its code.
     """
 
     def __init__(self, channels: int) -> None:
@@ -122,21 +124,23 @@ class SelfAttention(nn.Module):
         self.key = nn.Conv2d(channels, inner, 1, bias=False)
         self.value = nn.Conv2d(channels, max(1, channels // 2), 1, bias=False)
         self.out = nn.Conv2d(max(1, channels // 2), channels, 1, bias=False)
-        self.gain = nn.Parameter(torch.zeros(()))
+        self.gain = nn.Parameter(torch.zeros(()))  # gamma of eq. 3; attention starts switched off
 
     def forward(self, images: Tensor) -> Tensor:
         queries = self.query(images).flatten(2)
-        # With indices, for without them MPS cannot differentiate twice (R1, WGAN-GP).
+        # With indices, because without them MPS cannot differentiate twice (R1, WGAN-GP).
         keys = functional.max_pool2d(self.key(images), 2, return_indices=True)[0].flatten(2)
         values = functional.max_pool2d(self.value(images), 2, return_indices=True)[0].flatten(2)
-        weights = (queries.transpose(1, 2) @ keys).softmax(dim=2)
+        weights = (queries.transpose(1, 2) @ keys).softmax(dim=2)  # eq. 1, not scaled by the width
         attended = (values @ weights.transpose(1, 2)).unflatten(2, images.shape[2:])
         total: Tensor = images + self.gain * self.out(attended)
         return total
 
 
-def initialise_bare(module: nn.Module) -> None:
-    """He et al. 2015's weights for leaky ReLU, where no batch norm rescales what they pass on."""
+def initialise_without_norm(module: nn.Module) -> None:
+    """Initialise a convolution for leaky ReLU as He et al. 2015, for networks without norm."""
+    # DCGAN's N(0, 0.02) relies on batch norm to rescale activations. Without it they would shrink
+    # from layer to layer.
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, a=0.2)
         if module.bias is not None:
@@ -144,11 +148,12 @@ def initialise_bare(module: nn.Module) -> None:
 
 
 def initialise(module: nn.Module) -> None:
-    """DCGAN's first weights: N(0, 0.02), and scales of batch norm N(1, 0.02)."""
+    """Initialise a layer as DCGAN: N(0, 0.02), and scales of batch norm N(1, 0.02)."""
     if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.affine:
         nn.init.normal_(module.weight, 1.0, 0.02)
     elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, LabelledNorm):  # after its embeddings, which are no weights of codes
+    # `apply` visits children first, so this overwrites what its embeddings got above.
+    elif isinstance(module, ConditionalBatchNorm):
         nn.init.normal_(module.scale.weight, 1.0, 0.02)
         nn.init.zeros_(module.shift.weight)

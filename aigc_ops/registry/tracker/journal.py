@@ -1,4 +1,4 @@
-"""Metrics on their way to the store, kept on the disk until it has taken them."""
+"""A queue of unsent metrics that is also kept on disk."""
 
 import json
 import logging
@@ -20,34 +20,38 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """A queue of metrics; with a path, its content lies there too and outlives kill -9.
+    """A queue of metrics; with a path it is also written to that file and survives kill -9.
 
-    What an earlier process left waits until `go_on` tells which steps are taken again. The
-    file is never synced: it is to outlive the process, not the machine.
+    Metrics of an earlier process wait until `replay_before` is called with the first step of this
+    one: later steps are repeated and logged again.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._file: FileIO | None = None
         self._lock = threading.Lock()
-        self._left = _read(path) if path else []
+        # The file is flushed to the system, but never synced: it must survive the process, not the
+        # machine, and a sync per step would slow training.
+        self._recovered = _read(path) if path else []
         self._waiting: deque[Metric] = deque()
 
     def __len__(self) -> int:
-        """How many metrics the store has not taken yet."""
-        return len(self._left) + len(self._waiting)
+        """Return the number of metrics that the store has not accepted yet."""
+        return len(self._recovered) + len(self._waiting)
 
-    def go_on(self, *, before: float) -> None:
-        """Queue what an earlier process left of the steps before this one; drop the rest."""
+    def replay_before(self, step: float) -> None:
+        """Queue an earlier process's metrics of steps before `step`; drop the others."""
         with self._lock:
-            # The machine's load counts seconds, which no process takes again.
+            # Steps of system metrics are seconds, which are never repeated.
             self._waiting.extend(
-                m for m in self._left if m.step < before or m.key.startswith("system/")
+                metric
+                for metric in self._recovered
+                if metric.step < step or metric.key.startswith("system/")
             )
-            self._left = []
+            self._recovered = []
 
     def add(self, metrics: "Iterable[Metric]") -> None:
-        """Queue metrics."""
+        """Queue metrics and append them to the file."""
         new = list(metrics)
         with self._lock:
             self._waiting.extend(new)
@@ -55,24 +59,26 @@ class Journal:
                 self._write([[m.key, m.value, m.timestamp, m.step] for m in new])
 
     def first(self, num: int) -> "list[Metric]":
-        """The metrics that have waited longest, at most so many."""
+        """Return the `num` oldest metrics, or fewer, without removing them."""
         with self._lock:
             return list(islice(self._waiting, num))
 
     def remove(self, num: int) -> None:
-        """Forget so many, which the store has taken."""
+        """Remove the `num` oldest metrics, which the store has accepted."""
         with self._lock:
             for _ in range(num):
                 self._waiting.popleft()
+            # Only when all is sent: a metric that is sent twice is harmless, a lost one is not.
             if self._file and not len(self):
                 self._file.truncate(0)
 
     def close(self) -> None:
-        """Remove the file, unless an earlier process's metrics still wait in it."""
+        """Delete the file, unless an earlier process's metrics are still waiting in it."""
         with self._lock:
             if self._file:
                 self._file.close()
-            if self._path and not self._left:
+            # A run that failed before its first step does not know which steps will be repeated.
+            if self._path and not self._recovered:
                 self._path.unlink(missing_ok=True)
             self._path = self._file = None
 
@@ -82,8 +88,9 @@ class Journal:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("ab", buffering=0)
-            # The line end comes first, in case that a kill has cut the line before short.
+            # The line break comes first, because a kill may have cut the line before.
             self._file.write(b"\n" + json.dumps(record).encode())
+        # A full disk must not stop training; only the protection against a kill is lost.
         except OSError as error:
             logger.warning("a kill would lose the metrics that are not sent yet: %s", error)
             self._path = None
@@ -92,8 +99,8 @@ class Journal:
 def _read(path: Path) -> "list[Metric]":
     from mlflow.entities import Metric
 
-    found: list[Metric] = []
+    metrics: list[Metric] = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
-        with suppress(ValueError):  # of a line that was cut short
-            found += [Metric(*fields) for fields in json.loads(line)]
-    return found
+        with suppress(ValueError):  # a line that a kill cut
+            metrics += [Metric(*fields) for fields in json.loads(line)]
+    return metrics

@@ -1,4 +1,4 @@
-"""The machine's load during a run, under the names of MLflow's "System metrics" page."""
+"""System metrics of a run, under the names of MLflow's "System metrics" page."""
 
 import os
 import threading
@@ -13,11 +13,13 @@ STOP_SECONDS = 2.0
 
 
 class SystemMetrics:
-    """Measures CPU, memory, disk, network and GPUs now and then, by a thread of its own.
+    """A thread that measures CPU, memory, disk, network and GPUs at a fixed interval.
 
-    MLflow's gauges without its monitor, which ends at the first fault of the server and
-    asks it for the run at each measurement. A step is a second since `start_time`.
+    The step of a metric is the number of seconds since `start_time`.
     """
+
+    # Uses the gauges of MLflow without its SystemMetricsMonitor, which ends at the first error of
+    # the server and requests the run from it at every measurement.
 
     def __init__(
         self,
@@ -26,7 +28,7 @@ class SystemMetrics:
         start_time: int,
         now: Callable[[], int],
     ) -> None:
-        """`start_time`: when the run began, `now()`: the time; in milliseconds since 1970."""
+        """Start measuring; `start_time` and `now()` are in milliseconds since 1970."""
         interval = os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL")
         self._interval = float(interval) if interval else INTERVAL_SECONDS
         self._report, self._start_time, self._now = report, start_time, now
@@ -41,8 +43,10 @@ class SystemMetrics:
 
     def _work(self) -> None:
         gauges = _gauges()
-        _measure(gauges)  # the first CPU load of a thread means nothing
+        # psutil measures CPU load between two calls of a thread, so the first has no meaning.
+        _measure(gauges)
         while True:
+            # One more measurement after `stop`: a run shorter than the interval has one too.
             is_last = self._stopping.wait(self._interval)
             self._report(self._metrics(_measure(gauges)))
             if is_last:
@@ -65,7 +69,7 @@ def _gauges() -> list[Any]:
     gauges = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
     try:
         return [*gauges, GPUMonitor()]
-    except (ImportError, RuntimeError):  # no driver, no GPU
+    except (ImportError, RuntimeError):  # no NVIDIA library, or no driver
         return gauges
 
 

@@ -1,4 +1,4 @@
-"""A run's report while it works, kept in MLflow."""
+"""Logs a run to MLflow in the background while it works."""
 
 import logging
 import math
@@ -19,21 +19,22 @@ from aigc_ops.core.errors import RegistryError
 from aigc_ops.core.tracking import SilentTracker, Tracker
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.runs import describe_run, open_run
-from aigc_ops.registry.tracker.clock import steady_clock
 from aigc_ops.registry.tracker.journal import Journal
+from aigc_ops.registry.tracker.monotonic_clock import steady_clock
 from aigc_ops.registry.tracker.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, RunInfo
     from mlflow.tracking import MlflowClient
 
-FLUSH_SECONDS = 1.5
+FLUSH_SECONDS = 1.5  # between two batches to the store
 RETRY_SECONDS = 2.0
-NOTICE_SECONDS = 3.0
+NOTICE_SECONDS = 3.0  # wait at the end after which a warning explains it
 PATIENCE_SECONDS = 120.0
 PATIENCE_AFTER_CTRL_C_SECONDS = 10.0
-METRICS_PER_REQUEST = 1000
+METRICS_PER_REQUEST = 1000  # MLflow's limit for a batch
 
+# Errors that a repetition cannot solve. Others, such as a server that is down, are retried.
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -42,11 +43,11 @@ logger = logging.getLogger(__name__)
 
 
 class MlflowTracker:
-    """Reports to one MLflow run in the background; a failing server never stops the work.
+    """Logs to one MLflow run in the background; a failing server never stops training.
 
-    What is logged waits in memory (metrics in a journal, files in a temporary folder) and is
-    sent by one thread, again and again while the server is away. As a context manager it closes the
-    run, FINISHED, FAILED by an exception, KILLED by Ctrl-C or exit, if it `ends` it.
+    Metrics wait in a journal and files in a temporary folder. A single thread sends them and
+    retries while the server is away. As a context manager it closes the run if `ends` is set:
+    FINISHED, FAILED after an exception, KILLED after Ctrl-C or exit.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class MlflowTracker:
         self._now = steady_clock(max(run.start_time, run.end_time or 0))
         self._metrics = Journal(journal)
         self._artifacts: deque[Callable[[], None]] = deque()
+        # Copies of files: training may overwrite or delete the originals before they are sent.
         self._spool = Path(tempfile.mkdtemp(prefix="aigc-ops-tracker-"))
         self._status: Status = "FINISHED"
         self._closing = threading.Event()
@@ -86,14 +88,14 @@ class MlflowTracker:
         system_metrics: bool = False,
         journal: Path | None = None,
     ) -> Self:
-        """A tracker of the run with this key: the one begun earlier, or a new one.
+        """Return a tracker of the run with this key, reopened or new.
 
-        Params are logged under their dotted names; those of an earlier begin stay, since
-        MLflow never changes one. With `system_metrics`, the machine's load is kept too. Metrics
-        that are not sent yet lie in the file `journal`: those that an earlier process left
-        there are sent too, but for the steps that this one takes again.
-        Raises RegistryError when the store does not answer.
+        Params have dotted names; existing values stay, since MLflow never changes a param.
+        `journal` is a file for metrics that are not sent yet. Metrics in it from an earlier
+        process are sent too, except those of steps that this process repeats. Raises
+        RegistryError if the store does not answer.
         """
+        # Not in the background: a wrong address or password should stop the run at its start.
         client = connect()
         run_id = open_run(client, run_key, run_name)
         describe_run(client, run_id, params=params or {}, tags=tags or {}, dataset=dataset)
@@ -107,33 +109,33 @@ class MlflowTracker:
         return tracker
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Keep the metrics' values at a step."""
+        """Queue the values of metrics at a step."""
         from mlflow.entities import Metric
 
         now = self._now()
-        self._metrics.go_on(before=step)
+        self._metrics.replay_before(step)
         self._metrics.add(Metric(key, float(value), now, step) for key, value in metrics.items())
 
     def log_image(self, key: str, image: Image.Image, *, step: int) -> None:
-        """Keep a picture that MLflow's image view shows by step under its key."""
+        """Queue an image, which MLflow's UI shows by key and step."""
         picture = image.copy()
         self._artifacts.append(
             lambda: self._client.log_image(self._run_id, picture, key=key, step=step)
         )
 
     def log_text(self, text: str, artifact_file: str) -> None:
-        """Keep a text as a file of the run."""
+        """Queue a text as an artifact of the run."""
         self._artifacts.append(lambda: self._client.log_text(self._run_id, text, artifact_file))
 
     def log_bytes(self, content: bytes, artifact_file: str) -> None:
-        """Keep some content as a file of the run."""
+        """Queue content as an artifact of the run."""
         copy = Path(tempfile.mkdtemp(dir=self._spool)) / Path(artifact_file).name
         copy.write_bytes(content)
         folder = str(Path(artifact_file).parent)
         self._artifacts.append(lambda: self._client.log_artifact(self._run_id, str(copy), folder))
 
     def log_file(self, path: Path, artifact_folder: str) -> None:
-        """Keep a copy of a file, as it is now, in a folder of the run."""
+        """Queue a copy of a file, as it is now, as an artifact of the run."""
         copy = Path(tempfile.mkdtemp(dir=self._spool)) / path.name
         shutil.copyfile(path, copy)
         self._artifacts.append(
@@ -141,19 +143,23 @@ class MlflowTracker:
         )
 
     def curves(self) -> Mapping[str, Sequence[tuple[int, float]]]:
-        """What the store holds of each metric; nothing while it does not answer."""
+        """Return the curves in the store; empty while it does not answer."""
         return read_curves(self._client, self._run_id)
 
     def finish(self, status: Status, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        """Send the rest and close the run; warns of what the store did not take in time.
+        """Send all that is queued and close the run; warns if the store does not accept it in time.
 
-        Ctrl-C ends the waiting, and nothing else.
+        Ctrl-C only ends the waiting.
         """
+        # 1. Stop the other writer, so that the queue can become empty.
         self._status = status
         if self._system:
             self._system.stop()
-        if status == "FINISHED":  # a run that stopped before its first step takes it later
-            self._metrics.go_on(before=math.inf)
+        # A finished run repeats no step. A run that stopped before its first step leaves an earlier
+        # process's metrics in the journal, for the process that will resume.
+        if status == "FINISHED":
+            self._metrics.replay_before(math.inf)
+        # 2. Wait for the thread, within limits: a server that is down must not hold up the command.
         self._closing.set()
         with suppress(KeyboardInterrupt):
             self._wait(patience_seconds)
@@ -167,10 +173,11 @@ class MlflowTracker:
         shutil.rmtree(self._spool, ignore_errors=True)
 
     def _wait(self, seconds: float) -> None:
-        # Not by the thread's own join: interrupted in Python 3.11, it takes the thread for ended.
+        # An event instead of Thread.join: in Python 3.11 a join that Ctrl-C interrupts can mark a
+        # running thread as ended (https://github.com/python/cpython/issues/90882).
         if not self._closed.wait(min(seconds, NOTICE_SECONDS)):
             logger.warning(
-                "waiting up to %.0f s until MLflow has taken the last reports of run %s; "
+                "waiting up to %.0f s until MLflow has accepted the last reports of run %s; "
                 "Ctrl-C ends the waiting",
                 *(seconds, self._run_id),
             )
@@ -205,7 +212,9 @@ class MlflowTracker:
                         self._metrics.close()
                         self._closed.set()
                         return
-            except Exception as fault:  # a bucket's client has errors of its own
+            # Broad, since artifact stores such as S3 raise errors of their own clients. Warned of
+            # once per outage, not at every retry.
+            except Exception as fault:
                 if self._fault is None:
                     logger.warning("reports wait until the store answers: %s", fault)
                 self._fault = fault
@@ -214,6 +223,7 @@ class MlflowTracker:
                 self._fault = None
 
     def _send(self) -> None:
+        # Removed only after the store has accepted them: an error leaves the batch for the retry.
         while batch := self._metrics.first(METRICS_PER_REQUEST):
             self._send_metrics(batch)
             self._metrics.remove(len(batch))
@@ -225,28 +235,30 @@ class MlflowTracker:
     def _send_metrics(self, batch: "list[Metric]") -> None:
         with _refusals(f"metric {batch[0].key!r}") as refused:
             self._client.log_batch(self._run_id, metrics=batch)
+        # MLflow refuses a batch as a whole. One by one, only the metric at fault is lost.
         if refused and len(batch) > 1:
             for metric in batch:
                 self._send_metrics([metric])
 
 
 def read_curves(client: "MlflowClient", run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """A run's metrics over its steps; nothing while the store does not answer."""
-    found = {}
+    """Return a run's metrics as (step, value) pairs; empty while the store does not answer."""
+    curves = {}
     try:
         with faults("reading the run's curves"):
             for name in client.get_run(run_id).data.metrics:
                 if not name.startswith("system/"):
                     points = client.get_metric_history(run_id, name)
-                    found[name] = sorted({(point.step, point.value) for point in points})
+                    # A set: metrics that were sent twice after an interruption are equal.
+                    curves[name] = sorted({(point.step, point.value) for point in points})
     except RegistryError as error:
-        logger.warning("the report goes without curves: %s", error)
-    return found
+        logger.warning("the report has no curves: %s", error)
+    return curves
 
 
 @contextmanager
-def _refusals(what: str) -> Iterator[list[str]]:
-    """Drop, with a warning, what the store will never take; other faults pass through."""
+def _refusals(subject: str) -> Iterator[list[str]]:
+    """Warn of errors in REFUSALS and collect their texts; other errors pass through."""
     from mlflow.exceptions import MlflowException
 
     refused: list[str] = []
@@ -256,27 +268,27 @@ def _refusals(what: str) -> Iterator[list[str]]:
         if error.error_code not in REFUSALS:
             raise
         refused.append(str(error))
-        logger.warning("MLflow refuses %s: %s", what, str(error).partition("\n")[0])
+        logger.warning("MLflow refuses %s: %s", subject, str(error).partition("\n")[0])
 
 
 @contextmanager
 def reporting_to(run_id: str | None) -> Iterator[Tracker]:
-    """A tracker of an earlier run, whose end and state stay those of its training.
+    """Yield a tracker of an existing run that does not change its status and end time.
 
-    One that keeps nothing when this store lacks the run.
+    Without such a run in this store it is a tracker that logs nothing.
     """
     from mlflow.exceptions import MlflowException
 
     client = connect()
     with faults("opening the run"):
         try:
-            found = client.get_run(run_id) if run_id else None
+            run = client.get_run(run_id) if run_id else None
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            found = None
-    if found is None or found.info.lifecycle_stage != "active":
+            run = None
+    if run is None or run.info.lifecycle_stage != "active":
         yield SilentTracker()
         return
-    with MlflowTracker(client, found.info, ends=False) as tracker:
+    with MlflowTracker(client, run.info, ends=False) as tracker:
         yield tracker

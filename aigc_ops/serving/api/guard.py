@@ -1,8 +1,4 @@
-"""The door of the service: what reaches BentoML at all, and with its body whole.
-
-BentoML keeps figures for every path it sees, and takes a place in its queue before a body
-is read. So unknown paths end here, and a call enters once its body lies here.
-"""
+"""ASGI middleware in front of BentoML: path allow-list, limits on body size and time."""
 
 import anyio
 from starlette.exceptions import HTTPException
@@ -11,6 +7,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+# BentoML keeps a Prometheus series for every path that it sees, so unknown paths would fill its
+# memory. The Swagger files are named one by one for the same reason.
 PATHS = frozenset(
     {
         "/",
@@ -26,16 +24,17 @@ PATHS = frozenset(
     }
 )
 MAX_BODY_BYTES = 1_000_000
-MAX_BYTES_HELD = 64_000_000
-"""Of all bodies that have begun to come."""
+MAX_BUFFERED_BYTES = 64_000_000
+"""Limit on the total size of the request bodies in memory."""
 BODY_SECONDS = 10
+"""Time limit in seconds for a whole request body."""
 
 
-class Door:
-    """Lets known paths in, and the bodies of calls once they are whole."""
+class RequestGuard:
+    """ASGI middleware that passes on known paths, and calls whose whole body has arrived."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app, self.num_held = app, 0
+        self.app, self.num_buffered_bytes = app, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -45,6 +44,8 @@ class Door:
         if scope["path"] not in PATHS:
             return await JSONResponse({"error": "Not Found"}, 404)(scope, receive, send)
         if (scope["method"], scope["path"]) == ("POST", "/generate"):
+            # BentoML counts a call against max_concurrency before its body is read. So a body is
+            # read here first: 32 clients that send half a body would else block all others.
             try:
                 receive = await self._with_body(scope, receive)
             except ClientDisconnect:
@@ -52,29 +53,33 @@ class Door:
         return await self.app(scope, receive, send)
 
     async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
-        """A receive that gives the whole body, or raises for the endpoint why there is none."""
+        """Return a receive callable that gives the whole body or raises its HTTPException."""
+        # The exception is not answered here: raised inside the endpoint, it passes through the
+        # app's own exception handler and BentoML's access log like every other error.
         refusal, unread = None, [b""]
         try:
             with anyio.fail_after(BODY_SECONDS):
                 unread = [await self._read(Request(scope, receive))]
         except TimeoutError:
-            reason = f"the body did not come within {BODY_SECONDS} seconds"
+            reason = f"the body did not arrive within {BODY_SECONDS} seconds"
+            # The rest of the body may still arrive; it must not be read as the next request.
             refusal = HTTPException(408, reason, headers={"Connection": "close"})
         except HTTPException as error:
             refusal = error
 
-        async def give() -> Message:
+        async def receive_body() -> Message:
             if refusal is not None:
                 raise refusal
             if unread:
                 return {"type": "http.request", "body": unread.pop()}
-            return await receive()
+            return await receive()  # later messages, such as the disconnect of the client
 
-        return give
+        return receive_body
 
     async def _read(self, request: Request) -> bytes:
-        """The body, refused as soon as it is known to be too long."""
+        """Return the body; raises HTTPException as soon as it is known to be too long."""
         too_long = HTTPException(413, f"the body may have at most {MAX_BODY_BYTES} bytes")
+        # The declared length is a shortcut: a chunked body declares none, so chunks are counted.
         declared = request.headers.get("content-length", "0")
         if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
             raise too_long
@@ -82,11 +87,11 @@ class Door:
         try:
             async for chunk in request.stream():
                 body += chunk
-                self.num_held += len(chunk)
+                self.num_buffered_bytes += len(chunk)
                 if len(body) > MAX_BODY_BYTES:
                     raise too_long
-                if self.num_held > MAX_BYTES_HELD:
-                    raise HTTPException(429, "too many calls are coming in; try again later")
+                if self.num_buffered_bytes > MAX_BUFFERED_BYTES:
+                    raise HTTPException(429, "too many calls are arriving; try again later")
             return bytes(body)
         finally:
-            self.num_held -= len(body)
+            self.num_buffered_bytes -= len(body)

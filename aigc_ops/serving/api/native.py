@@ -1,8 +1,7 @@
-"""`POST /generate`: what may be asked of a served model, and what is refused.
+"""`POST /generate` and its errors, as an ASGI app."""
 
-Nothing here imports torch: BentoML's supervising process and its build read this module
-too, and only the worker needs a model.
-"""
+# Nothing here may import torch: BentoML's supervising process and its build import this module
+# too, and only the worker needs a model.
 
 import json
 import secrets
@@ -20,51 +19,55 @@ from starlette.routing import Route
 
 from aigc_ops.core.errors import ModelError
 from aigc_ops.interfaces.request import SampleRequest
-from aigc_ops.serving.api.schema import INDEX_PAGE, of_controls, openapi
+from aigc_ops.serving.api.schema import INDEX_PAGE, controls_schema, openapi
 
 if TYPE_CHECKING:
     from aigc_ops.interfaces.request import Control
 
 MAX_ERROR_CHARACTERS = 2000
 ABSENT: tuple[Any, ...] = (None, [], {})
+"""Values that request nothing, so that a field with one can be dropped."""
 
 
 class Call(BaseModel):
-    """What a client may ask for; JSON of any other shape is refused.
+    """Body of a call; unknown fields and values of other types are refused.
 
     `call_type` adds the fields of the served model's modality.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    num: int = Field(default=1, ge=1, description="Samples to draw.")
+    num: int = Field(default=1, ge=1, description="Number of samples.")
+    # 53 bits: a JavaScript client must be able to repeat the seed of an answer exactly.
     seed: int = Field(
         default_factory=lambda: secrets.randbits(53),
         ge=0,
-        description="Seed of the first sample; a random one when left out.",
+        description="Seed of the first sample; default: random.",
     )
     stream: bool = Field(
-        default=False, description="Send one text piece by piece, as it is written."
+        default=False, description="Send a single text in pieces while it is generated."
     )
     controls: dict[str, float] = Field(
-        default={}, description="What else the model can be asked for: a number by name."
+        default={}, description="Values of the model's controls, by name."
     )
 
     @model_validator(mode="after")
     def _one_stream(self) -> Self:
         if self.stream and self.num != 1:
-            raise ValueError("one text at a time can be streamed; leave num out")
+            raise ValueError("only one text can be streamed; leave num out")
         return self
 
 
 def read_call(kind: type[Call], body: bytes) -> Call:
-    """Return the call in a body; raises ValidationError.
+    """Return the call of a request body; raises ValidationError.
 
-    Fields of other modalities that ask for nothing are dropped, for clients send them to any model.
+    Unknown fields are dropped if their value is null or empty.
     """
     try:
         return kind.model_validate_json(body or b"{}")
     except ValidationError as error:
+        # Clients written for several modalities send `"prompt": null` to image models too. Any
+        # other unknown field is an error: its author expects an effect.
         problems = error.errors(include_url=False, include_context=False)
         if any(p["type"] != "extra_forbidden" or p["input"] not in ABSENT for p in problems):
             raise
@@ -74,14 +77,14 @@ def read_call(kind: type[Call], body: bytes) -> Call:
 
 
 def call_type(fields: type[BaseModel]) -> type[Call]:
-    """Return the type of a call to a model of the modality that adds these fields."""
-    make: Any = create_model  # whose types allow one base
+    """Return the call type that includes the fields of a modality."""
+    make: Any = create_model  # its annotations allow a single base only
     kind: type[Call] = make("Call", __base__=(Call, fields), __doc__=Call.__doc__)
     return kind
 
 
 class Served(Protocol):
-    """A loaded model with the name, version and limit under which it answers."""
+    """A loaded model with its name, version and limits, as this module uses it."""
 
     @property
     def name(self) -> str: ...
@@ -97,24 +100,24 @@ class Served(Protocol):
 
     @property
     def call_type(self) -> type[Call]:
-        """The type of a call to this model."""
+        """Type of a call to this model."""
 
     @property
     def media_type(self) -> str:
-        """The media type of one sample."""
+        """Media type of a sample."""
 
-    def asked(self, call: Call) -> Sequence[SampleRequest]:
-        """The samples of one call; raises ModelError for what it cannot serve."""
+    def build_requests(self, call: Call) -> Sequence[SampleRequest]:
+        """Return the requests of a call; raises ModelError if the model cannot serve one."""
 
-    def answer(self, asked: Sequence[SampleRequest]) -> Response:
-        """The samples of one call, encoded."""
+    def respond(self, requests: Sequence[SampleRequest]) -> Response:
+        """Generate the samples and return the HTTP response."""
 
-    def stream(self, asked: Sequence[SampleRequest]) -> tuple[Iterator[str], Mapping[str, str]]:
-        """The pieces of one text and the answer's headers; ModelError for other models."""
+    def stream(self, requests: Sequence[SampleRequest]) -> tuple[Iterator[str], Mapping[str, str]]:
+        """Return the pieces of one text and the headers; raises ModelError for other models."""
 
 
 def create_app() -> Starlette:
-    """The ASGI app of the service; `app.state.served` is set once the model is loaded."""
+    """Return the ASGI app; the worker sets `app.state.served` when the model is loaded."""
     app = Starlette(
         routes=[
             Route("/generate", _generate, methods=["POST"]),
@@ -128,26 +131,29 @@ def create_app() -> Starlette:
             Exception: _broken,
         },
     )
-    # The model draws for one call at a time, each with all threads; the event loop stays
-    # free to answer /livez and to refuse what is too much.
-    app.state.drawing = anyio.CapacityLimiter(1)
+    # One call at a time generates, with all threads. It runs in a thread, so that the event loop
+    # can answer /livez and refuse calls meanwhile.
+    app.state.generation_limiter = anyio.CapacityLimiter(1)
     return app
 
 
 async def _generate(request: Request) -> Response:
     served: Served = request.app.state.served
     call = read_call(served.call_type, await request.body())
-    # What cannot be served is refused at once, whatever is being drawn.
-    asked = await run_sync(served.asked, call)
+    # Outside the limiter: an invalid call is refused at once, also while another one generates.
+    requests = await run_sync(served.build_requests, call)
     if not call.stream:
-        return await run_sync(served.answer, asked, limiter=request.app.state.drawing)
-    pieces, headers = served.stream(asked)
-    told = _told(pieces, request.app.state.drawing)
-    return StreamingResponse(told, headers=headers, media_type="text/plain; charset=utf-8")
+        limiter = request.app.state.generation_limiter
+        return await run_sync(served.respond, requests, limiter=limiter)
+    pieces, headers = served.stream(requests)
+    content = _stream_pieces(pieces, request.app.state.generation_limiter)
+    return StreamingResponse(content, headers=headers, media_type="text/plain; charset=utf-8")
 
 
-async def _told(pieces: Iterator[str], limiter: anyio.CapacityLimiter) -> AsyncIterator[str]:
-    """Each piece as it is drawn; a client that goes away ends the drawing."""
+async def _stream_pieces(
+    pieces: Iterator[str], limiter: anyio.CapacityLimiter
+) -> AsyncIterator[str]:
+    """Yield each piece as it is generated; generation ends when the client disconnects."""
     async with limiter:
         while (piece := await run_sync(next, pieces, None)) is not None:
             yield piece
@@ -156,12 +162,13 @@ async def _told(pieces: Iterator[str], limiter: anyio.CapacityLimiter) -> AsyncI
 async def _describe(request: Request) -> Response:
     served: Served = request.app.state.served
     schema = served.call_type.model_json_schema()
+    # Limits that depend on the loaded model are not in the type.
     schema["properties"]["num"]["maximum"] = served.max_num
-    schema["properties"]["controls"] |= of_controls(served.controls)
-    described = openapi(
+    schema["properties"]["controls"] |= controls_schema(served.controls)
+    description = openapi(
         schema, title=served.name, version=served.version, media_type=served.media_type
     )
-    return JSONResponse(described)
+    return JSONResponse(description)
 
 
 async def _index(_: Request) -> Response:
@@ -185,18 +192,20 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 
 def _sentence(problem: Any) -> str:
-    place = ".".join(map(str, problem["loc"]))
+    field = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"{place}: this model takes no {place}; see /docs.json for what it takes"
-    return f"{place}: {problem['msg']}" if place else str(problem["msg"])
+        return f"{field}: this model takes no {field}; /docs.json lists its fields"
+    return f"{field}: {problem['msg']}" if field else str(problem["msg"])
 
 
 async def _broken(_: Request, __: Exception) -> Response:
-    return _error("the model could not answer; see the server's log", 500)
+    # The exception may contain paths of the server, so its text goes to the log only.
+    return _error("the model failed to answer; see the server's log", 500)
 
 
 def _error(message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer to a call that failed; what a client sent is not sent back at length."""
+    """Return the response to a failed call, with a message of bounded length."""
+    # Messages quote what the client sent, which may be a body of 1 MB.
     if len(message) > MAX_ERROR_CHARACTERS:
         half = MAX_ERROR_CHARACTERS // 2
         message = f"{message[:half]} … {message[-half:]}"

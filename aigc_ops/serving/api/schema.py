@@ -1,4 +1,4 @@
-"""How the service describes itself: OpenAPI for programs, one page for people."""
+"""Description of the service: an OpenAPI document and a Swagger page."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,18 +20,20 @@ INDEX_PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-"""BentoML's own page loads a tracker from Google; this one asks this server alone."""
+"""Swagger page. BentoML's own page loads a tracker from Google; this one loads local files only."""
 
 
 def openapi(
     call_schema: dict[str, Any], *, title: str, version: str, media_type: str
 ) -> dict[str, Any]:
-    """The OpenAPI 3.1 description of the service around the JSON schema of a call."""
+    """Return the OpenAPI 3.1 document of the service, with the JSON schema of a call."""
+    # 3.1, because pydantic writes JSON Schema 2020-12, which OpenAPI 3.0 does not accept.
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
         "paths": {
             "/generate": {"post": _generate(call_schema, media_type)},
+            # Restart the process if /livez fails; send no calls while /readyz fails.
             "/livez": {"get": _probe("The process answers.")},
             "/readyz": {"get": _probe("The model is loaded.")},
             "/metrics": {"get": _probe("Counters and durations for Prometheus.")},
@@ -39,8 +41,8 @@ def openapi(
     }
 
 
-def of_controls(controls: "Mapping[str, Control]") -> dict[str, Any]:
-    """The JSON schema of a call's controls: those of the served model and no others."""
+def controls_schema(controls: "Mapping[str, Control]") -> dict[str, Any]:
+    """Return the JSON schema of `controls`, with the served model's controls only."""
     properties = {
         name: {
             "type": "integer" if control.is_integer else "number",
@@ -54,26 +56,27 @@ def of_controls(controls: "Mapping[str, Control]") -> dict[str, Any]:
 
 
 def _generate(call_schema: dict[str, Any], media_type: str) -> dict[str, Any]:
+    # The key of a response's content is its media type without parameters such as the charset.
     kind = media_type.partition(";")[0]
-    one: dict[str, Any] = {"type": "string"}
+    sample: dict[str, Any] = {"type": "string"}
     if not kind.startswith("text/"):
-        one["format"] = "binary"
+        sample["format"] = "binary"
     return {
         "operationId": "generate",
-        "summary": "Generate samples: one as it is, several as JSON.",
+        "summary": "Generate samples: a single one as its media type, several as JSON.",
         "requestBody": {"content": {"application/json": {"schema": call_schema}}},
         "responses": {
             "200": {
-                "description": "The samples; headers tell model, version, seed, label, controls.",
+                "description": "The samples; headers: model, version, seed, label, controls.",
                 "content": {
-                    kind: {"schema": one},
+                    kind: {"schema": sample},
                     "application/json": {"schema": {"type": "object"}},
                 },
             },
             "400": _error("The body is not JSON."),
             "408": _error("The body took too long to arrive."),
             "413": _error("The body is too long."),
-            "422": _error("A value is of the wrong type, out of range or unknown."),
+            "422": _error("A value has the wrong type, is out of range or unknown."),
             "429": _error("Too many calls are waiting; try again later."),
         },
     }

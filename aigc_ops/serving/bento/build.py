@@ -1,23 +1,23 @@
-"""Builds one Bento as told on standard input; run as a process of its own.
+"""Build a Bento from a BuildSpec (JSON) on standard input; run as a process of its own."""
 
-BentoML changes folder, import path and logging of the process that builds, which a
-pipeline's process must not suffer. That process needs no BentoML either.
-"""
+# Building changes the working folder, the import path and the logging of its process, which the
+# pipeline's process must keep. So the pipeline also runs without importing BentoML.
 
 import importlib.metadata
 import shutil
 import sys
 from pathlib import Path
 
-from aigc_ops.core.artifacts import Noun
+from aigc_ops.core.artifacts import Record
 from aigc_ops.core.errors import PackagingError
 
 
-class Order(Noun):
-    """What to build: a model folder into the model store, and a Bento that refers to it."""
+class BuildSpec(Record):
+    """A Bento to build: a model for BentoML's model store, and a Bento that refers to it."""
 
     context: str
     """Folder with bentofile.yaml and the files that it includes."""
+    # The versions are those of BentoML's tags, `name:version`.
     name: str
     bento_version: str
     model_version: str
@@ -26,26 +26,28 @@ class Order(Noun):
     labels: dict[str, str]
 
 
-def build(order: Order) -> None:
-    """Fill BentoML's stores (`BENTOML_HOME`) with the model and the Bento of an order."""
+def build(spec: BuildSpec) -> None:
+    """Write the model and the Bento of a spec into BentoML's stores (`BENTOML_HOME`)."""
     import bentoml
 
-    model_tag = f"{order.name}:{order.model_version}"
+    # The model first: the Bento's `models` entry is resolved when the Bento is built.
+    model_tag = f"{spec.name}:{spec.model_version}"
     with bentoml.models.create(
-        model_tag, labels=order.labels, metadata=dict(order.metadata)
+        model_tag, labels=spec.labels, metadata=dict(spec.metadata)
     ) as stored:
-        shutil.copytree(order.model_source, stored.path_of("model"))
+        shutil.copytree(spec.model_source, stored.path_of("model"))
     bentoml.bentos.build_bentofile(
-        str(Path(order.context) / "bentofile.yaml"),
-        name=order.name,
-        version=order.bento_version,
-        labels=order.labels,
-        build_ctx=order.context,
+        str(Path(spec.context) / "bentofile.yaml"),
+        name=spec.name,
+        version=spec.bento_version,
+        labels=spec.labels,
+        build_ctx=spec.context,
     )
 
 
 def require_uv() -> None:
-    """Raise PackagingError unless uv is installed: BentoML would fetch it unasked."""
+    """Raise PackagingError unless uv is installed."""
+    # Without uv, BentoML would download it.
     try:
         importlib.metadata.version("uv")
     except importlib.metadata.PackageNotFoundError:
@@ -57,4 +59,4 @@ def require_uv() -> None:
 
 
 if __name__ == "__main__":
-    build(Order.model_validate_json(sys.stdin.read()))
+    build(BuildSpec.model_validate_json(sys.stdin.read()))

@@ -1,4 +1,4 @@
-"""Asks a running service for the golden samples and compares what it answers."""
+"""Smoke test of a running service: its samples must equal the version's golden samples."""
 
 import http.client
 import json
@@ -13,7 +13,7 @@ from aigc_ops.serving.runtime.process import HOST, ServerProcess
 ANSWER_TIMEOUT_SECONDS = 300
 
 Golden = tuple[list[SampleRequest], Any]
-"""Requests and what they drew when the model was registered."""
+"""Requests, and the samples generated from them when the model was registered."""
 
 
 def compare_golden(
@@ -23,23 +23,22 @@ def compare_golden(
     golden: Golden,
     tolerance_levels: int,
 ) -> int:
-    """Return the largest difference, of 255 levels, between served and golden samples.
+    """Return the largest difference between served and golden samples, in levels of 255.
 
-    Texts must be equal. Raises PackagingError naming the first sample that differs.
+    Texts must be equal. Raises PackagingError naming the first sample that differs more.
     """
     connection = http.client.HTTPConnection(HOST, server.port, timeout=ANSWER_TIMEOUT_SECONDS)
     levels = 0
     try:
         for request, sample in zip(*golden, strict=True):
-            apart = modality.samples.difference(
-                _ask(connection, modality, request, version), sample
-            )
-            if apart > tolerance_levels:
+            content = _generate(connection, modality, request, version)
+            difference = modality.samples.difference(content, sample)
+            if difference > tolerance_levels:
                 raise PackagingError(
-                    f"{version.uri}: the service's sample of {request} is {apart} levels from "
-                    f"its golden sample, allowed are {tolerance_levels}"
+                    f"{version.uri}: the service's sample of {request} is {difference} levels "
+                    f"from its golden sample, allowed are {tolerance_levels}"
                 )
-            levels = max(levels, apart)
+            levels = max(levels, difference)
     except (OSError, http.client.HTTPException) as error:
         raise PackagingError(server.explain(f"the service stopped answering ({error})")) from error
     finally:
@@ -47,13 +46,13 @@ def compare_golden(
     return levels
 
 
-def _ask(
+def _generate(
     connection: http.client.HTTPConnection,
     modality: Modality[Any],
     request: SampleRequest,
     version: ModelVersion,
 ) -> bytes:
-    """The body of the answer to one request."""
+    """Return the body of the service's answer to one request."""
     call = {
         "seed": request.seed,
         "controls": dict(request.controls),
@@ -67,7 +66,8 @@ def _ask(
         raise PackagingError(
             f"{version.uri}: the service answered {request} with {response.status}: {body!r}"
         )
-    served = response.headers["X-AIGC-Manifest"]
-    if served != version.manifest_digest:
-        raise PackagingError(f"{version.uri}: the service serves another model ({served})")
+    # Two versions can give equal samples within the tolerance, so the digest is compared too.
+    manifest = response.headers["X-AIGC-Manifest"]
+    if manifest != version.manifest_digest:
+        raise PackagingError(f"{version.uri}: the service serves another model ({manifest})")
     return body

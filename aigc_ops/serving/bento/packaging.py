@@ -1,4 +1,4 @@
-"""Packages a registered model: built, booted and compared before it counts."""
+"""Package stage: build a Bento, boot it, compare its samples, then publish it."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from aigc_ops.core.state_dir import TELEMETRY_OFF, home
 from aigc_ops.models import modality_of
 from aigc_ops.provenance.code_version import revision
 from aigc_ops.sampling.files import read_golden
-from aigc_ops.serving.bento.build import Order, require_uv
+from aigc_ops.serving.bento.build import BuildSpec, require_uv
 from aigc_ops.serving.bento.external_code import external_packages
 from aigc_ops.serving.bento.golden_check import compare_golden
 from aigc_ops.serving.bento.store import (
@@ -41,11 +41,10 @@ from aigc_ops.serving.runtime.process import running, with_log_end
 
 
 def package(version: ModelVersion, folder: Path, *, config: PackagingConfig) -> BentoTag:
-    """The Bento of a registered version, booted and equal to its golden samples.
+    """Return a confirmed Bento of a registered version, whose model folder is `folder`.
 
-    `folder` is the version's model folder. A Bento confirmed before, of the same model
-    and the same code, is returned as it is. A new one stays out of BentoML's store until
-    its samples have been compared. Raises PackagingError with the end of the log.
+    A confirmed Bento of the same model and code is reused. A new Bento enters BentoML's store
+    only after the smoke test with golden samples. Raises PackagingError with the end of the log.
     """
     verify_folder(folder, expected=version.manifest_digest)
     if confirmed := find_bento(version):
@@ -70,37 +69,41 @@ def package(version: ModelVersion, folder: Path, *, config: PackagingConfig) -> 
 def _package(
     version: ModelVersion, folder: Path, *, root: Path, staging: Path, config: PackagingConfig
 ) -> BentoTag:
+    # 1. Check what can fail quickly before the build, which is slow.
     modality = modality_of(read_model_json(folder)["family"])
     golden = read_golden(modality, folder)
     if not golden[0]:
-        raise PackagingError(f"{folder}: keeps no golden samples; register the model again")
+        raise PackagingError(f"{folder}: has no golden samples; register the model again")
     code = code_digest(root)
     bento = bento_folder(staging, version, code)
     logs = home() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **TELEMETRY_OFF, "BENTOML_HOME": str(staging)}
-    # Not below the home, whose own name is hidden: BentoML refuses files of hidden folders.
+    # 2. Build. The context is not below the state directory, whose default name `.aigc_ops` is
+    # hidden: BentoML excludes files in hidden folders.
     with tempfile.TemporaryDirectory(prefix="aigc-ops-bento-") as context:
-        order = _order(version, folder, bento=bento, context=context)
-        _stage_code(root, Path(context), model_tag=f"{order.name}:{order.model_version}")
-        _build(order, environment=environment, root=root, log=logs / f"build-{bento.name}.log")
+        spec = _build_spec(version, folder, bento=bento, context=context)
+        _stage_code(root, Path(context), model_tag=f"{spec.name}:{spec.model_version}")
+        _build(spec, environment=environment, root=root, log=logs / f"build-{bento.name}.log")
+    # 3. Boot the Bento as `bentoml serve` would, and compare its samples.
     log = logs / f"serve-{bento.name}.log"
     with running(str(bento), environment=environment, folder=staging, log=log) as server:
         server.wait_ready(config.boot_timeout_seconds)
         levels = compare_golden(server, version, modality, golden, config.tolerance_levels)
         server.stop()
+    # 4. Publish. The record names the final path, so it is equal for every later call.
     confirmed = BentoTag(
-        tag=f"{order.name}:{order.bento_version}",
+        tag=f"{spec.name}:{spec.bento_version}",
         model=version,
         uri=str(bento_folder(bento_store(), version, code)),
         num_golden=len(golden[0]),
         max_levels_apart=levels,
     )
-    _keep(confirmed, staging=staging, code=code)
+    _publish(confirmed, staging=staging, code=code)
     return confirmed
 
 
-def _order(version: ModelVersion, folder: Path, *, bento: Path, context: str) -> Order:
+def _build_spec(version: ModelVersion, folder: Path, *, bento: Path, context: str) -> BuildSpec:
     model = model_folder(bento.parents[2], version)
     identity = {
         "name": version.name,
@@ -108,9 +111,10 @@ def _order(version: ModelVersion, folder: Path, *, bento: Path, context: str) ->
         "run_id": version.run_id,
         "manifest_digest": version.manifest_digest,
     }
+    # The labels repeat the identity, so that `labelled_version` works without the model store.
     code = revision()
     labels = {"git_commit": code.commit, "git_diff": code.diff_digest} if code else {}
-    return Order(
+    return BuildSpec(
         context=context,
         name=bento.parent.name,
         bento_version=bento.name,
@@ -122,7 +126,8 @@ def _order(version: ModelVersion, folder: Path, *, bento: Path, context: str) ->
 
 
 def _stage_code(root: Path, context: Path, *, model_tag: str) -> None:
-    """Copy what bentofile.yaml includes, so that BentoML need not search the checkout."""
+    """Copy the files that bentofile.yaml includes into the build context."""
+    # BentoML walks its whole context, and a checkout holds data, checkpoints and environments.
     for path in code_files(root):
         target = context / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -132,28 +137,30 @@ def _stage_code(root: Path, context: Path, *, model_tag: str) -> None:
     for package in external_packages():
         bentofile["include"] += package.copy(context)
         with requirements.open("a", encoding="utf-8") as lines:
-            lines.writelines(f"{each}\n" for each in package.requirements())
+            lines.writelines(f"{pin}\n" for pin in package.requirements())
     bentofile["models"] = [{"tag": model_tag, "alias": MODEL_ALIAS}]
     (context / BENTOFILE).write_text(yaml.safe_dump(bentofile, sort_keys=False), "utf-8")
 
 
-def _build(order: Order, *, environment: dict[str, str], root: Path, log: Path) -> None:
+def _build(spec: BuildSpec, *, environment: dict[str, str], root: Path, log: Path) -> None:
     with log.open("wb") as output:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "aigc_ops.serving.bento.build"],
-            input=order.model_dump_json().encode(),
+            input=spec.model_dump_json().encode(),
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
             cwd=root,
             check=False,
         )
-    if done.returncode != 0:
+    if completed.returncode != 0:
         raise PackagingError(with_log_end("the Bento could not be built", log))
 
 
-def _keep(confirmed: BentoTag, *, staging: Path, code: str) -> None:
-    """Move a confirmed Bento and its model from the staging store into BentoML's."""
+def _publish(confirmed: BentoTag, *, staging: Path, code: str) -> None:
+    """Move a confirmed Bento and its model from the staging store into BentoML's store."""
+    # The order makes a crash harmless: a Bento appears only after its model and with its
+    # confirmation inside. A model without a Bento is reused by the next call.
     version, store = confirmed.model, bento_store()
     model = model_folder(store, version)
     if not _holds_model(model, version):
@@ -175,7 +182,9 @@ def _holds_model(model: Path, version: ModelVersion) -> bool:
 
 
 def _move(item: Path, target: Path) -> None:
-    """Move an item of a BentoML store into another, where it becomes the latest."""
+    """Move an item of a BentoML store into another store, and make it the latest."""
+    # An existing target is an unconfirmed or damaged item of the same tag. The rename is atomic,
+    # because both stores are on one file system; BentoML reads the tag `latest` from a file.
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     item.rename(target)
@@ -184,12 +193,14 @@ def _move(item: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _staging_store() -> Iterator[Path]:
-    """An empty BentoML home beside the real one, removed when the block is left."""
+    """Create an empty BentoML home inside the real one; it is removed at the end."""
+    # Inside, so that it is on the same file system as the store to which it is moved.
     parent = bento_store() / "unconfirmed"
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.iterdir():
-        if not psutil.pid_exists(int(left.name.partition("-")[0])):
-            shutil.rmtree(left, ignore_errors=True)
+    # Folders of processes that were killed. Their names start with the process's id.
+    for abandoned in parent.iterdir():
+        if not psutil.pid_exists(int(abandoned.name.partition("-")[0])):
+            shutil.rmtree(abandoned, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
     try:
         yield staging

@@ -1,7 +1,6 @@
-"""Writes the packages that a Bento installs: what the service imports, and what that needs.
+"""Write requirements.txt of a Bento: run `python -m aigc_ops.serving.bento.requirements`.
 
-BentoML would let the newest releases in behind the few that are named, and those were
-never tried together. `python -m aigc_ops.serving.bento.requirements` writes the file anew.
+It pins the packages that the service imports and all their dependencies.
 """
 
 import importlib.metadata
@@ -15,6 +14,8 @@ from aigc_ops.provenance.environment import LOCK, pins
 from aigc_ops.serving.bento.store import BENTOFILE, find_project
 
 REQUIREMENTS = Path("aigc_ops/serving/bento/requirements.txt")
+# Only these would not be enough: BentoML would install the newest releases of their dependencies,
+# a combination that no test has seen.
 DIRECT = (
     "anyio",
     "bentoml",
@@ -38,25 +39,24 @@ HEADER = (
 
 
 def requirements(lock: str) -> str:
-    """Pins of the direct packages and of all below them, at the versions of the lock.
-
-    What the lock leaves out (torch's CUDA packages) is pinned by the package that needs it.
-    """
+    """Return pins of the direct packages and all their dependencies, at the lock's versions."""
+    # Packages that are not in the lock are skipped: torch's CUDA packages, which torch pins.
     locked = pins(lock)
-    found: set[NormalizedName] = set()
-    waiting = list(DIRECT)
-    while waiting:
-        name = canonicalize_name(waiting.pop())
-        if name in locked and name not in found:
-            found.add(name)
-            waiting += _needed_by(name)
-    return HEADER + "".join(f"{name}=={locked[name]}\n" for name in sorted(found))
+    selected: set[NormalizedName] = set()
+    remaining = list(DIRECT)
+    while remaining:
+        name = canonicalize_name(remaining.pop())
+        if name in locked and name not in selected:
+            selected.add(name)
+            remaining += _dependencies(name)
+    return HEADER + "".join(f"{name}=={locked[name]}\n" for name in sorted(selected))
 
 
-def _needed_by(name: str) -> list[str]:
-    """Packages that an installed one requires here, without its extras."""
+def _dependencies(name: str) -> list[str]:
+    """Return the packages that an installed package requires here, without its extras."""
+    # A marker such as `extra == "grpc"` evaluates to false without an extra.
     parsed = map(Requirement, importlib.metadata.requires(name) or [])
-    return [need.name for need in parsed if need.marker is None or need.marker.evaluate()]
+    return [item.name for item in parsed if item.marker is None or item.marker.evaluate()]
 
 
 if __name__ == "__main__":

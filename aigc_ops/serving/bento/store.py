@@ -1,8 +1,7 @@
-"""Bentos at rest: what they are called, where they lie, and which were confirmed.
+"""Bentos on disk: names, folders and confirmations."""
 
-Reads files only, neither torch nor BentoML, so that an unchanged run is told in
-milliseconds that its Bento still stands.
-"""
+# This module reads files and imports neither torch nor BentoML, so that a rerun of an unchanged
+# command confirms its Bento within milliseconds.
 
 import hashlib
 import os
@@ -13,18 +12,18 @@ import yaml
 from pydantic import ValidationError
 
 import aigc_ops
-from aigc_ops.core.artifacts import BentoTag, ModelVersion, Noun, file_digest, json_digest
+from aigc_ops.core.artifacts import BentoTag, ModelVersion, Record, file_digest, json_digest
 from aigc_ops.core.errors import PackagingError
 from aigc_ops.core.state_dir import home
 from aigc_ops.serving.bento.external_code import external_packages
 
 BENTOFILE = "bentofile.yaml"
 CONFIRMATION = "confirmed.json"
-MAX_NAME = 63
+MAX_NAME = 63  # BentoML's limit on the name in a tag, that of a DNS label
 
 
-class Confirmation(Noun):
-    """Proof, kept in a Bento's folder, that it booted and drew its golden samples."""
+class Confirmation(Record):
+    """Record in a Bento's folder: it booted and reproduced its golden samples."""
 
     bento: BentoTag
     code_digest: str
@@ -32,9 +31,9 @@ class Confirmation(Noun):
 
 
 def find_bento(version: ModelVersion) -> BentoTag | None:
-    """The confirmed Bento of this version and of the present code; None: package it.
+    """Return the confirmed Bento of this version and of the current code, or None.
 
-    None also when a file of the Bento or of its model is missing or changed.
+    The result is None also when a file of the Bento or of its model is missing or changed.
     """
     root = find_project()
     if root is None:
@@ -42,50 +41,54 @@ def find_bento(version: ModelVersion) -> BentoTag | None:
     code = code_digest(root)
     store = bento_store()
     folder = bento_folder(store, version, code)
-    found = confirmation(folder)
-    if found is None or found.code_digest != code or found.bento.model != version:
+    # The tag holds 8 digits of the digests, so the confirmation's whole ones are compared. Cheap
+    # comparisons come first: the last one hashes the weights.
+    proof = read_confirmation(folder)
+    if proof is None or proof.code_digest != code or proof.bento.model != version:
         return None
-    return found.bento if is_whole(folder, found) else None
+    return proof.bento if is_unchanged(folder, proof) else None
 
 
-def standing_bento(version: ModelVersion) -> BentoTag | None:
-    """The version's Bento of the present code, else the newest whole one of earlier code."""
-    if found := find_bento(version):
-        return found
-    proofs = {folder / CONFIRMATION: confirmation(folder) for folder in folders_of(version)}
+def find_newest_bento(version: ModelVersion) -> BentoTag | None:
+    """Return the version's Bento of the current code, else the newest unchanged earlier one."""
+    if current := find_bento(version):
+        return current
+    proofs = {folder / CONFIRMATION: read_confirmation(folder) for folder in bento_folders(version)}
     newest_first = sorted(proofs, key=lambda path: path.stat().st_mtime, reverse=True)
-    whole = (p for path in newest_first if (p := proofs[path]) and is_whole(path.parent, p))
-    return next((proof.bento for proof in whole), None)
+    # A generator: older Bentos are not hashed once one is found.
+    valid = (p for path in newest_first if (p := proofs[path]) and is_unchanged(path.parent, p))
+    return next((proof.bento for proof in valid), None)
 
 
-def confirmation(folder: Path) -> Confirmation | None:
-    """The proof that a Bento's folder holds, None without one."""
+def read_confirmation(folder: Path) -> Confirmation | None:
+    """Return the confirmation in a Bento's folder; None without a valid one."""
     try:
         return Confirmation.model_validate_json((folder / CONFIRMATION).read_text("utf-8"))
     except (OSError, ValidationError):
         return None
 
 
-def is_whole(folder: Path, proof: Confirmation) -> bool:
-    """Whether every file of a Bento and of its model is as it was when it was confirmed."""
+def is_unchanged(folder: Path, proof: Confirmation) -> bool:
+    """Return True if all files of a Bento and of its model are as they were confirmed."""
     model = model_folder(folder.parents[2], proof.bento.model)
     return proof.content_digest == content_digest(folder, model)
 
 
-def folders_of(version: ModelVersion) -> list[Path]:
-    """Every Bento of a version that stands in BentoML's store, whatever code it was made with."""
+def bento_folders(version: ModelVersion) -> list[Path]:
+    """Return the folders of all confirmed Bentos of a version, of current or earlier code."""
+    # A name that was shortened may match another model's, so the confirmation decides.
     folders = (bento_store() / "bentos" / tag_name(version.name)).glob(f"v{version.version}-*")
-    return sorted(f for f in folders if (p := confirmation(f)) and p.bento.model == version)
+    return sorted(f for f in folders if (p := read_confirmation(f)) and p.bento.model == version)
 
 
 def tagged_folder(tag: str) -> Path:
-    """Where BentoML keeps the Bento of a tag, `name:version`."""
+    """Return BentoML's folder of the Bento with a tag `name:version`."""
     name, _, version = tag.partition(":")
     return bento_store() / "bentos" / name / version
 
 
 def labelled_version(folder: Path) -> ModelVersion | None:
-    """The model version that a Bento's own labels name, None when it has none."""
+    """Return the model version in a Bento's labels; None without such labels."""
     try:
         labels = yaml.safe_load((folder / "bento.yaml").read_text("utf-8"))["labels"]
         return ModelVersion.model_validate(
@@ -96,32 +99,34 @@ def labelled_version(folder: Path) -> ModelVersion | None:
 
 
 def bento_store() -> Path:
-    """BentoML's home: `BENTOML_HOME`, or `bentoml` in the home of aigc-ops."""
+    """Return BentoML's home: `BENTOML_HOME`, or `bentoml` in the state directory."""
     return Path(os.environ.get("BENTOML_HOME") or home() / "bentoml").absolute()
 
 
 def bento_folder(store: Path, version: ModelVersion, code: str) -> Path:
-    """Where BentoML keeps the Bento of a model version made with this code."""
+    """Return BentoML's folder of the Bento of a model version and a code digest."""
     return store / "bentos" / tag_name(version.name) / bento_version(version, code)
 
 
 def model_folder(store: Path, version: ModelVersion) -> Path:
-    """Where BentoML keeps the model of a version."""
+    """Return BentoML's folder of the model of a version."""
     return store / "models" / tag_name(version.name) / model_version(version)
 
 
 def bento_version(version: ModelVersion, code: str) -> str:
-    """Version part of the Bento's tag: the model's version and a digest of model and code."""
+    """Return the version in the Bento's tag: model version, digest of model and code."""
     return f"v{version.version}-{json_digest([version.manifest_digest, code])[:8]}"
 
 
 def model_version(version: ModelVersion) -> str:
-    """Version part of the tag of the model in BentoML's model store."""
+    """Return the version in the tag of the model in BentoML's model store."""
     return f"v{version.version}-{version.manifest_digest[:8]}"
 
 
 def tag_name(name: str) -> str:
-    """A registered model's name as BentoML allows it; names that change keep a digest."""
+    """Return a registered model's name in the form that BentoML allows."""
+    # A name that has to change gets a digest of the original, or `Digits` and `digits` would
+    # share a tag.
     plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")
     if plain == name and len(plain) <= MAX_NAME:
         return plain
@@ -130,7 +135,8 @@ def tag_name(name: str) -> str:
 
 
 def find_project() -> Path | None:
-    """The checkout that bentofile.yaml lies in: this package's, or the current folder."""
+    """Return the checkout with bentofile.yaml: this package's or the working folder; or None."""
+    # An installed wheel has no bentofile.yaml beside it.
     candidates = [Path(aigc_ops.__file__).parent.parent, Path.cwd()]
     for folder in candidates:
         if (folder / BENTOFILE).is_file() and (folder / "aigc_ops" / "serving").is_dir():
@@ -139,28 +145,31 @@ def find_project() -> Path | None:
 
 
 def code_files(root: Path) -> list[Path]:
-    """Files of the checkout that bentofile.yaml includes, in order of their paths."""
+    """Return the files of the checkout that bentofile.yaml includes, sorted by path."""
     files: set[Path] = set()
     for pattern in yaml.safe_load((root / BENTOFILE).read_text("utf-8"))["include"]:
-        found = list(root.glob(pattern))
-        if not found:
+        matches = list(root.glob(pattern))
+        # BentoML itself would ignore such a pattern, and the service would fail at an import.
+        if not matches:
             raise PackagingError(f"{root / BENTOFILE}: {pattern} names no file; correct it")
-        files.update(found)
+        files.update(matches)
     return sorted(files)
 
 
 def code_digest(root: Path) -> str:
-    """Return a SHA-256 (hex) over bentofile.yaml, every file that it includes, and other packages.
+    """Return a SHA-256 (hex) over the code in a Bento.
 
-    Those are the ones that add modalities or families.
+    The code is bentofile.yaml, the files that it includes, and packages that add modalities or
+    families.
     """
+    # Without other packages the digest is that of versions before they were supported.
     own = _tree_digest(root, [root / BENTOFILE, *code_files(root)])
     others = [package.digests() for package in external_packages()]
     return json_digest([own, *others]) if others else own
 
 
 def content_digest(bento: Path, model: Path) -> str:
-    """SHA-256 (hex) over every file of a Bento, its confirmation aside, and of its model."""
+    """Return a SHA-256 (hex) over all files of a Bento and its model, without the confirmation."""
     parts = [
         _tree_digest(folder, [p for p in folder.rglob("*") if p.is_file()])
         for folder in (bento, model)

@@ -1,4 +1,4 @@
-"""Serves whatever version an alias names: when it moves, the new version takes over."""
+"""Serve the version of an alias, and restart the server when the alias moves."""
 
 import logging
 import signal
@@ -15,30 +15,38 @@ POLL_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
-def follow(
-    named: Callable[[], ModelVersion], *, host: str, port: int, poll_seconds: float = POLL_SECONDS
+def follow_alias(
+    resolve_version: Callable[[], ModelVersion],
+    *,
+    host: str,
+    port: int,
+    poll_seconds: float = POLL_SECONDS,
 ) -> int:
-    """Keep a server of the version that `named` tells, until Ctrl-C or SIGTERM; its exit code.
+    """Serve the version that `resolve_version` returns until Ctrl-C or SIGTERM.
 
-    When another version is named, the old server answers the calls in flight and ends, and
-    the new one starts: the address is silent for the seconds in between. A store that does
-    not answer changes nothing. Behind a load balancer, replace servers one by one instead.
+    When the version changes, the old server finishes its calls and ends, then the new one starts.
+    The service is down for the seconds in between: behind a load balancer, replace servers one
+    by one instead. Returns the last server's exit code.
     """
+    # 1. Signals only set an event, so that the server is always stopped and its code returned.
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    version = named()
+    version = resolve_version()
     server = _start(version, host, port)
+    # 2. Poll until a signal arrives, or the server ends by itself.
     while not stopping.wait(poll_seconds) and server.poll() is None:
         try:
-            wanted = named()
+            resolved = resolve_version()
         except RegistryError as error:
+            # An outage of the registry must not stop the service.
             logger.warning("still serving %s: %s", version.uri, error)
             continue
-        if wanted != version:
-            logger.warning("%s gives way to %s", version.uri, wanted.uri)
+        if resolved != version:
+            logger.warning("replacing %s by %s", version.uri, resolved.uri)
+            # The old server first: both listen on the same port.
             _stop(server)
-            version, server = wanted, _start(wanted, host, port)
+            version, server = resolved, _start(resolved, host, port)
     return _stop(server)
 
 

@@ -1,4 +1,4 @@
-"""A model that answers calls: loaded from a verified folder, encoding what it draws."""
+"""A model that answers HTTP calls, loaded from a verified folder."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.modality import Modality
 from aigc_ops.interfaces.model import Generative
 from aigc_ops.interfaces.request import Control, SampleRequest
-from aigc_ops.sampling.metadata import Origin, sample_metadata
-from aigc_ops.sampling.sampler import draw, requests
+from aigc_ops.sampling.metadata import ModelRef, sample_metadata
+from aigc_ops.sampling.sampler import generate, requests
 from aigc_ops.serving.api.native import Call, call_type
 from aigc_ops.storage.checkpoints import load_model
 
@@ -29,16 +29,17 @@ SETTING_VARIABLES = {"device": "AIGC_OPS_DEVICE", "max_num": "AIGC_OPS_MAX_NUM"}
 
 
 class Settings(BaseModel):
-    """What the operator of a service may set by environment variables."""
+    """Settings of a service, given by environment variables."""
 
     model_config = ConfigDict(frozen=True)
 
     device: DeviceName = "auto"
+    # One call blocks all others, so its size is bounded.
     max_num: int = Field(default=64, ge=1, le=100_000)
 
 
 def read_settings() -> Settings:
-    """The operator's settings; raises ConfigError naming the variable that does not fit."""
+    """Return the settings; raises ConfigError naming the environment variable at fault."""
     values = {
         field: os.environ[variable]
         for field, variable in SETTING_VARIABLES.items()
@@ -47,16 +48,17 @@ def read_settings() -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
+        # Report the variable: its field's name is unknown to the operator.
         [problem, *_] = error.errors()
         variable = SETTING_VARIABLES[str(problem["loc"][0])]
         raise ConfigError(f"{variable}={problem['input']}: {problem['msg']}") from error
-    choose_device(settings.device)
+    choose_device(settings.device)  # raises ConfigError for a device that is absent
     return settings
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model with the name, version and limit under which it answers."""
+    """A loaded model with its name, version and limits."""
 
     model: Generative[Any]
     name: str
@@ -80,8 +82,8 @@ class ServedModel:
     def modality(self) -> Modality[Any]:
         return find_modality(self.model.modality)
 
-    def asked(self, call: Call) -> list[SampleRequest]:
-        """Return the requests of one call; raises ModelError for what it cannot serve."""
+    def build_requests(self, call: Call) -> list[SampleRequest]:
+        """Return the requests of a call; raises ModelError if the model cannot serve one."""
         return requests(
             self.model,
             call.num,
@@ -91,22 +93,23 @@ class ServedModel:
             **self.modality.requests.arguments(call),
         )
 
-    def answer(self, asked: Sequence[SampleRequest]) -> Response:
-        """Generate the samples of one call: one as it is, several as JSON with their seeds."""
-        samples, codec = draw(self.model, asked), self.modality.samples
+    def respond(self, requests: Sequence[SampleRequest]) -> Response:
+        """Generate the samples: a single one as its media type, several as JSON with seeds."""
+        samples, codec = generate(self.model, requests), self.modality.samples
         encoded = [
-            codec.encode(sample, sample_metadata(self.modality, self._origin(), request))
-            for sample, request in zip(samples, asked, strict=True)
+            codec.encode(sample, sample_metadata(self.modality, self._model_ref(), request))
+            for sample, request in zip(samples, requests, strict=True)
         ]
         if len(encoded) == 1:
             response = Response(encoded[0], media_type=codec.media_type)
         else:
-            response = JSONResponse({codec.json_names: self._entries(encoded, asked)})
-        response.headers.update(self._headers(asked[0]))
+            response = JSONResponse({codec.json_names: self._entries(encoded, requests)})
+        # The first request's headers: its seed, given again with `num`, repeats the whole call.
+        response.headers.update(self._headers(requests[0]))
         return response
 
     def _entries(
-        self, encoded: Sequence[bytes], asked: Sequence[SampleRequest]
+        self, encoded: Sequence[bytes], requests: Sequence[SampleRequest]
     ) -> list[dict[str, Any]]:
         codec, echoed = self.modality.samples, self.modality.requests.in_answers
         return [
@@ -115,26 +118,29 @@ class ServedModel:
                 "seed": request.seed,
                 **{name: getattr(request, name) for name in echoed},
             }
-            for content, request in zip(encoded, asked, strict=True)
+            for content, request in zip(encoded, requests, strict=True)
         ]
 
-    def stream(self, asked: Sequence[SampleRequest]) -> tuple[Iterator[str], Mapping[str, str]]:
-        """Return the pieces of one text and the answer's headers.
+    def stream(self, requests: Sequence[SampleRequest]) -> tuple[Iterator[str], Mapping[str, str]]:
+        """Return the pieces of one text and the response's headers.
 
-        Raises ModelError for a model whose samples do not come in pieces.
+        Raises ModelError for a model that cannot stream.
         """
-        (one,) = asked
+        (request,) = requests
+        # Checked here: once the response has begun, its status can no longer be an error.
         if not self.model.can_stream:
-            raise ModelError(f"this model draws {self.modality.unit}; leave stream out")
-        return self.model.stream(one), self._headers(one)
+            raise ModelError(f"this model cannot stream {self.modality.unit}; leave stream out")
+        return self.model.stream(request), self._headers(request)
 
-    def _origin(self) -> Origin:
-        """What an image tells of the model; a folder that was never registered has no URI."""
+    def _model_ref(self) -> ModelRef:
+        """Return the model's part of the metadata embedded in samples."""
+        # A model folder that was never registered has a version such as "unregistered", no URI.
         is_registered = self.version.isdecimal()
         uri = f"models:/{self.name}/{self.version}" if is_registered else None
-        return Origin(model=uri, manifest_digest=self.manifest_digest)
+        return ModelRef(model=uri, manifest_digest=self.manifest_digest)
 
     def _headers(self, first: SampleRequest) -> dict[str, str]:
+        # Headers are Latin-1 and end at a line break, and names may hold any character.
         headers = {
             "X-AIGC-Model": quote(self.name),
             "X-AIGC-Version": quote(self.version),
@@ -150,11 +156,12 @@ class ServedModel:
 
 
 def load_served(folder: Path, *, name: str, version: str, expected: str | None) -> ServedModel:
-    """The model of a verified folder, on `AIGC_OPS_DEVICE` (auto).
+    """Load the model of a folder, verified by the `expected` manifest digest.
 
-    `AIGC_OPS_MAX_NUM` (64) bounds the samples of one call.
+    `AIGC_OPS_DEVICE` (default: auto) is the device, and `AIGC_OPS_MAX_NUM` (default: 64) the
+    maximum number of samples per call.
     """
-    settings = read_settings()
+    settings = read_settings()  # before the weights are read, which takes longer
     return ServedModel(
         model=load_model(folder, expected=expected).to(choose_device(settings.device)),
         name=name,

@@ -1,4 +1,4 @@
-"""A BentoML server as a process of its own that never outlives the one who started it."""
+"""A BentoML server in a child process that ends with the process that started it."""
 
 import contextlib
 import http.client
@@ -14,17 +14,17 @@ from pathlib import Path
 import psutil
 
 from aigc_ops.core.errors import PackagingError
-from aigc_ops.core.state_dir import full_disk
+from aigc_ops.core.state_dir import full_disk_message
 
 HOST = "127.0.0.1"
 STOP_TIMEOUT_SECONDS = 30.0
 NUM_LOG_LINES = 20
 FAILED_STARTUP = "Application startup failed"
-"""What uvicorn logs when the service cannot load its model; BentoML would try for ever."""
+"""Log line of uvicorn when the model cannot be loaded; BentoML would restart the worker forever."""
 
-# PR_SET_PDEATHSIG: were this process killed without a chance to clean up, the kernel tells
-# the server to stop. Set by the child itself, since Popen's preexec_fn is unsafe in
-# threads.
+# prctl(1) is PR_SET_PDEATHSIG: if this process is killed without cleaning up, the kernel sends
+# SIGTERM to the server. The child sets it itself, because Popen's preexec_fn is unsafe with
+# threads. The parent may have ended before the call, hence the comparison of its process id.
 LAUNCH = """
 import ctypes, os, runpy, signal, sys
 if sys.platform == "linux":
@@ -36,7 +36,7 @@ runpy.run_module("bentoml", run_name="__main__", alter_sys=True)
 
 
 class ServerProcess:
-    """A started `bentoml serve`; `stop` ends it and what it started."""
+    """A running `bentoml serve`; `stop` and `kill` end it with its child processes."""
 
     def __init__(
         self, target: str, *, port: int, environment: Mapping[str, str], folder: Path, log: Path
@@ -44,6 +44,7 @@ class ServerProcess:
         self.port = port
         self.log = log
         self.family: set[psutil.Process] = set()
+        # A session of its own: `kill` can end the process group, and Ctrl-C does not reach it.
         arguments = ["serve", target, "--host", HOST, "--port", str(port)]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -57,10 +58,12 @@ class ServerProcess:
             )
 
     def wait_ready(self, timeout_seconds: float) -> None:
-        """Return when /readyz answers 200; PackagingError with the log's end otherwise."""
+        """Wait until /readyz answers 200; raises PackagingError with the log's last lines."""
         deadline = time.monotonic() + timeout_seconds
         while not answers(self.port, "/readyz"):
             self.note_family()
+            # BentoML's supervisor survives a worker that cannot load its model and starts the
+            # next one, so the log is the only sign of that failure.
             if self.process.poll() is not None or FAILED_STARTUP in self.read_log():
                 raise PackagingError(self.explain("the service did not start"))
             if time.monotonic() > deadline:
@@ -71,7 +74,7 @@ class ServerProcess:
         self.note_family()
 
     def stop(self) -> None:
-        """Stop by SIGTERM; PackagingError unless it ends with 0 in time."""
+        """Stop the server by SIGTERM; raises PackagingError unless it ends with 0 in time."""
         self.note_family()
         self.process.terminate()
         try:
@@ -84,7 +87,8 @@ class ServerProcess:
             raise PackagingError(self.explain(f"the service ended with {code} after SIGTERM"))
 
     def kill(self) -> None:
-        """End whatever is left; BentoML's workers lead sessions of their own."""
+        """Kill the server and all its child processes."""
+        # Killing the process group is not enough: BentoML's workers have their own sessions.
         self.note_family()
         for member in self.family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -94,7 +98,8 @@ class ServerProcess:
         self.process.wait()
 
     def note_family(self) -> None:
-        """Remember the processes it has started: an orphan can no longer be traced."""
+        """Record the server's child processes."""
+        # Repeatedly, because a child whose parent has ended is no longer listed as a descendant.
         with contextlib.suppress(psutil.NoSuchProcess):
             self.family.update(psutil.Process(self.process.pid).children(recursive=True))
 
@@ -102,7 +107,7 @@ class ServerProcess:
         return self.log.read_text("utf-8", errors="replace")
 
     def explain(self, problem: str) -> str:
-        """The problem with the last lines of the log."""
+        """Return the problem with the last lines of the log."""
         return with_log_end(problem, self.log)
 
 
@@ -110,7 +115,7 @@ class ServerProcess:
 def running(
     target: str, *, environment: Mapping[str, str], folder: Path, log: Path
 ) -> Iterator[ServerProcess]:
-    """A server of a Bento's folder on a free port, gone when the block is left."""
+    """Start a server of a Bento's folder on a free port; it is killed at the end of the block."""
     server = ServerProcess(
         target, port=free_port(), environment=environment, folder=folder, log=log
     )
@@ -121,7 +126,8 @@ def running(
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface on which nothing listens now."""
+    """Return a TCP port of the loopback interface on which nothing listens now."""
+    # Another process could take it before the server does; the server then fails to start.
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -129,7 +135,7 @@ def free_port() -> int:
 
 
 def answers(port: int, path: str) -> bool:
-    """Whether a GET of the path is answered with 200 within a second."""
+    """Return True if a GET of the path is answered with 200 within a second."""
     connection = http.client.HTTPConnection(HOST, port, timeout=1)
     try:
         connection.request("GET", path)
@@ -141,7 +147,8 @@ def answers(port: int, path: str) -> bool:
 
 
 def with_log_end(problem: str, log: Path) -> str:
-    """The problem, a disk that is full, where the log lies, and its last lines."""
-    problem = ": ".join(filter(None, [problem, full_disk(log.parent)]))
+    """Return the problem, a hint at a full disk, the log's path and its last lines."""
+    # BentoML reports a full disk in many ways, so free space is checked for every problem.
+    problem = ": ".join(filter(None, [problem, full_disk_message(log.parent)]))
     lines = log.read_text("utf-8", errors="replace").splitlines()[-NUM_LOG_LINES:]
     return "\n".join([f"{problem}; the end of {log}:", *(f"  {line}" for line in lines)])

@@ -1,4 +1,4 @@
-"""Serves a Bento or a model folder in the foreground, until Ctrl-C or SIGTERM."""
+"""Serve a Bento or a model folder in the foreground, until Ctrl-C or SIGTERM."""
 
 import errno
 import ipaddress
@@ -25,28 +25,31 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 3000,
 ) -> NoReturn:
-    """Become the server of a Bento's folder (`BentoTag.uri`) or of a model folder.
+    """Replace this process by a server of a Bento's folder (`BentoTag.uri`) or a model folder.
 
-    This process is replaced by `bentoml serve`, which ends with 0 after Ctrl-C or
-    SIGTERM, once the calls in flight are answered. `version` names the model of a model
-    folder to clients. Raises PackagingError when the address cannot be listened on or
-    the folder cannot be served.
+    `bentoml serve` ends with 0 after Ctrl-C or SIGTERM, once the calls in flight are answered.
+    `version` is the version of a model folder, which clients see in headers. Raises
+    PackagingError when the address or the folder cannot be used.
     """
+    # 1. The environment of the server. `isolate` keeps the working folder off its import path.
     export_environment()
     isolate()
+    # 2. Check now what BentoML would report late, from a worker and with a traceback.
     host = require_address(host, port)
     target = _target(folder, version)
-    # BentoML changes to this folder, and puts it first on the import path.
-    place = str(folder.absolute())
+    # 3. BentoML changes to its working folder and puts it first on the import path, so this must
+    # not be the user's current folder.
+    working_dir = str(folder.absolute())
     os.environ["BENTOML_HOME"] = str(bento_store())
+    # 4. execv keeps the process id, so signals reach the server. It discards buffered output.
     sys.stdout.flush()
     sys.stderr.flush()
-    arguments = ["serve", target, "--working-dir", place, "--host", host, "--port", str(port)]
+    arguments = ["serve", target, "--working-dir", working_dir, "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", *arguments])  # noqa: S606 - no shell is wanted
 
 
 def _target(folder: Path, version: ModelVersion | None) -> str:
-    """What `bentoml serve` is to serve; the model folder is named by variables."""
+    """Return the argument of `bentoml serve`; a model folder is passed by variables."""
     folder = folder.absolute()
     if (folder / "bento.yaml").is_file():
         return str(folder)
@@ -61,7 +64,7 @@ def _target(folder: Path, version: ModelVersion | None) -> str:
 
 
 def require_address(host: str, port: int) -> str:
-    """The host's IP address; raises PackagingError unless this process could listen on it."""
+    """Return the host's IP address; raises PackagingError if this process cannot listen on it."""
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
@@ -71,6 +74,7 @@ def require_address(host: str, port: int) -> str:
     if not 1 <= port <= 65535:
         raise PackagingError(f"port is {port}; give one from 1 to 65535")
     with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as probe:
+        # As servers do, or an earlier server's connections in TIME_WAIT would block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((str(address), port))

@@ -1,4 +1,4 @@
-"""The BentoML service: `bentoml serve` starts it from a Bento or from a model folder."""
+"""BentoML service, started by `bentoml serve` from a Bento or a model folder."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import bentoml
 
 from aigc_ops.core.errors import PackagingError
 from aigc_ops.core.escaping import printable
-from aigc_ops.serving.api.guard import Door
+from aigc_ops.serving.api.guard import RequestGuard
 from aigc_ops.serving.api.native import Served, create_app
 from aigc_ops.serving.env_vars import MODEL_ALIAS, MODEL_VARIABLE, NAME_VARIABLE, VERSION_VARIABLE
 
@@ -20,12 +20,13 @@ app = create_app()
 
 
 class GuardedService(bentoml.Service[T]):
-    """A BentoML service whose requests come through the door, before any middleware."""
+    """A BentoML service behind the request guard, which runs before BentoML's own middleware."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        return Door(super().to_asgi(is_main))
+        return RequestGuard(super().to_asgi(is_main))
 
 
+# One worker, since each loads the model. 32 calls may wait for it; further ones get status 429.
 @bentoml.service(
     name="aigc-ops",
     workers=1,
@@ -34,31 +35,32 @@ class GuardedService(bentoml.Service[T]):
 )
 @bentoml.asgi_app(app, path="/", name="generate")
 class Generation:
-    """Draws samples of one registered model."""
+    """Service that generates samples of one model."""
 
     def __init__(self) -> None:
         app.state.served = _load()
         for handler in logging.getLogger().handlers:
             handler.addFilter(_escape)
-        # BentoML has all servers of a home keep their figures in one folder, which each empties
-        # when it starts. No figure exists before the first request.
-        self._figures = tempfile.TemporaryDirectory(prefix="aigc-ops-metrics-")
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._figures.name
+        # All servers with the same BENTOML_HOME share one folder of Prometheus metrics, and each
+        # server empties it when it starts. So each gets a folder of its own; that is early
+        # enough, since the first request creates the first metric.
+        self._metrics_dir = tempfile.TemporaryDirectory(prefix="aigc-ops-metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._metrics_dir.name
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
-    def remove_figures(self) -> None:
-        self._figures.cleanup()
+    def remove_metrics(self) -> None:
+        self._metrics_dir.cleanup()
 
 
 def _escape(record: logging.LogRecord) -> bool:
-    """Keep every record, with the control characters in its message written out."""
+    """Escape control characters in a log record's message; keeps every record."""
+    # Paths and headers are logged, and a client could forge lines or terminal sequences in them.
     record.msg, record.args = printable(record.getMessage()), ()
     return True
 
 
 def _load() -> Served:
-    # Here and not above: only the worker loads a model, BentoML's other processes read
-    # this module as well.
+    # Imported here, because BentoML's other processes import this module without a model.
     from aigc_ops.serving.runtime.model_runner import load_served
 
     try:

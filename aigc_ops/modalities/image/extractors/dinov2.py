@@ -1,4 +1,4 @@
-"""DINOv2 (Oquab et al. 2023) as torch-fidelity uses it, from a file, without code from a hub."""
+"""DINOv2 features (Oquab et al. 2023) as in torch-fidelity, without code from torch hub."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,16 +22,16 @@ from aigc_ops.modalities.image.extractors.resizing import TENSORFLOW_RESIZE, res
 
 INPUT_SIZE, PATCH_SIZE = 224, 14
 SIDE = INPUT_SIZE // PATCH_SIZE
-OFFSET = 0.1
-"""What the original adds to the number of patches before it resizes their positions."""
+OFFSET = 0.1  # added by the original to the number of patches, see `_positions`
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# torch-fidelity's names, with facebookresearch's name, width, layers and heads.
 SHAPES = {
     "dinov2-vit-s-14": ("dinov2_vits14", 384, 12, 6),
     "dinov2-vit-b-14": ("dinov2_vitb14", 768, 12, 12),
     "dinov2-vit-l-14": ("dinov2_vitl14", 1024, 24, 16),
     "dinov2-vit-g-14": ("dinov2_vitg14", 1536, 40, 24),
 }
-"""By torch-fidelity's names: facebookresearch's name, width, layers, heads."""
+# Names of a block's layers: facebookresearch's and transformers'.
 PARTS = {
     "norm1": "norm1",
     "attn.proj": "attention.output.dense",
@@ -48,7 +48,7 @@ PARTS = {
 def load_dinov2(
     config: ImageEvaluationConfig, settings: EvaluationSettings, device: torch.device
 ) -> Extractor:
-    """Return that network with the weights of facebookresearch's file, checked to fit."""
+    """Return the configured DINOv2 with facebookresearch's weights."""
     file_name, width = SHAPES[config.extractor][:2]
     digest, state = weights.dinov2_weights(file_name, config.dinov2_weights)
     network = network_of(config.extractor, state).to(device)
@@ -57,6 +57,7 @@ def load_dinov2(
     def features(images: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):
             inputs = (resized_as_tensorflow(images, INPUT_SIZE) - mean) / std
+        # The normalised class token.
         pooled: Tensor = network(inputs).pooler_output
         return pooled
 
@@ -80,7 +81,7 @@ def load_dinov2(
 
 
 def network_of(name: str, state: Mapping[str, Tensor]) -> Any:
-    """Return the network of transformers with facebookresearch's weights, in eval mode."""
+    """Return transformers' network with facebookresearch's weights, in eval mode."""
     from transformers import Dinov2Config, Dinov2Model
 
     file_name, width, num_layers, num_heads = SHAPES[name]
@@ -106,7 +107,7 @@ def network_of(name: str, state: Mapping[str, Tensor]) -> Any:
 
 
 def _renamed(state: Mapping[str, Tensor], num_layers: int) -> Iterator[tuple[str, Tensor]]:
-    """Facebookresearch's weights by transformers' names."""
+    """Yield facebookresearch's weights under the names of transformers."""
     yield "embeddings.cls_token", state["cls_token"]
     yield "embeddings.mask_token", state["mask_token"]
     yield "embeddings.position_embeddings", _positions(state["pos_embed"])
@@ -115,20 +116,23 @@ def _renamed(state: Mapping[str, Tensor], num_layers: int) -> Iterator[tuple[str
         yield f"embeddings.patch_embeddings.projection.{end}", projection
         yield f"layernorm.{end}", state[f"norm.{end}"]
     for layer in range(num_layers):
-        here, there = f"blocks.{layer}.", f"encoder.layer.{layer}."
+        source, target = f"blocks.{layer}.", f"encoder.layer.{layer}."
         for end in ("weight", "bias"):
-            parts = state[f"{here}attn.qkv.{end}"].chunk(3)
+            # The original stacks query, key and value in one matrix, in this order.
+            parts = state[f"{source}attn.qkv.{end}"].chunk(3)
             for part, tensor in zip(("query", "key", "value"), parts, strict=True):
-                yield f"{there}attention.attention.{part}.{end}", tensor
+                yield f"{target}attention.attention.{part}.{end}", tensor
         for name, tensor in state.items():
-            part = name.removeprefix(here)
+            part = name.removeprefix(source)
             for old, new in PARTS.items():
                 if part != name and part.startswith(old):
-                    yield there + new + part.removeprefix(old), tensor
+                    yield target + new + part.removeprefix(old), tensor
 
 
 def _positions(positions: Tensor) -> Tensor:
-    """(1, 1 + P, D) embeddings of a square of patches resized as the original resizes them."""
+    """Return (1, 1 + P, D) position embeddings resized to the patches of a 224 px image."""
+    # The weights are for 518 px. The original resizes their positions at every call, with an
+    # offset against rounding errors that shifts the result; it must be reproduced exactly.
     first, patches = positions[:, :1], positions[:, 1:]
     side = round(patches.shape[1] ** 0.5)
     if side == SIDE:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's features, with weights from a package."""
+"""EfficientNet-Lite0 features, with weights from a package."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ INPUT_SIZE = 128
 def load_efficientnet(
     config: ImageEvaluationConfig, settings: EvaluationSettings, device: torch.device
 ) -> Extractor:
-    """Return EfficientNet-Lite0's pooled features before its classifier (Tan & Le 2019)."""
+    """Return EfficientNet-Lite0 (Tan & Le 2019), pooled features before its classifier."""
     size = config.input_size or INPUT_SIZE
     network = _folded_efficientnet(size).to(device, memory_format=torch.channels_last)
 
@@ -34,8 +34,9 @@ def load_efficientnet(
         )
         # The Lite networks were trained on (pixels - 127) / 128.
         inputs = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
-        # The first layers stay in fp32: there bf16 would round faint differences away (31 %
-        # off the distance of digits with noise of 5 levels; 1 % so, and as fast).
+        # The first layers stay in fp32, because bf16 would round small pixel differences away.
+        # The distance of digits with noise of 5 levels is 31 % off in bf16, 1 % off like this,
+        # at the same speed.
         first, *others = network._blocks
         with torch.autocast(device.type, enabled=False):
             maps: Tensor = first(network._swish(network._conv_stem(inputs)))
@@ -64,14 +65,15 @@ def load_efficientnet(
 
 
 def _folded_efficientnet(size: int) -> Any:
-    """Return the network with its ImageNet weights, for inputs of `size` pixels, in eval mode."""
+    """Return the network with ImageNet weights for inputs of `size` pixels, in eval mode."""
     from efficientnet_lite_pytorch import EfficientNet
 
     with torch.random.fork_rng(devices=[]):
-        # Its padding is fixed by the size of its input, as TensorFlow's "same" would be.
+        # The padding is fixed for one input size, to reproduce TensorFlow's "same" padding.
         network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
     network.load_state_dict(weights.efficientnet_weights())
     network.eval().requires_grad_(False)
+    # Names of efficientnet_lite_pytorch's private layers; blocks without expansion lack one.
     fold_norm(network, "_conv_stem", "_bn0")
     fold_norm(network, "_conv_head", "_bn1")
     for block in network._blocks:

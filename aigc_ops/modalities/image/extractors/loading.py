@@ -1,4 +1,4 @@
-"""Choose an extractor by the config."""
+"""Load the extractor that the config names."""
 
 import warnings
 
@@ -10,9 +10,10 @@ from aigc_ops.modalities.image.extractors.base import Extractor
 
 
 def load_extractor(config: ImageEvaluationConfig, settings: EvaluationSettings) -> Extractor:
-    """Return the configured extractor, its weights checked; raises EvaluationError without them."""
+    """Return the configured extractor with verified weights; raises EvaluationError otherwise."""
     device = choose_device(settings.device)
     _warn_of_ignored(config)
+    # Each branch imports its own module, because their libraries take seconds to import.
     if config.extractor == "inception-v3":
         from aigc_ops.modalities.image.extractors.inception import load_inception
 
@@ -23,8 +24,8 @@ def load_extractor(config: ImageEvaluationConfig, settings: EvaluationSettings) 
         return load_efficientnet(config, settings, device)
     if config.input_size is not None:
         raise EvaluationError(
-            f"evaluation.image.input_size is of efficientnet-lite0, and the extractor is "
-            f"{config.extractor}; leave it out"
+            f"evaluation.image.input_size applies only to efficientnet-lite0, but the extractor is "
+            f"{config.extractor}; remove it"
         )
     if config.extractor == "backbone":
         from aigc_ops.modalities.image.extractors.backbones import load_backbone
@@ -36,15 +37,15 @@ def load_extractor(config: ImageEvaluationConfig, settings: EvaluationSettings) 
 
 
 def _warn_of_ignored(config: ImageEvaluationConfig) -> None:
-    """Warn of settings that are another extractor's."""
-    for name, of in {
+    """Warn about settings that apply to another extractor."""
+    for name, extractor in {
         "inception_weights": "inception-v3",
         "inception_resize": "inception-v3",
         "dinov2_weights": "dinov2",
         "backbone": "backbone",
     }.items():
         is_set = getattr(config, name) != ImageEvaluationConfig.model_fields[name].default
-        if is_set and not config.extractor.startswith(of):
+        if is_set and not config.extractor.startswith(extractor):
             warnings.warn(
                 f"evaluation.image.{name} is ignored: the extractor is {config.extractor}",
                 stacklevel=3,

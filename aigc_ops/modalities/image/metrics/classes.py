@@ -1,4 +1,4 @@
-"""Whether a conditional model draws the class it was asked for, and not one image of it."""
+"""Metrics of class-conditional models: agreement with the label, spread within a class."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,24 @@ Features = NDArray[np.floating]
 Labels = NDArray[np.int64]
 
 RIDGE = 1.0
-TESTED = 5
-"""Every fifth real image tests the classifier, the others teach it."""
-MIN_OF_A_CLASS = 10
+TEST_EVERY = 5  # every fifth real image is in the test split of the classifier
+MIN_IMAGES_PER_CLASS = 10
 
 
 def num_tested(num_real: int) -> int:
-    """Real images of so many on which the classifier is tested."""
-    return -(-num_real // TESTED)
+    """Return the number of real images, out of `num_real`, in the classifier's test split."""
+    return -(-num_real // TEST_EVERY)  # rounded up: the split has rows 0, 5, 10, ...
 
 
 class Probe:
-    """A linear classifier of real features: ridge regression on one column a class."""
+    """A linear classifier of features: ridge regression with one target per class."""
 
     def __init__(self, features: Features, labels: Labels, num_classes: int) -> None:
+        # One scale for all features keeps their relative sizes, which the distance uses too.
         self._centre, self._scale = features.mean(axis=0), features.std() + 1e-12
         rows = self._rows(features)
         wanted = np.eye(num_classes)[labels] - 1 / num_classes
+        # Closed form, so the probe has no seed and no optimiser that a score could depend on.
         gram = rows.T @ rows + RIDGE * np.eye(rows.shape[1])
         self._weights = np.linalg.solve(gram, rows.T @ wanted)
 
@@ -36,46 +37,50 @@ class Probe:
         return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
 
     def classes(self, features: Features) -> Labels:
-        """The likeliest class of each row."""
+        """Return the most likely class of each row."""
         return np.asarray((self._rows(features) @ self._weights).argmax(axis=1), dtype=np.int64)
 
 
 def class_estimates(
-    real: Features, real_labels: Labels, drawn: Features, asked: Labels, num_classes: int
+    real: Features, real_labels: Labels, samples: Features, requested: Labels, num_classes: int
 ) -> dict[str, Estimate]:
-    """Agreement of samples with the label asked for, that of real images, and class spread.
+    """Return label agreement of samples and of real images, and the class spread.
 
-    `label_agreement` is told by a linear probe that learnt four fifths of the real images;
-    `real_label_agreement` is what it tells of the others, the most that can be expected.
-    `class_spread` is the least ratio over the classes of the samples' mean squared distance
-    from their class's centre to the real images': 0 for a class that is one image. It is
-    left out when a class has fewer than 10 images on either side.
+    `label_agreement` is the accuracy on samples of a linear probe that was fitted to four fifths
+    of the real images. `real_label_agreement` is its accuracy on the other fifth, an upper
+    bound. `class_spread` is the minimum over classes of a ratio: the samples' mean squared
+    distance from their class's centre over that of the real images. It is 0 for a class that is
+    one image, and omitted if a class has fewer than 10 images on either side.
     """
-    tested = np.arange(len(real)) % TESTED == 0
-    if min(tested.sum(), (~tested).sum()) < num_classes:
+    # 1. Fit the probe and measure its accuracy on samples and on the real test split.
+    is_test = np.arange(len(real)) % TEST_EVERY == 0
+    if min(is_test.sum(), (~is_test).sum()) < num_classes:
         return {}
-    probe = Probe(real[~tested], real_labels[~tested], num_classes)
-    right = probe.classes(drawn) == asked
-    right_of_real = probe.classes(real[tested]) == real_labels[tested]
-    found = {
-        "label_agreement": jackknife(lambda kept: float(right[kept].mean()), len(right), most=1.0),
+    probe = Probe(real[~is_test], real_labels[~is_test], num_classes)
+    is_correct = probe.classes(samples) == requested
+    is_correct_real = probe.classes(real[is_test]) == real_labels[is_test]
+    estimates = {
+        "label_agreement": jackknife(
+            lambda kept: float(is_correct[kept].mean()), len(is_correct), most=1.0
+        ),
         "real_label_agreement": jackknife(
-            lambda kept: float(right_of_real[kept].mean()), len(right_of_real), most=1.0
+            lambda kept: float(is_correct_real[kept].mean()), len(is_correct_real), most=1.0
         ),
     }
-    counts = [np.bincount(labels, minlength=num_classes) for labels in (real_labels, asked)]
-    if min(count.min() for count in counts) >= MIN_OF_A_CLASS:
+    # 2. The spread finds a class that collapsed to one image, whose label agreement is perfect.
+    counts = [np.bincount(labels, minlength=num_classes) for labels in (real_labels, requested)]
+    if min(count.min() for count in counts) >= MIN_IMAGES_PER_CLASS:
         spreads = [_spread(real[real_labels == label]) for label in range(num_classes)]
 
         def least(kept: NDArray[np.bool_]) -> float:
-            return _least_ratio(drawn[kept], asked[kept], spreads)
+            return _least_ratio(samples[kept], requested[kept], spreads)
 
-        found["class_spread"] = jackknife(least, len(drawn))
-    return found
+        estimates["class_spread"] = jackknife(least, len(samples))
+    return estimates
 
 
 def _spread(features: Features) -> float:
-    """Mean squared distance of rows from their centre."""
+    """Return the mean squared distance of rows from their centre, the trace of the covariance."""
     return float(features.var(axis=0, ddof=1).sum()) if len(features) > 1 else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Two sets of images compared on their own, with no training in sight."""
+"""Compare two sets of images without a model or a training run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from aigc_ops.compute.devices import give_back_freed_memory
+from aigc_ops.compute.devices import release_freed_memory
 from aigc_ops.core.artifacts import Score
 from aigc_ops.core.errors import EvaluationError
 from aigc_ops.interfaces.evaluation import EvaluationSettings
 from aigc_ops.modalities.image.config import ImageEvaluationConfig
 from aigc_ops.modalities.image.extractors.loading import load_extractor
-from aigc_ops.modalities.image.image_sets import Collection
+from aigc_ops.modalities.image.image_sets import ImageSet
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
 from aigc_ops.modalities.image.metrics.inception_score import SEED, inception_scores
 from aigc_ops.modalities.image.metrics.score import MAX_NEIGHBOURS
-from aigc_ops.modalities.image.metrics.set_features import collection_features
+from aigc_ops.modalities.image.metrics.set_features import image_set_features
 from aigc_ops.statistics.comparability import (
     INTERVAL,
     frechet_scores,
@@ -38,8 +38,8 @@ METRICS: tuple[Metric, ...] = ("fid", "kid", "isc", "prc")
 
 
 def score_sets(
-    real: Collection,
-    fake: Collection,
+    real: ImageSet,
+    fake: ImageSet,
     metrics: Sequence[Metric],
     config: ImageEvaluationConfig,
     settings: EvaluationSettings,
@@ -47,70 +47,82 @@ def score_sets(
     cache: Path,
     num_processes: int = 1,
 ) -> dict[str, Score]:
-    """Return scores of fake images against real ones, by the names that their contracts allow.
+    """Return scores of fake images against real ones, by metric name.
 
-    `fid` gives the Fréchet distance, of any number of images in the same memory; `kid` the
-    kernel distance and `isc` the Inception Score (of inception-v3 alone), of at most 10,000
-    images a side, scattered evenly; `prc` precision, recall, density and coverage among at
-    most 5,000. Features of the real images are kept in `cache` by content. Raises
-    EvaluationError when a set is too small for a metric.
+    `fid`: Fréchet distance of all images, in bounded memory. `kid` and `isc`: kernel distance
+    and Inception Score (inception-v3 only) of at most 10,000 evenly spaced images per set.
+    `prc`: precision, recall, density and coverage among at most 5,000 images per set. Features
+    of the real images are cached by content. Raises EvaluationError if a set is too small for a
+    metric.
     """
     extractor = load_extractor(config, settings)
     if "isc" in metrics and extractor.classifier is None:
         raise EvaluationError(
             f"the Inception Score needs inception-v3's classes, which {config.extractor} lacks; "
-            "leave isc out, or take --extractor inception-v3"
+            "omit isc, or use --extractor inception-v3"
         )
 
-    def features(collection: Collection) -> FeatureSet:
-        give_back_freed_memory()
-        found = collection_features(
+    def features(collection: ImageSet) -> FeatureSet:
+        # Reading thousands of images leaves freed memory with the allocator, which would add to
+        # that of the second set.
+        release_freed_memory()
+        rows = image_set_features(
             collection, extractor, config, settings, num_processes=num_processes
         )
-        give_back_freed_memory()
-        return found
+        release_freed_memory()
+        return rows
 
+    # 1. Features of both sets; those of the real images come from the cache if possible.
     digest = real.digest()
     terms: dict[str, JsonValue] = {"collection": digest, "skipped": real.skip_damaged}
     reference = reference_statistics(
         lambda: features(real), terms, extractor, cache, version=EVALUATION_VERSION
     )
-    drawn = features(fake)
+    fakes = features(fake)
     contract: dict[str, JsonValue] = {
-        "n": drawn.num,
+        "n": fakes.num,
         "extractor": extractor.identity.name,
         **extractor.identity.model_dump(mode="json", exclude={"name"}),
         "num_reference": reference.num,
         "reference": digest,
-        **_passed_over(num_damaged=len(fake) - drawn.num),
-        **_passed_over(num_reference_damaged=len(real) - reference.num),
+        **_skipped_counts(num_damaged=len(fake) - fakes.num),
+        **_skipped_counts(num_reference_damaged=len(real) - reference.num),
         "seed": SEED,
     }
-    order = shuffled(len(drawn.rows))
+    # 2. Metrics. Files are often sorted by class, so rows are shuffled before they are divided
+    #    into the groups of a jackknife, which must be alike.
+    order = shuffled(len(fakes.rows))
     values: dict[str, Score] = {}
     if "fid" in metrics:
-        below_width = warn_below_width(extractor, drawn.num, reference.num)
-        mixed = drawn if drawn.blocks else FeatureSet(drawn.rows[order])
+        below_width = warn_below_width(extractor, fakes.num, reference.num)
+        # Blocks of a large set were shuffled when they were planned.
+        mixed = fakes if fakes.blocks else FeatureSet(fakes.rows[order])
         estimate = frechet_estimate(mixed, reference.gaussian)
         values |= frechet_scores(extractor, estimate, {**contract, "below_width": below_width})
     if "kid" in metrics:
-        values |= kernel_scores(extractor, reference.features, drawn.rows, contract, order=order)
+        values |= kernel_scores(extractor, reference.features, fakes.rows, contract, order=order)
     if "isc" in metrics:
-        values |= inception_scores(extractor, drawn.rows, contract, order=order)
+        values |= inception_scores(extractor, fakes.rows, contract, order=order)
     if "prc" in metrics:
-        near, far = (_scattered(rows) for rows in (reference.features, drawn.rows))
-        among = {**contract, "n": len(far), "num_reference": len(near), "interval": INTERVAL}
-        found = neighbour_estimates(near, far)
-        values |= {name: score_of(estimate, among) for name, estimate in found.items()}
+        real_rows, fake_rows = (_subsample(rows) for rows in (reference.features, fakes.rows))
+        among = {
+            **contract,
+            "n": len(fake_rows),
+            "num_reference": len(real_rows),
+            "interval": INTERVAL,
+        }
+        estimates = neighbour_estimates(real_rows, fake_rows)
+        values |= {name: score_of(estimate, among) for name, estimate in estimates.items()}
     return with_version(values, EVALUATION_VERSION)
 
 
-def _passed_over(**counts: int) -> dict[str, JsonValue]:
-    """Return the numbers of skipped images, where there were any."""
+def _skipped_counts(**counts: int) -> dict[str, JsonValue]:
+    """Return the counts that are not 0."""
+    # Complete sets have no such keys, so their scores compare with those of earlier releases.
     return {name: count for name, count in counts.items() if count}
 
 
-def _scattered(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows among which neighbours are looked for; files are often ordered by class."""
-    found = rows[reference_rows(len(rows), MAX_NEIGHBOURS)]
-    return found[shuffled(len(found))]
+def _subsample(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return at most MAX_NEIGHBOURS evenly spaced rows, shuffled."""
+    selected = rows[reference_rows(len(rows), MAX_NEIGHBOURS)]
+    return selected[shuffled(len(selected))]

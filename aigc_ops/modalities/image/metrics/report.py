@@ -1,4 +1,4 @@
-"""Images for people: samples beside real images, nearest pairs, the most and the least alike."""
+"""Report sections of an image model: samples, real images, nearest pairs, extremes."""
 
 from collections.abc import Mapping
 
@@ -10,20 +10,20 @@ from aigc_ops.modalities.image.metrics.memorisation import MIN_HELDOUT
 from aigc_ops.modalities.image.metrics.score import ImageScores
 
 PAIRS_TEXT = (
-    "Above, the samples that are closest to a training image for where they lie; below, that image."
+    "Above, the samples with the smallest relative distance to a training image; below, that image."
 )
-CONTROLS_TEXT = "Each control from low to high, all else the same."
+CONTROLS_TEXT = "Each control from low to high; everything else is fixed."
 
 
 def memorisation_note(scores: ImageScores) -> Note:
-    """Return what was found of copies."""
+    """Return a note on copies of training images."""
     if scores.memorisation is None:
-        return Note(f"Copies were not looked for: {MIN_HELDOUT} held-out images are needed.")
-    return Note(scores.memorisation.told, alarm=scores.memorisation.flagged)
+        return Note(f"Copies were not measured: {MIN_HELDOUT} held-out images are needed.")
+    return Note(scores.memorisation.summary, alarm=scores.memorisation.flagged)
 
 
 def sample_sections(scores: ImageScores, grid: Image.Image, num_classes: int) -> list[Section]:
-    """Return the samples beside real ones, and those nearest to and furthest from the data."""
+    """Return grids of samples, real images, nearest pairs, and the extremes in features."""
     samples = scores.samples.images
     real = real_grid(scores.real.images, scores.real.labels, num_classes)
     both = {"samples": grid, "real images": real}
@@ -32,11 +32,12 @@ def sample_sections(scores: ImageScores, grid: Image.Image, num_classes: int) ->
         index, closeness = scores.nearest.index, scores.nearest.closeness
         pairs = pairs_grid(samples, scores.train.images, index, closeness)
         sections.append(pictures_section("Nearest training images", {"": pairs}, PAIRS_TEXT))
+    # Distances and images may be of different numbers of samples; both start with the first.
     best, worst = ranked_grids(samples[: len(scores.distances)], scores.distances[: len(samples)])
     ranked = {"nearest to a real image": best, "furthest from any": worst}
     return [*sections, pictures_section("Most and least like the data", ranked, "In features.")]
 
 
 def pictures_section(heading: str, pictures: Mapping[str, Image.Image], text: str = "") -> Section:
-    """Return a section of pictures by their captions."""
+    """Return a section of pictures with their captions."""
     return Section(heading, text, [(name, Picture(image)) for name, image in pictures.items()])

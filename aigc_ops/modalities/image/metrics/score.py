@@ -1,4 +1,4 @@
-"""Scores of an image model: how its samples lie to the data in a feature space."""
+"""Scores of an image model: its samples compared with the data in a feature space."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from aigc_ops.compute.random import sample_seeds
-from aigc_ops.core.artifacts import DatasetRef, Score
+from aigc_ops.core.artifacts import DatasetRef, ImageShape, Score
 from aigc_ops.core.errors import EvaluationError
 from aigc_ops.interfaces.evaluation import EvaluationContext
 from aigc_ops.interfaces.request import SampleRequest
@@ -19,10 +19,10 @@ from aigc_ops.modalities.image.metrics.classes import class_estimates, num_teste
 from aigc_ops.modalities.image.metrics.inception_score import NUM_SPLITS, inception_scores
 from aigc_ops.modalities.image.metrics.memorisation import (
     MIN_HELDOUT,
+    ImageFeatures,
     Memorisation,
     Nearest,
-    Pictured,
-    look_for_copies,
+    detect_copies,
 )
 from aigc_ops.modalities.image.metrics.splits import Splits
 from aigc_ops.modalities.image.model import ImageData, ImageModel
@@ -41,83 +41,88 @@ from aigc_ops.statistics.moments import FeatureSet
 from aigc_ops.statistics.neighbours import nearest_distances, neighbour_estimates
 from aigc_ops.statistics.reference import Reference, reference_rows
 
+# Images on either side for nearest-neighbour metrics: their distance matrix is in memory.
 MAX_NEIGHBOURS = 5000
-"""Images on either side among which neighbours are looked for: all distances are kept."""
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """The scores of an image model, and the images that they were made of."""
+    """The scores of an image model, and the images they were computed from."""
 
     primary: str
     values: dict[str, Score]
-    asked: Sequence[SampleRequest]
-    samples: Pictured
-    """The first of the samples."""
+    requests: Sequence[SampleRequest]
+    samples: ImageFeatures
+    """The first samples and their features."""
     real: ImageData
-    """Images of the split that they are compared with."""
+    """Images of the split that samples are compared with."""
     distances: Tensor
-    """(N,) of each sample from the nearest of these, in features."""
+    """(N,) distance of each sample to the nearest of `real`, in features."""
     train: ImageData
     """The training images that were searched for copies."""
     memorisation: Memorisation | None
     nearest: Nearest | None
-    """Each sample's nearest training image; None when none was looked for."""
+    """Each sample's nearest training image; None if copies were not measured."""
 
 
 def score_images(
     model: ImageModel, context: EvaluationContext, extractor: Extractor
 ) -> ImageScores:
-    """Return every score of a model's samples against the data, and what it was made of."""
+    """Return every score of a model's samples against the data, with the images behind them."""
     ref, config, seed = context.ref, _section(context), context.seed
+    # 1. Fréchet distance of all samples to the reference, for the first seed and others.
     check_shape(model, ref)
     splits = Splits(context, extractor)
     terms = splits.terms(config.reference)
     reference = splits.reference(config.reference)
-    asked = sampler.requests(model, config.num_samples, seed=seed)
+    requests = sampler.requests(model, config.num_samples, seed=seed)
     contract = distance_contract(config.num_samples, extractor, terms, seed)
-    samples, features = generate(model, extractor, asked)
+    samples, features = generate(model, extractor, requests)
     distance = frechet_estimate(features, reference.gaussian)
     values = frechet_scores(extractor, distance, contract)
-    del contract["below_width"]
+    del contract["below_width"]  # concerns only the Fréchet distance
     others = _other_seeds(model, extractor, config, seed, reference)
     primary = values[extractor.metric].model_copy(update={"other_seeds": others})
     values[extractor.metric] = primary
 
+    # 2. Nearest-neighbour and class metrics, among at most MAX_NEIGHBOURS images on each side.
     near = reference_rows(len(reference.features), MAX_NEIGHBOURS)
-    real, drawn = reference.features[near], features.rows[:MAX_NEIGHBOURS]
-    among = {**contract, "n": len(drawn), "num_reference": len(real), "interval": INTERVAL}
-    found = neighbour_estimates(real, drawn)
+    real, samples_near = reference.features[near], features.rows[:MAX_NEIGHBOURS]
+    among = {**contract, "n": len(samples_near), "num_reference": len(real), "interval": INTERVAL}
+    estimates = neighbour_estimates(real, samples_near)
     if model.shape.num_classes:
         labels = splits.images(config.reference).labels
         assert labels is not None, ref.uri
-        numbers = np.array([request.label for request in asked[: len(drawn)]])
-        found |= class_estimates(
-            real, labels.numpy()[near], drawn, numbers, model.shape.num_classes
+        numbers = np.array([request.label for request in requests[: len(samples_near)]])
+        estimates |= class_estimates(
+            real, labels.numpy()[near], samples_near, numbers, model.shape.num_classes
         )
-    values |= {name: score_of(estimate, among) for name, estimate in found.items()}
-    if bound := found.get("real_label_agreement"):
+    values |= {name: score_of(estimate, among) for name, estimate in estimates.items()}
+    if bound := estimates.get("real_label_agreement"):
+        # Its interval is that of the classifier's test split, whose size replaces `n`.
         terms_of_real = {**among, "n": num_tested(len(real))}
         values["real_label_agreement"] = score_of(bound, terms_of_real)
+    # 3. Kernel distance, and the Inception Score for extractors with a classifier.
     values |= kernel_scores(extractor, reference.features, features.rows, contract)
     if extractor.classifier is not None and len(features.rows) >= NUM_SPLITS:
         values |= inception_scores(extractor, features.rows, contract)
 
+    # 4. Copies of training images, if there are enough held-out images as a control.
     memorisation = nearest = None
     if ref.num_heldout >= MIN_HELDOUT:
-        looked = look_for_copies(
+        result = detect_copies(
             samples, splits.pictured("train"), splits.pictured("heldout"), num_all=ref.num_train
         )
-        if looked:
-            memorisation, nearest = looked
+        if result:
+            memorisation, nearest = result
             values |= _copy_scores(memorisation, contract, splits.terms("heldout"))
     return ImageScores(
         primary=extractor.metric,
         values=values,
-        asked=asked,
+        requests=requests,
         samples=samples,
         real=splits.images(config.reference),
-        distances=nearest_distances(drawn, real),
+        distances=nearest_distances(samples_near, real),
         train=splits.images("train"),
         memorisation=memorisation,
         nearest=nearest,
@@ -136,66 +141,69 @@ def _other_seeds(
     seed: int,
     reference: Reference,
 ) -> tuple[float, ...]:
-    """Return the distances of as many samples from the seeds that follow."""
+    """Return the distances of equally many samples for each further seed."""
+    # The first seed of `sample_seeds` is the seed itself, which gave the score.
     distances = []
     for other in sample_seeds(seed, config.num_seeds)[1:]:
-        asked = sampler.requests(model, config.num_samples, seed=other)
-        _, features = generate(model, extractor, asked)
+        requests = sampler.requests(model, config.num_samples, seed=other)
+        _, features = generate(model, extractor, requests)
         distances.append(frechet_value(features, reference.gaussian))
     return tuple(distances)
 
 
 def _copy_scores(
-    found: Memorisation, contract: Mapping[str, JsonValue], unseen: Mapping[str, JsonValue]
+    result: Memorisation, contract: Mapping[str, JsonValue], heldout: Mapping[str, JsonValue]
 ) -> dict[str, Score]:
     """Return the shares of near copies as scores."""
     terms: dict[str, JsonValue] = {
         **contract,
-        "num_train": found.num_train,
-        "heldout": unseen["reference"],
+        "num_train": result.num_train,
+        "heldout": heldout["reference"],
         "interval": EXACT_INTERVAL,
     }
     return {
         name: score_of(Estimate(copies.share, copies.low, copies.high), terms)
         for name, copies in {
-            "copies_in_pixels": found.in_pixels,
-            "copies_in_features": found.in_features,
+            "copies_in_pixels": result.in_pixels,
+            "copies_in_features": result.in_features,
         }.items()
     }
 
 
 def check_shape(model: ImageModel, ref: DatasetRef) -> None:
-    """Raise EvaluationError unless the model draws images of the data's own shape."""
-    ours, theirs = model.shape, ref.image_shape
-    if theirs is None or (ours.channels, ours.height, ours.width) != (
-        theirs.channels,
-        theirs.height,
-        theirs.width,
-    ):
-        found = theirs and f"{theirs.width}x{theirs.height} with {theirs.channels} channels"
+    """Raise EvaluationError unless the model generates images of the data's own shape."""
+    # Class names may differ: only sizes must agree for features to be comparable.
+    model_size = _size_text(model.shape)
+    data_size = ref.image_shape and _size_text(ref.image_shape)
+    if data_size != model_size:
         raise EvaluationError(
-            f"the model draws {ours.width}x{ours.height} images with {ours.channels} channels, "
-            f"the data has {found}; give the data it was trained on, or set --data.image.size"
+            f"the model generates images of {model_size}, "
+            f"the data has {data_size}; use the data it was trained on, or set --data.image.size"
         )
 
 
+def _size_text(shape: ImageShape) -> str:
+    return f"{shape.width}x{shape.height} with {shape.channels} channels"
+
+
 def generate(
-    model: ImageModel, extractor: Extractor, asked: Sequence[SampleRequest]
-) -> tuple[Pictured, FeatureSet]:
-    """Return the first of the model's samples with their features, and features of all."""
+    model: ImageModel, extractor: Extractor, requests: Sequence[SampleRequest]
+) -> tuple[ImageFeatures, FeatureSet]:
+    """Return the first samples with their features, and the features of all samples."""
     first: list[Tensor] = []
 
-    def draw(indices: NDArray[np.intp]) -> Tensor:
-        images = sampler.draw(model, [asked[index] for index in indices], progress=True)
+    def generate_block(indices: NDArray[np.intp]) -> Tensor:
+        images = sampler.generate(model, [requests[index] for index in indices], progress=True)
+        # Only the first block's images are kept for reports; all together may exceed memory.
         first[:] = first or [images]
         return images
 
     shape = model.shape
     features = gather_features(
-        plan_blocks(len(asked), scattered=False),
-        draw,
+        plan_blocks(len(requests), scattered=False),
+        generate_block,
         extractor,
         num_bytes=shape.channels * shape.height * shape.width,
         what="the samples",
     )
-    return Pictured(first[0][: len(features.rows)], features.rows), features
+    return ImageFeatures(first[0][: len(features.rows)], features.rows), features

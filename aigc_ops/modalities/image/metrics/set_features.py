@@ -1,4 +1,4 @@
-"""Features of a set of images from anywhere, extracted by one process or several."""
+"""Extract the features of an image set with one process or several."""
 
 import multiprocessing
 import warnings
@@ -17,51 +17,53 @@ from aigc_ops.interfaces.evaluation import EvaluationSettings
 from aigc_ops.modalities.image.config import ImageEvaluationConfig
 from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.extractors.loading import load_extractor
-from aigc_ops.modalities.image.image_sets import Collection, Picture
+from aigc_ops.modalities.image.image_sets import ImageSet, Picture
 from aigc_ops.statistics.extraction import Block, plan_blocks
 from aigc_ops.statistics.moments import FeatureSet
 
 
-def collection_features(
-    collection: Collection,
+def image_set_features(
+    collection: ImageSet,
     extractor: Extractor,
     config: ImageEvaluationConfig,
     settings: EvaluationSettings,
     *,
     num_processes: int,
 ) -> FeatureSet:
-    """Return the features of all images, the same to rounding for any number of processes.
+    """Return the features of all images; they differ by rounding between numbers of processes.
 
-    The extractor was loaded by `config` and `settings`. Warns of images that were skipped, with
-    their number and names. Raises EvaluationError with fewer than two.
+    `extractor` is the one that `config` and `settings` describe. Warns about skipped images
+    with their number and names. Raises EvaluationError for fewer than two images.
     """
+    # Shuffled blocks: files are often sorted by class, and the blocks of a large set are the
+    # groups of a jackknife, which must be alike.
     blocks = plan_blocks(len(collection), at_least=num_processes, shuffle=True)
     name = collection.path.name
     if num_processes == 1:
         with progress_bar(total=len(collection), desc=f"features of {name}", unit="images") as bar:
-            read = [_read(collection, extractor, block, bar.update) for block in blocks]
+            results = [_read(collection, extractor, block, bar.update) for block in blocks]
     else:
-        read = _read_by_processes(collection, config, settings, blocks, num_processes)
-    parts, skipped = zip(*read, strict=True)
-    if passed := list(chain(*skipped)):
-        what = f"{collection.path}: {len(passed)} damaged images were passed over: "
-        warnings.warn(what + "; ".join(passed[:5]), stacklevel=2)
+        results = _read_by_processes(collection, config, settings, blocks, num_processes)
+    parts, skipped = zip(*results, strict=True)
+    if names := list(chain(*skipped)):
+        message = f"{collection.path}: {len(names)} damaged images were skipped: "
+        warnings.warn(message + "; ".join(names[:5]), stacklevel=2)
     features = FeatureSet.of_parts(parts)
     if features.num < 2:
         raise EvaluationError(
-            f"{collection.path}: holds {features.num} images; at least 2 are needed, and for a "
-            f"distance that means something more than {extractor.identity.width}"
+            f"{collection.path}: holds {features.num} images; use at least 2, and more than "
+            f"{extractor.identity.width} for a meaningful distance"
         )
     return features
 
 
 def _read(
-    collection: Collection,
+    collection: ImageSet,
     extractor: Extractor,
     block: Block,
     update: Callable[[int], object] = int,
 ) -> tuple[FeatureSet, list[str]]:
-    """Return the features of a block, and what was skipped in it.
+    """Return the features of a block, and the images skipped in it.
 
     `update` is called with each batch's size.
     """
@@ -73,7 +75,7 @@ def _read(
 
 
 def batches(images: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    """Yield neighbours of one size together, at most `size` of them."""
+    """Yield batches of consecutive images of equal shape, at most `size` each."""
     batch: list[Picture] = []
     for image in images:
         if batch and (len(batch) == size or image.shape != batch[0].shape):
@@ -84,35 +86,37 @@ def batches(images: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
         yield batch
 
 
+# The extractor of a worker process, loaded once by `_prepare`: it can't be pickled per task.
 _prepared: dict[str, Extractor] = {}
-"""The extractor of a worker process."""
 
 
 def _read_by_processes(
-    collection: Collection,
+    collection: ImageSet,
     config: ImageEvaluationConfig,
     settings: EvaluationSettings,
     blocks: list[Block],
     num_processes: int,
 ) -> list[tuple[FeatureSet, list[str]]]:
+    # Each process would otherwise start as many threads as there are cores.
     num_threads = max(1, torch.get_num_threads() // num_processes)
-    where = (collection.path, collection.skip_damaged)
+    image_set = (collection.path, collection.skip_damaged)
     try:
         with ProcessPoolExecutor(
             num_processes,
+            # A forked child of a process with torch threads may deadlock.
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_prepare,
             initargs=(config, settings, num_threads),
         ) as pool:
-            futures = [pool.submit(_read_in_process, *where, block) for block in blocks]
+            futures = [pool.submit(_read_in_process, *image_set, block) for block in blocks]
             with progress_bar(
                 futures, desc=f"features of {collection.path.name}", unit="blocks"
             ) as bar:
                 return [future.result() for future in bar]
     except BrokenProcessPool as error:
         raise EvaluationError(
-            f"one of {num_processes} processes that read {collection.path} was ended, as happens "
-            "when memory runs out; take fewer (--processes)"
+            f"one of {num_processes} processes that read {collection.path} was killed, probably "
+            "because memory ran out; use fewer (--processes)"
         ) from error
 
 
@@ -122,4 +126,4 @@ def _prepare(config: ImageEvaluationConfig, settings: EvaluationSettings, num_th
 
 
 def _read_in_process(path: Path, skip_damaged: bool, block: Block) -> tuple[FeatureSet, list[str]]:
-    return _read(Collection(path, skip_damaged), _prepared["extractor"], block)
+    return _read(ImageSet(path, skip_damaged), _prepared["extractor"], block)

@@ -1,4 +1,4 @@
-"""The data's images and their features, each read and computed once."""
+"""Reference images of each split and their features, read and computed once."""
 
 import torch
 from pydantic import JsonValue
@@ -8,7 +8,7 @@ from aigc_ops.interfaces.evaluation import EvaluationContext
 from aigc_ops.interfaces.ingestion import Split
 from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
-from aigc_ops.modalities.image.metrics.memorisation import Pictured
+from aigc_ops.modalities.image.metrics.memorisation import ImageFeatures
 from aigc_ops.modalities.image.model import ImageData
 from aigc_ops.statistics.extraction import gather_features, plan_blocks
 from aigc_ops.statistics.moments import MAX_KEPT, FeatureSet
@@ -19,58 +19,63 @@ from aigc_ops.statistics.reference import (
     reference_terms,
 )
 
+# Data settings that decide, besides the files, which images are read. Names of before
+# modalities had sections: they enter the digests of stored references.
 READ_AS = ("image_column", "image_size")
-"""Settings of the data that decide what its images look like, beside the files themselves."""
 
 
 def image_terms(context: EvaluationContext, split: Split) -> dict[str, JsonValue]:
-    """Return what names a split in contracts."""
+    """Return the terms that identify a split in evaluation conditions."""
     appearance = {name: context.data_settings[name] for name in READ_AS}
     appearance["image_shape"] = None
     if shape := context.ref.image_shape:
+        # Class names do not change pixels, so renaming a class keeps cached features valid.
         appearance["image_shape"] = shape.model_dump(mode="json", exclude={"class_names"})
     return reference_terms(
         context.ref,
         split,
         context.settings.num_reference,
         appearance,
-        advice="hold more data out, or compare with another split (--evaluation.image.reference)",
+        advice="hold out more data, or compare with another split (--evaluation.image.reference)",
     )
 
 
 class Splits:
-    """The images that stand for each split, and their features by one extractor."""
+    """The reference images of each split, and their features by one extractor."""
 
     def __init__(self, context: EvaluationContext, extractor: Extractor) -> None:
         self._context, self._extractor = context, extractor
         self._images: dict[Split, ImageData] = {}
 
     def terms(self, split: Split) -> dict[str, JsonValue]:
-        """Return what names this split in contracts."""
+        """Return the terms that identify this split in evaluation conditions."""
         return image_terms(self._context, split)
 
     def _rows(self, split: Split) -> Tensor:
-        """Return which rows of a split stand for it."""
+        """Return the indices of a split's reference images."""
         num, available = self.terms(split)["num_reference"], len(self._context.read(split))
         assert isinstance(num, int), num
         return torch.tensor(reference_rows(available, num))
 
     def images(self, split: Split) -> ImageData:
-        """Return the images that stand for a split, as far as their features are kept."""
+        """Return the reference images of a split whose features are stored."""
         if split not in self._images:
             rows = self._rows(split)
+            # Of a large reference set only MAX_KEPT rows of features are stored; the same
+            # selection of images keeps both aligned.
             kept = torch.tensor(reference_rows(len(rows), MAX_KEPT))
             self._images[split] = self._context.read(split).take(rows[kept])
         return self._images[split]
 
     def reference(self, split: Split) -> Reference:
-        """Return features and statistics of all images that stand for a split."""
+        """Return features and statistics of all reference images of a split."""
 
         def compute() -> FeatureSet:
             data, rows = self._context.read(split), self._rows(split)
             if len(rows) <= MAX_KEPT:
                 features = self._extractor.features(self.images(split).images, what="the data")
                 return FeatureSet(features)
+            # Too many images for memory: block by block, with moments instead of all features.
             return gather_features(
                 plan_blocks(len(rows)),
                 lambda indices: data.take(rows[indices]).images,
@@ -87,6 +92,6 @@ class Splits:
             version=EVALUATION_VERSION,
         )
 
-    def pictured(self, split: Split) -> Pictured:
-        """Return images and features together."""
-        return Pictured(self.images(split).images, self.reference(split).features)
+    def pictured(self, split: Split) -> ImageFeatures:
+        """Return the stored images of a split together with their features."""
+        return ImageFeatures(self.images(split).images, self.reference(split).features)

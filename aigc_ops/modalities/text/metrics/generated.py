@@ -1,4 +1,4 @@
-"""Scores of the texts that a model draws: variety, likeness to held-out ones, what is copied."""
+"""Scores of generated texts: diversity, similarity to held-out texts, overlap, copies."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from aigc_ops.modalities.text.metrics.minilm import (
 )
 from aigc_ops.modalities.text.metrics.ngrams import distinct, repetition, self_bleu
 from aigc_ops.modalities.text.metrics.overlap import Nearest, Overlap, overlap
-from aigc_ops.modalities.text.metrics.verbatim import Verbatim
+from aigc_ops.modalities.text.metrics.verbatim import VerbatimMemorisation
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.statistics.comparability import (
     EXACT_INTERVAL,
@@ -31,29 +31,32 @@ from aigc_ops.statistics.kernel import kernel_scores
 from aigc_ops.statistics.moments import FeatureSet
 from aigc_ops.statistics.reference import reference_rows, reference_statistics
 
+# These two are stored in evaluation conditions, so a change of wording makes new scores
+# incomparable with stored ones.
 OTHER_TEXTS = "95 %, percentile bootstrap over texts: of other texts like these"
 OF_THIS_NUMBER = "95 %, delete-a-group jackknife over texts: of this number of texts"
-MAX_CHARACTERS = 20_000_000
-"""Characters of training texts that are searched: some ten seconds."""
-MAX_UNKNOWN = 0.05
+MAX_CHARACTERS = 20_000_000  # of training texts that are searched, in about ten seconds
+MAX_UNKNOWN = 0.05  # share of tokens above which a report warns about the embeddings
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How drawn texts lie to held-out ones among embeddings."""
+    """Similarity of generated and held-out texts in embedding space."""
 
     values: dict[str, Score]
     similarity: Array
-    """(N,) cosine of each drawn text and the nearest held-out one."""
+    """(N,) cosine of each generated text and the nearest held-out one."""
     note: str | None
-    """What to know of the embeddings before the values are read."""
+    """A caveat of the embeddings, such as a language they do not cover."""
 
 
 def variety(
     texts: Sequence[str], contract: Mapping[str, JsonValue], *, seed: int
 ) -> dict[str, Score]:
-    """Return how varied drawn texts are; what no text is long enough to tell is left out."""
-    found = {
+    """Return the diversity of generated texts; metrics that need longer texts are omitted."""
+    estimates = {
+        # distinct and self-BLEU change with the number of texts, so a bootstrap, which repeats
+        # texts, would bias them; they get a jackknife and its narrower claim.
         "distinct_1": (distinct(texts, 1), OF_THIS_NUMBER),
         "distinct_2": (distinct(texts, 2), OF_THIS_NUMBER),
         "repetition_4": (repetition(texts, seed=seed), OTHER_TEXTS),
@@ -61,7 +64,7 @@ def variety(
     }
     return {
         name: score_of(estimate, {**contract, "interval": interval})
-        for name, (estimate, interval) in found.items()
+        for name, (estimate, interval) in estimates.items()
         if estimate is not None
     }
 
@@ -74,10 +77,10 @@ def likeness(
     *,
     decoding: JsonValue,
 ) -> Likeness | str | None:
-    """Return distances of embeddings; what to install for them, with a warning, if need be.
+    """Return distances of embeddings; a string says what to install, and is warned of too.
 
-    None when no extractor is configured. `terms` name the held-out texts, whose statistics are
-    kept in the context's cache.
+    None if no extractor is configured. `terms` identify the held-out texts, whose statistics
+    are stored in the context's cache.
     """
     if context.section.extractor is None:
         return None
@@ -92,29 +95,31 @@ def likeness(
         context.cache,
         version=EVALUATION_VERSION,
     )
-    drawn = extractor.features(texts, what="the samples")
+    generated = extractor.features(texts, what="the samples")
     distances = distance_contract(len(texts), extractor, terms, context.seed)
     contract = {**distances, "decoding": decoding}
-    estimate = frechet_estimate(FeatureSet(drawn), reference.gaussian)
+    estimate = frechet_estimate(FeatureSet(generated), reference.gaussian)
     values = frechet_scores(extractor, estimate, contract)
+    # Only the Fréchet distance needs more texts than features, for its covariance.
     del contract["below_width"]
-    values |= kernel_scores(extractor, reference.features, drawn, contract)
-    similarity = (drawn @ reference.features.T).max(axis=1).astype(np.float64)
+    values |= kernel_scores(extractor, reference.features, generated, contract)
+    # Embeddings have unit length, so their products are cosines.
+    similarity = (generated @ reference.features.T).max(axis=1).astype(np.float64)
     return Likeness(values, similarity, _unknown(extractor, heldout.texts))
 
 
 def _unknown(extractor: TextExtractor, texts: Sequence[str]) -> str | None:
-    """Return a note on texts that the extractor cannot read, None when it reads most."""
+    """Return a note if the extractor does not know many of the texts' tokens, else None."""
     share = extractor.unknown(texts)
     if share <= MAX_UNKNOWN:
         return None
     return (
         f"{extractor.identity.name} does not know {share:.0%} of the held-out texts' tokens, so "
-        f"{extractor.metric} tells little of texts in their languages."
+        f"{extractor.metric} is unreliable for texts in their languages."
     )
 
 
-def copied(
+def overlap_scores(
     texts: Sequence[str],
     heldout: TextData,
     train: TextData,
@@ -123,15 +128,18 @@ def copied(
     decoding: JsonValue,
     seed: int,
 ) -> tuple[dict[str, Score], Overlap, list[Nearest | None]]:
-    """Return what drawn texts share with the training texts, beside what held-out ones do.
+    """Return the overlap of generated texts, and of held-out ones, with training texts.
 
-    Of much training text a scattered selection is searched; the indices are those of `train`.
+    If there is much training text, an evenly spaced selection is searched. Indices are those
+    of `train`.
     """
-    rows = searched(train.texts)
+    # Generated and held-out texts are searched in one pass over the training texts; only the
+    # generated ones need a nearest text.
+    rows = search_rows(train.texts)
     both, near = overlap(
         [*texts, *heldout.texts], (train.texts[row] for row in rows), num_near=len(texts)
     )
-    ours, theirs = both.split(len(texts))
+    of_generated, of_heldout = both.split(len(texts))
     contract: dict[str, JsonValue] = {
         "dataset": ref.content_digest,
         "num_train": len(rows),
@@ -139,35 +147,35 @@ def copied(
         "interval": OTHER_TEXTS,
     }
     values: dict[str, Score] = {}
-    of_ours: dict[str, JsonValue] = {"n": len(texts), "decoding": decoding, **contract}
-    if ours.num_runs.sum():
-        share = ratio_estimate(ours.num_found, ours.num_runs, seed=seed)
-        values["train_overlap_8"] = score_of(share, of_ours)
-    if theirs.num_runs.sum():
-        share = ratio_estimate(theirs.num_found, theirs.num_runs, seed=seed)
+    terms: dict[str, JsonValue] = {"n": len(texts), "decoding": decoding, **contract}
+    if of_generated.num_runs.sum():
+        share = ratio_estimate(of_generated.num_found, of_generated.num_runs, seed=seed)
+        values["train_overlap_8"] = score_of(share, terms)
+    if of_heldout.num_runs.sum():
+        share = ratio_estimate(of_heldout.num_found, of_heldout.num_runs, seed=seed)
         values["real_train_overlap_8"] = score_of(share, {"n": len(heldout), **contract})
-    longest = float(ours.longest.max())
+    longest = float(of_generated.longest.max())
     values["longest_match"] = score_of(
         Estimate(longest, longest, longest),
-        {**of_ours, "interval": "none: the most of these texts"},
+        {**terms, "interval": "none: the most of these texts"},
     )
-    return values, ours, [each and Nearest(rows[each.index], each.similarity) for each in near]
+    return values, of_generated, [n and Nearest(rows[n.index], n.similarity) for n in near]
 
 
-def searched(texts: Sequence[str]) -> Sequence[int]:
-    """Return the training texts that are searched: all, where they are not too many."""
+def search_rows(texts: Sequence[str]) -> Sequence[int]:
+    """Return the indices of the training texts to search: all, unless there are too many."""
     num_characters = sum(map(len, texts))
     num = len(texts) * MAX_CHARACTERS // max(num_characters, MAX_CHARACTERS)
     return reference_rows(len(texts), max(1, num))
 
 
-def recital_score(found: Verbatim, ref: DatasetRef) -> Score:
-    """Return the share of training texts that come out word for word."""
+def memorisation_score(memorisation: VerbatimMemorisation, ref: DatasetRef) -> Score:
+    """Return the share of training texts that the model reproduces verbatim."""
     contract: dict[str, JsonValue] = {
-        "n": found.num,
+        "n": memorisation.num,
         "dataset": ref.content_digest,
-        "num_heldout": found.num_heldout,
+        "num_heldout": memorisation.num_heldout,
         "decoding": "greedy",
         "interval": EXACT_INTERVAL.replace("samples of this model", "training texts"),
     }
-    return score_of(Estimate(found.share, found.low, found.high), contract)
+    return score_of(Estimate(memorisation.share, memorisation.low, memorisation.high), contract)

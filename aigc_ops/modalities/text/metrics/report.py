@@ -1,4 +1,4 @@
-"""Texts for people: samples beside training texts, the most and least alike, what is recited."""
+"""Report sections of a text model: samples, nearest training texts, verbatim copies."""
 
 from collections.abc import Sequence
 
@@ -12,65 +12,66 @@ NUM_RANKED = 6
 MAX_CHARACTERS = 400
 NEAREST_TEXT = (
     "The training text that shares most pairs of words (1: all of them), and the longest run of "
-    f"words, if of {NUM_WORDS} at least, that a sample shares with any training text."
+    f"words, if at least {NUM_WORDS}, that a sample shares with any training text."
 )
-RANKED_TEXT = "By the cosine of a sample's embedding and the nearest held-out text's."
-RECITED_TEXT = (
-    "Written without chance after the beginning (or prompt) of a training text, and equal to it "
-    "for so many words. Such texts may hold what people did not mean to publish."
+RANKED_TEXT = "Ranked by the cosine of a sample's embedding and that of the nearest held-out text."
+VERBATIM_TEXT = (
+    "Greedy continuations of the beginning (or prompt) of a training text, and the number of "
+    "leading words that equal the text. Such texts may contain private information."
 )
 
 
-def findings_of(scores: TextScores) -> Findings:
-    """Return what a report shows of a text model beside its scores."""
+def text_findings(scores: TextScores) -> Findings:
+    """Return the notes and sections that a report shows beside the scores."""
     findings = Findings(sections=[_samples(scores)])
+    # A string is the reason why something was not measured; None means it is switched off.
     if isinstance(scores.likeness, str):
         findings.notes.append(Note(f"{scores.likeness}."))
     elif scores.likeness:
         if scores.likeness.note:
             findings.notes.append(Note(scores.likeness.note))
         findings.sections.append(_ranked(scores, scores.likeness.similarity))
-    if isinstance(scores.recitals, str):
-        findings.notes.append(Note(f"Learning by heart was not looked for: {scores.recitals}."))
-    elif scores.recitals:
-        found, copies = scores.recitals
-        findings.notes.append(Note(found.told, alarm=found.flagged))
-        shown = sorted(copies, key=lambda each: -each.num_equal)[:NUM_SHOWN]
-        rows = [(each.beginning.prompt, each.drawn, str(each.num_equal)) for each in shown]
+    if isinstance(scores.verbatim, str):
+        findings.notes.append(Note(f"Verbatim memorisation was not measured: {scores.verbatim}."))
+    elif scores.verbatim:
+        memorisation, copies = scores.verbatim
+        findings.notes.append(Note(memorisation.summary, alarm=memorisation.flagged))
+        longest = sorted(copies, key=lambda copy: -copy.num_equal)[:NUM_SHOWN]
+        rows = [(copy.beginning.prompt, copy.text, str(copy.num_equal)) for copy in longest]
         if rows:
             columns = ("beginning", "continuation", "words")
             findings.sections.append(
-                table_section("Training texts recited", RECITED_TEXT, columns, rows)
+                table_section("Training texts reproduced verbatim", VERBATIM_TEXT, columns, rows)
             )
     return findings
 
 
 def _samples(scores: TextScores) -> Section:
-    """Return the first samples, each beside the nearest training text."""
-    drawn = scores.drawn
+    """Return a table of the first samples with their nearest training texts."""
+    generated = scores.generated
     rows = []
-    for place, request in enumerate(drawn.asked[:NUM_SHOWN]):
-        near = scores.nearest[place]
-        row = [request.prompt or "", drawn.texts[place]]
-        row += [drawn.before[place]] if drawn.before else []
+    for index, request in enumerate(generated.requests[:NUM_SHOWN]):
+        near = scores.nearest[index]
+        row = [request.prompt or "", generated.texts[index]]
+        row += [generated.before[index]] if generated.before else []
         row += [scores.train.texts[near.index], f"{near.similarity:.2f}"] if near else ["none", ""]
-        rows.append([*row, str(scores.overlap.longest[place])])
-    before = ("before this training",) if drawn.before else ()
-    columns = ("prompt", "text", *before, "nearest training text", "alike", "longest run")
-    return table_section("Texts drawn", NEAREST_TEXT, columns, rows)
+        rows.append([*row, str(scores.overlap.longest[index])])
+    before = ("before this training",) if generated.before else ()
+    columns = ("prompt", "text", *before, "nearest training text", "similarity", "longest run")
+    return table_section("Generated texts", NEAREST_TEXT, columns, rows)
 
 
 def _ranked(scores: TextScores, similarity: np.ndarray) -> Section:
-    """Return the samples most like held-out texts, and those least like any."""
+    """Return a table of the samples most and least similar to held-out texts."""
     order = np.argsort(-similarity, kind="stable").tolist()
-    num = min(NUM_RANKED, len(order) // 2)
+    num = min(NUM_RANKED, len(order) // 2)  # so that no sample is in both halves
     rows = [
         (
-            f"{similarity[place]:.2f}",
-            scores.drawn.asked[place].prompt or "",
-            scores.drawn.texts[place],
+            f"{similarity[index]:.2f}",
+            scores.generated.requests[index].prompt or "",
+            scores.generated.texts[index],
         )
-        for place in [*order[:num], *order[len(order) - num :]]
+        for index in [*order[:num], *order[len(order) - num :]]
     ]
     return table_section(
         "Most and least like the data", RANKED_TEXT, ("cosine", "prompt", "text"), rows
@@ -80,7 +81,7 @@ def _ranked(scores: TextScores, similarity: np.ndarray) -> Section:
 def table_section(
     heading: str, text: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> Section:
-    """Return a table of texts, each as long as can be read at a glance."""
+    """Return a section with a table whose long cells are cut."""
     cut = [
         [cell if len(cell) <= MAX_CHARACTERS else f"{cell[:MAX_CHARACTERS]} …" for cell in row]
         for row in rows

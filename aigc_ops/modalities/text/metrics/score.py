@@ -1,4 +1,4 @@
-"""Scores of a text model: how well it predicts held-out texts, and what its own are like."""
+"""Scores of a text model: likelihood of held-out texts, and quality of generated ones."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,17 @@ from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.modalities.text.metrics.generated import (
     OTHER_TEXTS,
     Likeness,
-    copied,
     likeness,
-    recital_score,
+    memorisation_score,
+    overlap_scores,
     variety,
 )
 from aigc_ops.modalities.text.metrics.overlap import Nearest, Overlap
-from aigc_ops.modalities.text.metrics.verbatim import Continued, Verbatim, look_for_recitals
+from aigc_ops.modalities.text.metrics.verbatim import (
+    Continuation,
+    VerbatimMemorisation,
+    detect_verbatim_copies,
+)
 from aigc_ops.modalities.text.model import TextData, TextModel
 from aigc_ops.sampling import sampler
 from aigc_ops.statistics.comparability import score_of
@@ -30,63 +34,65 @@ from aigc_ops.statistics.frechet import Array
 from aigc_ops.statistics.intervals import Estimate, ratio_estimate
 from aigc_ops.statistics.reference import reference_rows, reference_terms
 
+# Data settings that decide, besides the files, which texts are read.
 READ_AS = ("text_column", "prompt_column", "documents")
-"""Settings of the data that decide what its texts look like, beside the files themselves."""
 DECODING = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "stop")
 NUM_TEXTS_AT_ONCE = 256
 NUM_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Texts of a model, and what they were compared with."""
+class GeneratedTexts:
+    """Texts of a model with their requests, and those of its base model."""
 
-    asked: Sequence[SampleRequest]
+    requests: Sequence[SampleRequest]
     texts: Sequence[str]
     before: Sequence[str]
-    """What the model said to the first requests before its training; empty: nothing is known."""
+    """Texts of the base model for the first requests; empty without a base model."""
 
     @property
-    def lines(self) -> str:
-        """Return the first of them, to be read."""
-        shown = []
-        for place, request in enumerate(self.asked[:NUM_SHOWN]):
-            shown.append(f"{request.prompt or ''} => {self.texts[place]}\n")
+    def preview(self) -> str:
+        """Return the first texts with their prompts, one per line."""
+        lines = []
+        for index, request in enumerate(self.requests[:NUM_SHOWN]):
+            lines.append(f"{request.prompt or ''} => {self.texts[index]}\n")
             if self.before:
-                shown.append(f"    before: {self.before[place]}\n")
-        return "".join(shown)
+                lines.append(f"    before: {self.before[index]}\n")
+        return "".join(lines)
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """The scores of a text model, and what they were made of."""
+    """The scores of a text model, and the texts they were computed from."""
 
     primary: str
     values: dict[str, Score]
-    drawn: Drawn
+    generated: GeneratedTexts
     likeness: Likeness | str | None
-    """What embeddings tell; what to install for them; None when not asked."""
+    """Comparison by embeddings; or how to install it; None if it is switched off."""
     overlap: Overlap
     nearest: Sequence[Nearest | None]
-    """Each drawn text's nearest training text; None when none shares a word."""
+    """The nearest training text of each generated text; None if no text shares a word."""
     train: TextData
-    recitals: tuple[Verbatim, list[Continued]] | str | None
-    """Training texts known by heart; why they were not looked for; None when not asked."""
+    verbatim: tuple[VerbatimMemorisation, list[Continuation]] | str | None
+    """Verbatim memorisation; or why it was not measured; None if it is switched off."""
 
 
 def text_terms(context: EvaluationContext) -> dict[str, JsonValue]:
-    """Return what names the held-out texts in contracts."""
+    """Return the terms that identify the held-out texts in evaluation conditions."""
     appearance = {name: context.data_settings[name] for name in READ_AS}
-    appearance["image_shape"] = None  # so that references keep their names
+    # The terms enter the digest that names a reference. Earlier releases wrote this key for
+    # every modality, so without it all references would get new names.
+    appearance["image_shape"] = None
     return reference_terms(context.ref, "heldout", context.settings.num_reference, appearance)
 
 
 def score_texts(model: TextModel, context: EvaluationContext) -> TextScores:
-    """Return every score of a text model, and what it was made of.
+    """Return every score of a text model, and the texts they were computed from.
 
-    Bits per byte compare across tokenizers; perplexities only under one, so their contract
-    names it. Of dialogue both are those of the answers given their prompts.
+    For dialogue, bits per byte and perplexity are those of the answers given their prompts.
     """
+    # 1. Likelihood of held-out texts, under the model and, after finetuning, its base model.
     ref, seed, config = context.ref, context.seed, context.section
     terms = text_terms(context)
     num = terms["num_reference"]
@@ -100,25 +106,30 @@ def score_texts(model: TextModel, context: EvaluationContext) -> TextScores:
     if config.general_path:
         values |= _forgetting(model, origin, context)
 
-    drawn = _generate(model, origin, data, num=config.num_texts, seed=seed)
+    # 2. Diversity of generated texts, and their similarity to held-out ones.
+    generated = _generate(model, origin, data, num=config.num_texts, seed=seed)
     decoding: JsonValue = {name: getattr(model.config, name, None) for name in DECODING}
     contract: dict[str, JsonValue] = {
-        "n": len(drawn.texts),
+        "n": len(generated.texts),
         "reference": terms["reference"],
         "decoding": decoding,
         "seed": seed,
     }
-    values |= variety(drawn.texts, contract, seed=seed)
-    alike = likeness(drawn.texts, data, terms, context, decoding=decoding)
+    values |= variety(generated.texts, contract, seed=seed)
+    alike = likeness(generated.texts, data, terms, context, decoding=decoding)
     values |= alike.values if isinstance(alike, Likeness) else {}
-    shared, overlap, nearest = copied(drawn.texts, data, train, ref, decoding=decoding, seed=seed)
+    # 3. Overlap of generated texts with training texts. Held-out texts give the baseline.
+    shared, overlap, nearest = overlap_scores(
+        generated.texts, data, train, ref, decoding=decoding, seed=seed
+    )
     values |= shared
-    recitals = None
+    # 4. Verbatim memorisation: greedy continuations of the beginnings of training texts.
+    verbatim = None
     if config.num_beginnings:
-        recitals = look_for_recitals(model, train, heldout, num=config.num_beginnings)
-        if not isinstance(recitals, str):
-            values["copies_in_continuations"] = recital_score(recitals[0], ref)
-    return TextScores("bits_per_byte", values, drawn, alike, overlap, nearest, train, recitals)
+        verbatim = detect_verbatim_copies(model, train, heldout, num=config.num_beginnings)
+        if not isinstance(verbatim, str):
+            values["copies_in_continuations"] = memorisation_score(verbatim[0], ref)
+    return TextScores("bits_per_byte", values, generated, alike, overlap, nearest, train, verbatim)
 
 
 def _predictions(
@@ -130,7 +141,7 @@ def _predictions(
     *,
     seed: int,
 ) -> dict[str, Score]:
-    """Return how well held-out texts are predicted."""
+    """Return bits per byte and perplexity of held-out texts."""
     contract: dict[str, JsonValue] = {
         **terms,
         "prompted": data.prompts is not None,
@@ -151,16 +162,19 @@ def _bits_and_perplexity(
     *,
     seed: int,
 ) -> dict[str, Score]:
-    """Return bits per byte and perplexity of texts, now and before the training."""
+    """Return bits per byte and perplexity under the model and its base model."""
     num_bytes = torch.tensor([len(t.encode()) for t in data.texts]).double().numpy()
     if not num_bytes.sum():
-        raise EvaluationError(f"{what} are empty; nothing can be predicted")
+        raise EvaluationError(f"{what} are empty; bits per byte need at least one byte")
     nats, num_tokens = negative_log_likelihood(model, data)
     bits = ratio_estimate(nats / math.log(2), num_bytes, seed=seed)
     tokens = ratio_estimate(nats, num_tokens, seed=seed)
+    # exp is monotone, so the interval's ends transform like the value.
     perplexity = Estimate(*map(_exp, (tokens.value, tokens.low, tokens.high)))
     values = {
         "bits_per_byte": score_of(bits, contract),
+        # Bits per byte compare across tokenizers; perplexity only under one, so its evaluation
+        # conditions name the tokenizer.
         "perplexity": score_of(perplexity, {**contract, **model.tokenizer_terms()}),
     }
     if origin is not None:
@@ -171,24 +185,25 @@ def _bits_and_perplexity(
 
 def _generate(
     model: TextModel, origin: TextModel | None, data: TextData, *, num: int, seed: int
-) -> Drawn:
-    """Return texts of the model, answers to held-out prompts where it takes them.
+) -> GeneratedTexts:
+    """Return texts of the model, as answers to held-out prompts if it accepts prompts.
 
-    Beside the first stands what the model said before its training.
+    The base model answers the first requests too.
     """
-    chosen = sampler.servable(model, data.prompts or (), num)
-    asked = sampler.requests(model, num, seed=seed, prompt=chosen or None)
-    texts = sampler.draw(model, asked, progress=True)
-    before = sampler.draw(origin, asked[:NUM_SHOWN]) if origin is not None else []
-    return Drawn(asked, texts, before)
+    prompts = sampler.filter_valid_prompts(model, data.prompts or (), num)
+    requests = sampler.requests(model, num, seed=seed, prompt=prompts or None)
+    texts = sampler.generate(model, requests, progress=True)
+    before = sampler.generate(origin, requests[:NUM_SHOWN]) if origin is not None else []
+    return GeneratedTexts(requests, texts, before)
 
 
 def _forgetting(
     model: TextModel, origin: TextModel | None, context: EvaluationContext
 ) -> dict[str, Score]:
-    """Return how well general texts are predicted."""
+    """Return bits per byte and perplexity of general texts, which show forgetting."""
     path, seed = context.section.general_path, context.seed
     ref, read = context.open_other(path, prompt_column=None)
+    # All splits: nothing is trained on these texts, so none has to be held out.
     texts = [text for split in SPLITS if _has_rows(ref, split) for text in read(split).texts]
     data = TextData(texts).take(reference_rows(len(texts), context.settings.num_reference))
     contract: dict[str, JsonValue] = {
@@ -207,13 +222,14 @@ def _has_rows(ref: DatasetRef, split: Split) -> bool:
 
 
 def _exp(nats: float) -> float:
-    """Return the exponential, finite (as JSON needs it) however sure a model is of a wrong text."""
+    """Return exp(nats), at most exp(700)."""
+    # JSON has no infinity, and a float64 overflows above exp(709.78).
     return math.exp(min(nats, 700.0))
 
 
 @torch.inference_mode()
 def negative_log_likelihood(model: TextModel, data: TextData) -> tuple[Array, Array]:
-    """Return the negative log likelihood (nats) and tokens of each text, both (N,) float64."""
+    """Return the negative log-likelihood (nats) and tokens of each text, both (N,) float64."""
     nats, num_tokens = [], []
     with progress_bar(total=len(data), desc="held-out texts", unit="texts") as bar:
         for start in range(0, len(data), NUM_TEXTS_AT_ONCE):
@@ -226,7 +242,7 @@ def negative_log_likelihood(model: TextModel, data: TextData) -> tuple[Array, Ar
     if not total.isfinite().all():
         index = int((~total.isfinite()).nonzero()[0])
         raise EvaluationError(
-            f"the log likelihood of held-out text {index} is {-total[index].item()}; a finite "
-            "one was expected, so the model's weights are damaged or it diverged in training"
+            f"the log-likelihood of held-out text {index} is {-total[index].item()}; expected a "
+            "finite value; the weights are damaged or the training diverged"
         )
     return total.numpy(), torch.cat(num_tokens).numpy()

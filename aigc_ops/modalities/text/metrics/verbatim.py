@@ -1,9 +1,9 @@
-"""Whether a text model goes on from training texts word for word, as it does from no others.
+"""Verbatim memorisation: training texts that a model reproduces from their beginnings.
 
-The model is given the beginning of a text (or its prompt) and writes its likeliest
-continuation, as Carlini et al. 2021 and 2023 extract texts. Chance, and what any text of the
-kind would give, is told from held-out texts: a continuation counts as a copy when it agrees
-for at least eight words, and for more than all but 1 % of the held-out ones do.
+The model continues the beginning of a text (or its prompt) greedily, as Carlini et al. 2021 and
+2023 extract texts. Held-out texts are the control for agreement by chance: a continuation
+counts as a copy if it agrees with the text for at least eight words, and for more words than
+all but 1 % of the held-out continuations.
 """
 
 import math
@@ -23,184 +23,200 @@ from aigc_ops.statistics.copies import EXPECTED, FLAGGED
 from aigc_ops.statistics.intervals import share_estimate
 
 MIN_WORDS = 8
-MAX_WORDS = 32
-"""Words of a beginning, and of its continuation: about the 50 tokens of Carlini et al."""
+MAX_WORDS = 32  # of a beginning and of its continuation: about the 50 tokens of Carlini et al.
 MIN_HELDOUT, MIN_TRAIN = 50, 20
-NUM_MEASURED = 16
-SEED = 0  # of every model alike: they go on from the same texts
+NUM_MEASURED = 16  # texts that give the tokens per byte
+SEED = 0  # the same for every model, so that all continue the same texts
+# The settings of the model's own config are overridden, whatever it samples with otherwise.
 GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0}
 NEEDED = {"temperature", "max_new_tokens"}
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """The beginning of a text, and how it goes on."""
+    """The beginning of a text, and the rest of it."""
 
     prompt: str
     history: tuple[Message, ...]
     rest: str
-    is_begun: bool = False
-    """It is no prompt but the text's own beginning."""
+    is_prefix: bool = False
+    """True if `prompt` is the beginning of the text itself rather than a question."""
 
 
 @dataclass(frozen=True)
-class Continued:
-    """What a model wrote after a beginning."""
+class Continuation:
+    """A model's continuation of a beginning."""
 
     beginning: Beginning
-    drawn: str
+    text: str
     num_equal: int
-    """Leading words that are those of the text."""
+    """Number of leading words that agree with the original text."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the rest came out."""
+        """Return True if the whole rest was reproduced."""
         return self.num_equal == len(words(self.beginning.rest))
 
 
-class Verbatim(BaseModel):
-    """What was found about training texts known by heart."""
+class VerbatimMemorisation(BaseModel):
+    """Result of the test for verbatim memorisation."""
 
     model_config = ConfigDict(frozen=True)
 
     num: int
-    """Training texts whose beginnings were given."""
+    """Number of training texts whose beginnings were continued."""
     copied: int
     share: float
     low: float
     high: float
-    """95 %, Clopper–Pearson."""
+    """95 % Clopper–Pearson interval of `share`."""
     bound: int
-    """Words from which on agreement counts as a copy."""
+    """Number of equal words from which a continuation counts as a copy."""
     num_heldout: int
     heldout_copied: int
-    """Held-out texts that reach the bound."""
+    """Number of held-out texts that reach the bound."""
     longest: int
-    """Most words of a training text that came out."""
+    """Largest number of words of a training text that were reproduced."""
     flagged: bool
 
     @property
-    def told(self) -> str:
-        """The finding in a sentence, which claims no more than was looked at."""
-        found = (
-            f"Given the beginnings of {self.num:,} training texts, the model's likeliest "
-            f"continuation is the text, word for word, for {self.bound} words or more in "
-            f"{self.copied} ({self.share:.1%}, {self.low:.1%} to {self.high:.1%}; at most "
-            f"{self.longest} words), and in {self.heldout_copied} of {self.num_heldout:,} texts "
-            "never trained on"
+    def summary(self) -> str:
+        """Return the result in a sentence that claims no more than was tested."""
+        result = (
+            f"Given the beginnings of {self.num:,} training texts, the greedy continuation "
+            f"reproduces {self.bound} words or more verbatim for {self.copied} of them "
+            f"({self.share:.1%}, {self.low:.1%} to {self.high:.1%}; at most {self.longest} words), "
+            f"and for {self.heldout_copied} of {self.num_heldout:,} held-out texts"
         )
         if self.flagged:
-            return f"{found}. Training texts are known by heart."
-        shown = "Too few for more than a suspicion" if self.copied else "None was found"
-        return f"{found}. {shown}; other beginnings and many draws may bring out more."
+            return f"{result}. Training texts are memorised verbatim."
+        extent = "Too few to prove memorisation" if self.copied else "No copies were found"
+        return f"{result}. {extent}; other beginnings or repeated sampling may reveal more."
 
 
-def look_for_recitals(
+def detect_verbatim_copies(
     model: TextModel, train: TextData, heldout: TextData, *, num: int
-) -> tuple[Verbatim, list[Continued]] | str:
-    """What was found from at most `num` texts a split, and the copies; else why nothing can be.
+) -> tuple[VerbatimMemorisation, list[Continuation]] | str:
+    """Return the result for at most `num` texts per split, and the copies.
 
-    Held-out texts that stand in the training set too are left out.
+    Returns the reason, as a string, if memorisation cannot be measured.
     """
     if not model.controls().keys() >= NEEDED:
-        return "this family cannot be asked for its likeliest text"
+        return "this family has no controls for greedy decoding"
+    # 1. Continue held-out texts. They measure how often agreement arises without training on a
+    #    text, so those that are in the training set too are excluded.
     seen = set(train.texts)
     unseen = heldout.take(row for row, text in enumerate(heldout.texts) if text not in seen)
     rate = _tokens_per_byte(model, unseen)
     others = list(islice(_beginnings(model, unseen, rate, MIN_WORDS), max(num, MIN_HELDOUT)))
     if len(others) < MIN_HELDOUT:
         return (
-            f"{len(others)} held-out texts are long enough, fit the model's context and are not in "
-            f"the training set; {MIN_HELDOUT} are needed"
+            f"only {len(others)} held-out texts are long enough, fit the model's context and are "
+            f"not in the training set; {MIN_HELDOUT} are needed"
         )
+    # 2. Set the bound from the control. If it exceeds the length of a continuation, memorisation
+    #    can't be distinguished from repetition within the data.
     control = _continued(model, others, rate)
     bound = _bound(control)
     if bound > MAX_WORDS:
-        return "held-out texts come out word for word as well, so the data repeats itself"
-    ours = list(islice(_beginnings(model, train, rate, bound), num))
-    if len(ours) < min(num, MIN_TRAIN):
-        return f"{len(ours)} training texts go on for {bound} words; {MIN_TRAIN} are needed"
-    found = _continued(model, ours, rate)
-    copies = [each for each in found if each.num_equal >= bound]
-    return _verbatim(found, len(copies), control, bound), copies
+        return "held-out texts are reproduced verbatim as well, so the data repeats itself"
+    # 3. Continue training texts whose rest is at least as long as the bound: a shorter one could
+    #    never count as a copy and would lower the share.
+    beginnings = list(islice(_beginnings(model, train, rate, bound), num))
+    if len(beginnings) < min(num, MIN_TRAIN):
+        num = len(beginnings)
+        return f"only {num} training texts continue for {bound} words; {MIN_TRAIN} are needed"
+    continuations = _continued(model, beginnings, rate)
+    copies = [c for c in continuations if c.num_equal >= bound]
+    return _verbatim(continuations, len(copies), control, bound), copies
 
 
-def _bound(control: Sequence[Continued]) -> int:
-    """Words that at most 1 % of held-out continuations (but one, of few) agree for."""
-    # A whole rest would have gone on for who knows how long.
+def _bound(control: Sequence[Continuation]) -> int:
+    """Return the number of equal words that at most 1 % of held-out continuations reach.
+
+    Of fewer than 100 continuations, one may reach it.
+    """
+    # A full match is right-censored: the text ended before the agreement did.
     agreed = sorted((MAX_WORDS if c.is_whole else c.num_equal for c in control), reverse=True)
+    # In descending order the first k = ceil(1 % of n) entries may reach the bound, entry k not.
     return max(MIN_WORDS, agreed[math.ceil(EXPECTED * len(agreed))] + 1)
 
 
 def _verbatim(
-    found: Sequence[Continued], copied: int, control: Sequence[Continued], bound: int
-) -> Verbatim:
-    share = share_estimate(copied, len(found))
-    return Verbatim(
-        num=len(found),
+    continuations: Sequence[Continuation], copied: int, control: Sequence[Continuation], bound: int
+) -> VerbatimMemorisation:
+    share = share_estimate(copied, len(continuations))
+    return VerbatimMemorisation(
+        num=len(continuations),
         copied=copied,
         share=share.value,
         low=share.low,
         high=share.high,
         bound=bound,
         num_heldout=len(control),
-        heldout_copied=sum(each.num_equal >= bound for each in control),
-        longest=max(each.num_equal for each in found),
-        flagged=share.low > FLAGGED,
+        heldout_copied=sum(c.num_equal >= bound for c in control),
+        longest=max(c.num_equal for c in continuations),
+        flagged=share.low > FLAGGED,  # the lower bound: a claim needs more than chance
     )
 
 
-def _continued(model: TextModel, beginnings: Sequence[Beginning], rate: float) -> list[Continued]:
-    """What the model writes after each beginning when it takes the likeliest token each time."""
-    # Those that need as many steps are drawn together.
-    ordered = sorted(beginnings, key=lambda each: len(each.rest.encode()))
-    texts = sampler.draw(model, [_request(model, e, rate) for e in ordered], progress=True)
+def _continued(
+    model: TextModel, beginnings: Sequence[Beginning], rate: float
+) -> list[Continuation]:
+    """Return the model's greedy continuation of each beginning, ordered by length."""
+    # A batch runs as long as its longest text, so texts of similar length are batched.
+    ordered = sorted(beginnings, key=lambda beginning: len(beginning.rest.encode()))
+    texts = sampler.generate(model, [_request(model, e, rate) for e in ordered], progress=True)
     return [
-        Continued(each, drawn, num_equal(words(drawn), words(each.rest)))
-        for each, drawn in zip(ordered, texts, strict=True)
+        Continuation(beginning, text, num_equal(words(text), words(beginning.rest)))
+        for beginning, text in zip(ordered, texts, strict=True)
     ]
 
 
 def _beginnings(
     model: TextModel, data: TextData, rate: float, min_words: int
 ) -> Iterator[Beginning]:
-    """Beginnings in a random order that is the same each time, where enough follows them.
+    """Yield beginnings with at least `min_words` after them, in a fixed random order.
 
-    What the model's context cannot hold, at `rate` tokens a byte, is passed over.
+    Texts that exceed the model's context, at `rate` tokens per byte, are skipped.
     """
     longest = model.controls()["max_new_tokens"].high
-    for row in _scattered(data):
+    for row in _shuffled_rows(data):
         beginning = _beginning(data, row)
         length = len((beginning.prompt + beginning.rest).encode())
         if len(words(beginning.rest)) < min_words or length * rate > longest:
             continue
-        if sampler.takes(model, _request(model, beginning, rate)):
+        if sampler.accepts(model, _request(model, beginning, rate)):
             yield beginning
 
 
-def _scattered(data: TextData) -> list[int]:
-    """The rows in a random order that is the same each time."""
+def _shuffled_rows(data: TextData) -> list[int]:
+    """Return the rows in a random order that is the same at every call."""
     rows: list[int] = np.random.default_rng(SEED).permutation(len(data)).tolist()
     return rows
 
 
 def _beginning(data: TextData, row: int) -> Beginning:
-    """A prompt and its answer, or a text's first half (of at most 32 words) and what follows."""
+    """Return prompt and answer, or the first half (at most 32 words) of a text and the rest."""
     text = data.texts[row]
-    places = spans(text)
+    word_spans = spans(text)
     if data.prompts is not None:
         prompt, history = data.prompts[row], tuple(data.histories[row]) if data.histories else ()
-        return Beginning(prompt, history, text[: places[:MAX_WORDS][-1][1]] if places else "")
-    num = min(MAX_WORDS, len(places) // 2)
+        return Beginning(
+            prompt, history, text[: word_spans[:MAX_WORDS][-1][1]] if word_spans else ""
+        )
+    num = min(MAX_WORDS, len(word_spans) // 2)
     if not num:
         return Beginning("", (), "")
-    cut, end = places[num - 1][1], places[: num + MAX_WORDS][-1][1]
-    return Beginning(text[:cut], (), text[cut:end], is_begun=True)
+    # Cut behind a word, so the model receives whole words and the rest begins with its space.
+    cut, end = word_spans[num - 1][1], word_spans[: num + MAX_WORDS][-1][1]
+    return Beginning(text[:cut], (), text[cut:end], is_prefix=True)
 
 
 def _request(model: TextModel, beginning: Beginning, rate: float) -> SampleRequest:
-    """The likeliest continuation, with room for half more tokens than the rest should take."""
+    """Return the request for a greedy continuation of a beginning."""
     allowed = model.controls()
+    # Half more tokens than the rest should take, because texts differ in tokens per byte.
     room = math.ceil(1.5 * rate * len(beginning.rest.encode()))
     controls = {name: value for name, value in GREEDY.items() if name in allowed}
     controls["max_new_tokens"] = float(min(room, allowed["max_new_tokens"].high))
@@ -209,12 +225,12 @@ def _request(model: TextModel, beginning: Beginning, rate: float) -> SampleReque
         prompt=beginning.prompt or None,
         history=beginning.history,
         controls=controls,
-        is_begun=beginning.is_begun,
+        is_prefix=beginning.is_prefix,
     )
 
 
 def _tokens_per_byte(model: TextModel, data: TextData) -> float:
-    """Tokens that a byte of what follows beginnings takes."""
-    rests = [_beginning(data, row).rest for row in _scattered(data)[:NUM_MEASURED]]
+    """Return the mean number of tokens per byte, measured on some of the texts."""
+    rests = [_beginning(data, row).rest for row in _shuffled_rows(data)[:NUM_MEASURED]]
     _, num_tokens = model.log_likelihood(TextData(rests))
     return float(num_tokens.sum()) / max(1, sum(len(rest.encode()) for rest in rests))

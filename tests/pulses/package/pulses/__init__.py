@@ -11,25 +11,25 @@ from aigc_ops.interfaces.sections import SectionConfig
 
 
 class PulseDataConfig(SectionConfig):
-    """How pulses are read."""
+    """Parquet column of pulses."""
 
     column: str = Field(default="pulse", min_length=1, description="Parquet column of pulses.")
 
 
 class PulseValidationConfig(SectionConfig):
-    """What pulses must be."""
+    """Requirements on pulses."""
 
     max_level: float = Field(default=10.0, gt=0, description="Largest absolute value.")
 
 
 class PulseEvaluationConfig(SectionConfig):
-    """How many pulses are compared."""
+    """Number of pulses to compare."""
 
-    num_pulses: int = Field(default=64, ge=2, description="Pulses drawn from the model.")
+    num_pulses: int = Field(default=64, ge=2, description="Number of pulses to generate.")
 
 
 class Pulses(Modality):
-    """A batch is a (N, T) float32 tensor."""
+    """The modality; a batch is a (N, T) float32 tensor."""
 
     name = "pulses"
     unit = rate_unit = "pulses"

@@ -1,4 +1,4 @@
-"""How pulses are read, measured and checked."""
+"""Reading, measuring and checking pulses."""
 
 from contextlib import suppress
 from typing import ClassVar
@@ -12,7 +12,7 @@ from aigc_ops.interfaces.ingestion import Check, DataHooks, Survey
 
 
 def levels(content):
-    """Return the (T,) float32 levels of a pulse; raises DataError for what is none."""
+    """Return the (T,) float32 levels of a pulse; raises DataError for other bytes."""
     if not content or len(content) % 4:
         raise DataError("not whole float32 numbers")
     return np.frombuffer(content, dtype="<f4")
@@ -33,12 +33,12 @@ class PulseData(TrainingData):
 
 
 class PulseSurvey(Survey):
-    """The length of the first sound pulse."""
+    """Survey that records the length of the first valid pulse."""
 
     length = 0
 
     def add(self, row):
-        with suppress(DataError):  # validation names it
+        with suppress(DataError):  # validation names the row
             self.length = self.length or len(levels(row.content))
 
     def shape_fields(self, config, class_names):

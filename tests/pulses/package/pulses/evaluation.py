@@ -1,4 +1,4 @@
-"""How models of pulses are scored and compared."""
+"""Scores and comparisons of models of pulses."""
 
 import torch
 
@@ -16,10 +16,10 @@ class PulseEvaluation(EvaluationHooks):
 
     def _samples(self, model, context):
         requests = sampler.requests(model, context.section.num_pulses, seed=context.seed)
-        return requests, sampler.draw(model, requests)
+        return requests, sampler.generate(model, requests)
 
     def _distances(self, samples, context):
-        """Return the distance, and that without each sample in turn."""
+        """Return the distance of the mean, and the jackknife distances without each sample."""
         mean, num = context.read("train").pulses.mean(0), len(samples)
         total = samples.sum(0)
         without = ((total - samples) / (num - 1) - mean).square().mean(1)

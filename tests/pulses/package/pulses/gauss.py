@@ -1,4 +1,4 @@
-"""A normal distribution of levels a class: the smallest family there is."""
+"""Gauss: a normal distribution per level and class, a minimal family."""
 
 import math
 from typing import Literal
@@ -19,7 +19,7 @@ class GaussConfig(FamilyConfig):
 
 
 class Gauss(Generative):
-    """Mean and spread of each level, by class."""
+    """Mean and log standard deviation of each level, per class."""
 
     modality = "pulses"
     config_type = GaussConfig

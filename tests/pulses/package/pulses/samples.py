@@ -1,4 +1,4 @@
-"""Pulses as files, and what they can be asked for."""
+"""Pulses as files, and the fields of a request."""
 
 from typing import ClassVar
 
@@ -50,7 +50,7 @@ class LabelField(CallFields):
 
 
 class PulseRequests(RequestFields):
-    """A label."""
+    """Request fields: a label."""
 
     fields = LabelField
     columns: ClassVar = {"label": "long"}

@@ -1,4 +1,4 @@
-"""What is shown while a model of pulses trains."""
+"""Samples and measurements during training."""
 
 from aigc_ops.interfaces.training import TrainingHooks
 from aigc_ops.sampling import sampler
@@ -6,17 +6,17 @@ from pulses.samples import PulseCodec
 
 
 class PulseTraining(TrainingHooks):
-    """A table of pulses, and how loud they are."""
+    """A table of pulses, and their mean loudness."""
 
     def monitor(self, train):
         requests = []
 
         def measure(model):
             requests[:] = requests or sampler.requests(model, 16, seed=0)
-            return {"samples/loudness": float(sampler.draw(model, requests).abs().mean())}
+            return {"samples/loudness": float(sampler.generate(model, requests).abs().mean())}
 
         return measure
 
     def preview(self, model, data):
         requests = sampler.requests(model, 4, seed=0)
-        return PulseCodec().preview(sampler.draw(model, requests), requests)
+        return PulseCodec().preview(sampler.generate(model, requests), requests)
