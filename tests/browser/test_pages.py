@@ -240,7 +240,7 @@ def test_where_two_must_agree_the_form_asks_for_another_name(
     before, version = champion(servers), weighed(images, 3, reviewers=2)
     run = review_of(servers, version)
     answer(page, servers, run, "approve", "Ann", " ")
-    asked_again(servers, page, run, "the name or the reason was empty")
+    asked_again(servers, page, run, "one of them was empty")
     answer(page, servers, run, "approve", "Ann", "good pets")
     asked_again(servers, page, run, "a second reviewer is required")
     answer(page, servers, run, "approve", "ann", "very good pets")
