@@ -88,7 +88,7 @@ def send_to(url: str) -> None:
         threshold=1,
         within=timedelta(0),
     )
-    # In a block the server stores the URL as a secret: whoever knows it can post to the channel.
+    # In a block the URL is stored as a secret: everyone who knows it can post to the channel.
     action = CallWebhook(
         block_document_id=block.save("aigc-ops-messages", overwrite=True),
         payload=PAYLOAD,

@@ -52,7 +52,7 @@ def chat(
         # Any other command shows the help: a mistyped one must not be sent to the model.
         elif word.startswith("/") and not word.startswith("//"):
             _print_note(HELP)
-        # 2. A prompt; an empty line is none.
+        # 2. A prompt; empty lines are ignored.
         elif line.strip():
             prompt = line.rstrip("\n").replace("//", "/", 1 if word.startswith("//") else 0)
             request = SampleRequest(

@@ -45,7 +45,7 @@ def private_folder(variable: str) -> Path:
 
 def fault(folder: Path) -> str | None:
     """Return why the content of a folder cannot be trusted; None if it is private."""
-    # lstat, not stat: whoever owns a link could point it elsewhere after this check.
+    # lstat, not stat: the owner of a link could point it elsewhere after this check.
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
         return "is a link or a file, not a folder"

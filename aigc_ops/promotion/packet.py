@@ -168,7 +168,7 @@ def _page(
     contracts: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
 ) -> str:
     """Return the page's HTML, with all text escaped and no external resources."""
-    # Names, prompts and reasons come from data and people; the page is opened by whoever decides.
+    # Names, prompts and reasons come from data and people; the page is opened by reviewers.
     page = template(files("aigc_ops.promotion").joinpath("packet.html"), trim_blocks=True)
     plots = [(name, picture) for name, points in curves if (picture := curves_picture(points))]
     return page.render(

@@ -123,7 +123,7 @@ def _search(condition: str) -> list[ModelVersion]:
     client = connect()
     with faults("searching the versions"):
         entities: list[Entity] = client.search_model_versions(condition, max_results=1000)
-        # A version without the tag was registered by other tools and is none of this package's.
+        # A version without the tag was registered by other tools, not by this package.
         ready = [e for e in entities if e.status == "READY" and MANIFEST_TAG in e.tags]
         names = {entity.name for entity in ready}
         # Aliases are read from the model: a version's own list is empty in search results.

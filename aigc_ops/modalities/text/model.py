@@ -13,7 +13,7 @@ from aigc_ops.interfaces.data import TrainingData
 from aigc_ops.interfaces.model import Generative
 from aigc_ops.interfaces.request import Message, SampleRequest
 
-# Data of at least so many characters has its tokenised examples cached on disk. Below that,
+# Data of at least this number of characters has its tokenised examples cached on disk. Below that,
 # tokenising again is as quick as reading a cache entry.
 MIN_CACHED_CHARACTERS = 2**20
 

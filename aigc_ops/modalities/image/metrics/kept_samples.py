@@ -60,7 +60,7 @@ def first_samples(
     model, seed, cache = loaded.model, context.seed, context.cache
     assert isinstance(model, ImageModel), type(model)
     check_shape(model, context.ref)
-    # Of larger sets, an evaluation stores only so many rows of features.
+    # Of larger sets, an evaluation stores only this number of rows of features.
     num = min(context.section.num_samples, MAX_KEPT)
     kept = kept_samples(loaded, extractor, num, seed=seed, cache=cache)
     if kept is None:
