@@ -55,7 +55,7 @@ class Judge:
         """Label agreement, deviation within classes, neighbours, and Fréchet distance."""
         asked = sampler.requests(model, self.num, seed=seed)
         images = sampler.generate(model, asked, progress=True)
-        labels = np.array([request.label for request in asked])
+        labels = np.array([request.conditions["label"] for request in asked])
         features = self._extractor.features(images, what="the samples")
         distance = frechet_distance(Gaussian.of_features(features), self._gaussian)
         return {

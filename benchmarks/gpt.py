@@ -194,7 +194,7 @@ def generate(pretrained: str, *, rounds: int) -> None:
     assert isinstance(data, TextData)
     model = Gpt.from_data(config, data).eval()
     english = [p for p in data.prompts or () if p.isascii()][:NUM_PROMPTS]
-    asked = [SampleRequest(0, prompt=prompt) for prompt in english]
+    asked = [SampleRequest(0, {"prompt": prompt}) for prompt in english]
     network: Any = model.network
     openings = [model.vocabulary.prompt_tokens(prompt) for prompt in english]
 

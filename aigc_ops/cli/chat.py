@@ -55,9 +55,8 @@ def chat(
         # 2. A prompt; empty lines are ignored.
         elif line.strip():
             prompt = line.rstrip("\n").replace("//", "/", 1 if word.startswith("//") else 0)
-            request = SampleRequest(
-                seed, prompt=prompt, controls=controls or {}, history=history, stop=tuple(stop)
-            )
+            conditions = {"prompt": prompt, "history": history or None, "stop": tuple(stop) or None}
+            request = SampleRequest(seed, conditions, controls or {})
             answer = _answer(model, request, output)
             # 3. A refused or interrupted prompt leaves neither history nor seed changed. The n-th
             # answer uses seed + n, so that the same conversation gives the same answers.

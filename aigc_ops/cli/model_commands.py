@@ -37,14 +37,18 @@ def sample_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Ans
     # Before the model is loaded, which takes seconds: a mistyped control fails at once.
     controls = control_values(arguments.controls)
     model, origin = _load_with_origin(arguments.model)
+    word = arguments.label
+    label = None if word is None else sampler.class_label(model, word)
     requests = sampler.requests(
         model,
         arguments.num,
         seed=arguments.seed,
-        label=None if arguments.label is None else sampler.class_label(model, arguments.label),
-        prompt=arguments.prompt,
+        conditions={
+            "label": label,
+            "prompt": arguments.prompt,
+            "stop": tuple(arguments.stop) or None,
+        },
         controls=controls,
-        stop=arguments.stop,
     )
     generated = sampler.generate_timed(_on_device(model), requests, progress=True)
     out = Path(arguments.out)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aigc_ops.core.errors import ModelError
 
@@ -23,7 +23,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Control:
-    """A numeric setting of a sample, besides its label or prompt."""
+    """A numeric setting of a sample, besides its conditions."""
 
     low: float
     high: float
@@ -45,15 +45,16 @@ class SampleRequest:
     """A request for one sample; equal requests give equal samples, in any batch."""
 
     seed: int
-    label: int | None = None
-    prompt: str | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    """Inputs of the sample by name, such as `label` or `prompt`; None is dropped.
+
+    `RequestFields.conditions` of the modality declares them.
+    """
     controls: Mapping[str, float] = field(default_factory=dict)
-    history: tuple[Message, ...] = ()
-    """The conversation before the prompt, oldest turn first."""
-    stop: tuple[str, ...] = ()
-    """Stop strings: the text ends before the first occurrence of one."""
-    is_prefix: bool = False
-    """True: the prompt is the start of the text itself; no chat template is applied."""
+
+    def __post_init__(self) -> None:
+        present = {name: value for name, value in self.conditions.items() if value is not None}
+        object.__setattr__(self, "conditions", present)
 
     def generator(self) -> "torch.Generator":
         """Return a CPU generator seeded for this request alone."""
@@ -67,20 +68,6 @@ class SampleRequest:
 def unseeded(request: SampleRequest) -> SampleRequest:
     """Return the request with seed 0, so that requests differing by seed alone are equal."""
     return replace(request, seed=0)
-
-
-def check_label(request: SampleRequest, num_classes: int) -> None:
-    """Raise ModelError unless the request's label suits a model of `num_classes` (0: none)."""
-    if request.prompt is not None:
-        raise ModelError("this model takes no prompt; give a label or nothing")
-    if request.history or request.stop:
-        raise ModelError("this model takes no messages and no stop; leave them out")
-    if request.label is None and num_classes:
-        raise ModelError(f"this model needs a label; give one from 0 to {num_classes - 1}")
-    if request.label is not None and not num_classes:
-        raise ModelError("this model has no classes; leave the label out")
-    if request.label is not None and not 0 <= request.label < num_classes:
-        raise ModelError(f"label {request.label} is outside 0..{num_classes - 1}")
 
 
 def check_controls(request: SampleRequest, controls: Mapping[str, Control]) -> None:

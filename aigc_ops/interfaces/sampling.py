@@ -1,12 +1,16 @@
 """Interface of a modality's samples: join, write, read, compare and show them."""
 
 import abc
+import base64
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, create_model
 
+from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.conditions import Condition
 from aigc_ops.interfaces.media import Media
 from aigc_ops.interfaces.request import SampleRequest
 
@@ -82,13 +86,19 @@ class SampleCodec(abc.ABC, Generic[SamplesT]):
 
     def json_value(self, content: bytes) -> str:
         """Return an encoded sample as a JSON string, by default in base64."""
-        import base64
-
         return base64.b64encode(content).decode()
+
+    def from_json_value(self, value: str) -> bytes:
+        """Return the bytes that `json_value` encoded; raises ValueError if it did not."""
+        return base64.b64decode(value, validate=True)
 
     def column_value(self, sample: Any) -> Any:
         """Return a sample as a value of MLflow's output column."""
         return self.encode(sample)
+
+    def from_column_value(self, value: Any) -> Any:
+        """Return the sample that `column_value` encoded."""
+        return self.decode(value)
 
     def read_metadata(self, path: Path) -> str | None:  # noqa: ARG002
         """Return the JSON metadata embedded in a sample file; None if there is none.
@@ -124,44 +134,69 @@ class SampleCodec(abc.ABC, Generic[SamplesT]):
         return self.stack([self.decode(each) for each in content])
 
 
-class RequestFields(abc.ABC):
-    """Fields of a sample request besides seed and controls."""
+class RequestFields:
+    """Fields of a sample request besides seed and controls: the conditions."""
 
     # The same request arrives in three forms: an HTTP body, a row of an MLflow table, a line of
     # `samples.jsonl`. All become a SampleRequest, so equal requests give equal samples.
-    fields: ClassVar[type[BaseModel]]
-    """Fields that the modality adds to `POST /generate`."""
-    columns: ClassVar[Mapping[str, str]]
-    """MLflow's optional input columns: name to type ("long", "string" or "binary")."""
-    echoed: ClassVar[tuple[str, ...]] = ()
-    """Input columns that MLflow's output repeats besides the seed."""
-    in_answers: ClassVar[tuple[str, ...]] = ()
-    """Request fields that JSON responses repeat besides the seed."""
+    conditions: ClassVar[tuple[Condition[Any], ...]]
+    """Conditions that a request may have."""
 
     # A flag, so that held-out data is decoded only for a modality that needs it.
     takes_prompts: ClassVar[bool] = False
     """True if `default_prompts` may return prompts."""
 
-    @abc.abstractmethod
-    def arguments(self, call: BaseModel) -> dict[str, Any]:
-        """Return the keyword arguments of `sampler.requests` for a validated call."""
+    @cached_property
+    def fields(self) -> type[BaseModel]:
+        """Fields that the modality adds to `POST /generate`."""
+        fields: dict[str, Any] = {each.name: each.field() for each in self.conditions}
+        kind: type[BaseModel] = create_model("Fields", __base__=CallFields, **fields)
+        return kind
 
-    @abc.abstractmethod
-    def call(self, request: SampleRequest) -> dict[str, Any]:
+    def from_call(self, call: BaseModel) -> dict[str, Any]:
+        """Return the conditions of a validated call.
+
+        Raises ModelError when the content of a field cannot be decoded.
+        """
+        return self.from_record({each.name: getattr(call, each.name) for each in self.conditions})
+
+    def to_call(self, request: SampleRequest) -> dict[str, Any]:
         """Return the JSON fields of a call for one request."""
+        return self.to_record(request)
 
-    @abc.abstractmethod
-    def record(self, request: SampleRequest) -> dict[str, Any]:
-        """Return the fields of a request in `samples.jsonl`, without the seed."""
+    def to_record(self, request: SampleRequest) -> dict[str, Any]:
+        """Return the conditions of a request as JSON, for `samples.jsonl`; absent ones are null."""
+        values = {each: each.of(request) for each in self.conditions}
+        return {
+            each.name: None if value is None else each.to_json(value)
+            for each, value in values.items()
+        }
 
-    @abc.abstractmethod
+    def from_record(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the conditions that `to_record` encoded; other fields are ignored."""
+        return {
+            each.name: each.from_json(fields[each.name])
+            for each in self.conditions
+            if fields.get(each.name) is not None
+        }
+
     def from_row(
         self, model: "Generative[Any]", index: int, row: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the keyword arguments of a SampleRequest for a row of an MLflow table.
+        """Return the conditions in a row of an MLflow table; absent ones have their defaults.
 
         Raises ModelError naming the row when a value has the wrong type.
         """
+        conditions = {}
+        for each in self.conditions:
+            content = row.get(each.name)
+            try:
+                conditions[each.name] = (
+                    each.default(model, index) if content is None else each.from_column(content)
+                )
+            except ModelError as error:
+                raise ModelError(f"row {index}: {error}") from error
+        return conditions
 
     def default_prompts(self, heldout: Any) -> Sequence[str]:  # noqa: ARG002
         """Return prompts of held-out data for a version's golden samples; may be empty."""

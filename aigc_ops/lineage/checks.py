@@ -1,5 +1,6 @@
 """The checks of a lineage: each compares the records of one link and reports its state."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from aigc_ops.serving.bento.store import (
 
 State = Literal["holds", "absent", "broken"]
 SHORT = 12
+MAX_SHOWN = 200  # characters of a condition
 
 
 class Link(Record):
@@ -62,11 +64,16 @@ def sample(facts: Facts) -> Link | None:
         return None
     # A prompt and the names of controls come from a file that anyone may have written.
     request = [f"seed {note.seed}"]
-    request += [f"label {note.label}"] if note.label is not None else []
-    request += [f"prompt {printable(note.prompt)!r}"] if note.prompt is not None else []
+    request += [f"{printable(name)} {_shown(value)}" for name, value in note.given().items()]
     request += [f"{printable(name)}={value:g}" for name, value in note.controls.items()]
     message = f"{path}: {', '.join(request)}, by the model {note.manifest_digest[:SHORT]}"
     return Link(name="sample", state="holds", message=message, details=note.model_dump(mode="json"))
+
+
+def _shown(value: JsonValue) -> str:
+    """Return a condition's value in one line of bounded length."""
+    text = repr(printable(value)) if isinstance(value, str) else printable(json.dumps(value))
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} …"
 
 
 def bento(facts: Facts) -> Link | None:

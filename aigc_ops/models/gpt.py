@@ -18,6 +18,7 @@ from torch.nn import functional
 from aigc_ops.compute.random import Noise
 from aigc_ops.core.errors import ModelError
 from aigc_ops.core.input_paths import InputPath
+from aigc_ops.interfaces.conditions import check_conditions
 from aigc_ops.interfaces.model import Alarm, FamilyConfig, Loss
 from aigc_ops.interfaces.optimizer import AdamConfig
 from aigc_ops.interfaces.request import (
@@ -29,6 +30,7 @@ from aigc_ops.interfaces.request import (
     unseeded,
 )
 from aigc_ops.modalities.text.model import TextData, TextModel
+from aigc_ops.modalities.text.requests import HISTORY, PREFIX, PROMPT, STOP
 from aigc_ops.models.language.decoding import Decoding, Detokenizer, TokenSampler, continuations
 from aigc_ops.models.language.export import export
 from aigc_ops.models.language.likelihood import log_likelihood
@@ -278,10 +280,12 @@ class Gpt(TextModel):
 
     def check(self, request: SampleRequest) -> None:
         check_controls(request, self.controls())
-        check_turns(request.history)
-        if request.history and not request.prompt:
+        check_conditions(request, tuple(each.name for each in (PROMPT, PREFIX, HISTORY, STOP)))
+        history = HISTORY.of(request) or ()
+        check_turns(history)
+        if history and not PROMPT.of(request):
             raise ModelError("the messages are answered already; give a prompt to follow them")
-        if "" in request.stop:
+        if "" in (STOP.of(request) or ()):
             raise ModelError("a stop string is empty; give one or more characters, or none")
         self._prompt_tokens(request)
 
@@ -290,17 +294,16 @@ class Gpt(TextModel):
 
         Raises ModelError when prompt and system messages alone exceed the context.
         """
-        if request.label is not None:
-            raise ModelError("this model writes text and takes no label; give a prompt or nothing")
         # 1. The request must fit without its history, and one token must be able to follow.
-        prompt, room = request.prompt or "", self.config.context_length - 1
-        check_unicode("".join([*(message.text for message in request.history), prompt]))
-        system = [message for message in request.history if message.role == "system"]
+        prefix, turns = PREFIX.of(request), HISTORY.of(request) or ()
+        prompt, room = prefix or PROMPT.of(request) or "", self.config.context_length - 1
+        check_unicode("".join([*(message.text for message in turns), prompt]))
+        system = [message for message in turns if message.role == "system"]
         text = "".join([*(message.text for message in system), prompt])
         vocabulary, context_length = self.vocabulary, self.config.context_length
         if not vocabulary.fits(text, room):
             tokens = None  # a megabyte is refused by its length alone, without encoding it
-        elif request.is_prefix:
+        elif prefix:
             tokens = vocabulary.prefix_tokens(prompt)
         else:
             tokens = vocabulary.prompt_tokens(prompt, system)
@@ -319,7 +322,7 @@ class Gpt(TextModel):
                 return False
             return len(vocabulary.prompt_tokens(prompt, history)) + answer <= context_length
 
-        history = truncate_history(request.history, fits)
+        history = truncate_history(turns, fits)
         return vocabulary.prompt_tokens(prompt, history) if history else tokens
 
     @torch.no_grad()
@@ -351,7 +354,7 @@ class Gpt(TextModel):
                 self.vocabulary,
                 prompt,
                 max_tokens=min(decoding.max_new_tokens, longest - len(prompt)),
-                stop=request.stop or self.config.stop,
+                stop=STOP.of(request) or self.config.stop,
             )
             for request, prompt, decoding in zip(requests, prompts, settings, strict=True)
         ]

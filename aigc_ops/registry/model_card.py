@@ -111,7 +111,7 @@ def _scores(scores: Scores | None) -> str:
 
 
 def _use(name: str, checkpoint: Checkpoint, controls: Mapping[str, Control]) -> str:
-    columns = list(find_modality(checkpoint.modality).requests.columns)
+    columns = [each.name for each in find_modality(checkpoint.modality).requests.conditions]
     columns += ["controls"] if controls else []
     return f"""The golden samples and the last sample grid are among the model's artifacts.
 

@@ -43,7 +43,8 @@ def store_locally(checkpoint: Checkpoint, model: Generative[Any], prompts: Seque
             write_model(released, folder)
         valid = filter_valid_prompts(released, prompts, MAX_GOLDEN)
         num = min(max(MIN_GOLDEN, released.num_classes, len(valid)), MAX_GOLDEN)
-        golden = requests(released, num, seed=GOLDEN_SEED, prompt=valid or None)
+        conditions = [{"prompt": prompt} for prompt in valid]
+        golden = requests(released, num, seed=GOLDEN_SEED, conditions=conditions)
         modality = find_modality(released.modality)
         write_samples(modality, generate(released, golden), golden, folder / GOLDEN)
 

@@ -19,6 +19,7 @@ from aigc_ops import __version__
 from aigc_ops.compute.random import MAX_SEED
 from aigc_ops.core.errors import ModelError
 from aigc_ops.interfaces.discovery import find_modality, modality_names
+from aigc_ops.interfaces.modality import Modality
 from aigc_ops.interfaces.model import Generative
 from aigc_ops.interfaces.request import Control, SampleRequest
 from aigc_ops.sampling.sampler import generate
@@ -51,31 +52,34 @@ class SamplingFunction:
         ]
         samples, codec = generate(self.model, sample_requests), self._modality.samples
         table: dict[str, list[Any]] = {"seed": [request.seed for request in sample_requests]}
-        for name in self._modality.requests.echoed:
-            table[name] = [getattr(request, name) for request in sample_requests]
+        for condition in self._modality.requests.conditions:
+            if condition.is_echoed:
+                table[condition.name] = [condition.of(request) for request in sample_requests]
         table[codec.json_name] = [codec.column_value(sample) for sample in samples]
         return pd.DataFrame(table, index=model_input.index, dtype=object).infer_objects()
 
     def _request(self, index: int, row: Mapping[str, Any]) -> SampleRequest:
         # A column of another modality is an error, not to be ignored. MLflow drops columns that the
         # signature lacks, so it gets here only without a signature.
-        accepted = {"seed", "controls", *self._modality.requests.columns}
+        accepted = {"seed", "controls", *_columns(self._modality)}
         for name in _request_columns() - accepted:
             if row.get(name) is not None:
                 known = ", ".join(sorted(accepted))
                 raise ModelError(f"row {index}: this model takes no {name}; it takes {known}")
         return SampleRequest(
-            seed=int(row["seed"]),
-            controls=_control_values(index, row.get("controls")),
-            **self._modality.requests.from_row(self.model, index, row),
+            int(row["seed"]),
+            self._modality.requests.from_row(self.model, index, row),
+            _control_values(index, row.get("controls")),
         )
 
 
 def _request_columns() -> set[str]:
     """Return the optional input columns of all modalities."""
-    return {
-        name for modality in modality_names() for name in find_modality(modality).requests.columns
-    }
+    return {column for name in modality_names() for column in _columns(find_modality(name))}
+
+
+def _columns(modality: Modality[Any]) -> list[str]:
+    return [condition.name for condition in modality.requests.conditions]
 
 
 def _load_pyfunc(path: str) -> SamplingFunction:
@@ -175,14 +179,14 @@ def signature(modality: str, has_controls: bool) -> "ModelSignature":
     requests, codec = find_modality(modality).requests, find_modality(modality).samples
     seed = ColSpec(DataType.long, "seed")
     optional = {
-        name: ColSpec(DataType[kind], name, required=False)
-        for name, kind in requests.columns.items()
+        condition: ColSpec(DataType[condition.column_type], condition.name, required=False)
+        for condition in requests.conditions
     }
     inputs = [seed, *optional.values()]
     if has_controls:
         inputs.append(ColSpec(DataType.string, "controls", required=False))
     content = ColSpec(DataType[codec.column_type], codec.json_name)
-    echoed = [optional[name] for name in requests.echoed]
+    echoed = [column for condition, column in optional.items() if condition.is_echoed]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([seed, *echoed, content]))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aigc_ops.core.errors import CheckpointError, ModelError
 from aigc_ops.interfaces.modality import Modality
-from aigc_ops.interfaces.request import Message, SampleRequest
+from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.sampling.metadata import RECORD, ModelRef, sample_metadata
 
 GOLDEN = "golden"
@@ -97,7 +97,7 @@ def _row(
     # Empty optional fields are omitted; `read_samples` has their defaults.
     row = {
         "file": name,
-        **modality.requests.record(request),
+        **modality.requests.to_record(request),
         **modality.samples.record(sample),
         "seed": request.seed,
     }
@@ -105,10 +105,6 @@ def _row(
         row["model"] = origin.manifest_digest
     if request.controls:
         row["controls"] = dict(request.controls)
-    if request.history:
-        row["history"] = request.history
-    if request.stop:
-        row["stop"] = request.stop
     return row
 
 
@@ -144,14 +140,7 @@ def read_samples(modality: Modality[Any], folder: Path) -> tuple[list[SampleRequ
         lines = (folder / RECORD).read_text("utf-8").split("\n")[:-1]
         rows = [json.loads(line) for line in lines]
         requests = [
-            SampleRequest(
-                row["seed"],
-                row.get("label"),
-                row.get("prompt"),
-                row.get("controls", {}),
-                tuple(Message(*turn) for turn in row.get("history", ())),
-                tuple(row.get("stop", ())),
-            )
+            SampleRequest(row["seed"], modality.requests.from_record(row), row.get("controls", {}))
             for row in rows
         ]
         return requests, modality.samples.read(folder, rows)

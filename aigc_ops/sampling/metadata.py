@@ -21,7 +21,7 @@ from aigc_ops.interfaces.sampling import METADATA_KEY
 RECORD = "samples.jsonl"
 DIGEST = r"[0-9a-f]{64}"
 MAX_RECORD_BYTES = 2**28  # 256 MiB; larger files are not read, since anyone can offer one
-# Fields of a request that have their own key; those of other modalities go into `conditions`.
+# Conditions that have their own key; others go into `conditions`.
 CONDITIONS = ("label", "prompt")
 FIELDS = ("seed", *CONDITIONS, "controls", "conditions")
 
@@ -41,7 +41,12 @@ class SampleMetadata(ModelRef):
     prompt: str | None = None
     controls: Mapping[str, float] = {}
     conditions: Mapping[str, JsonValue] = {}
-    """Further fields of the modality's requests, by name."""
+    """Further conditions of the request, by name."""
+
+    def given(self) -> dict[str, JsonValue]:
+        """Return all conditions of the request, by name."""
+        given = {"label": self.label, "prompt": self.prompt, **self.conditions}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def sample_metadata(
@@ -49,7 +54,7 @@ def sample_metadata(
 ) -> dict[str, Any]:
     """Return the metadata to embed in the file of a sample."""
     # Empty fields are omitted: each file carries this text.
-    fields = modality.requests.record(request)
+    fields = modality.requests.to_record(request)
     metadata = {**origin.model_dump(), "seed": request.seed}
     metadata |= {name: value for name, value in fields.items() if name in CONDITIONS}
     if others := {name: value for name, value in fields.items() if name not in CONDITIONS}:

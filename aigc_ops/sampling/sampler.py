@@ -13,12 +13,14 @@ from aigc_ops.core.errors import ModelError
 from aigc_ops.core.tracking import progress_bar
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.model import Generative
-from aigc_ops.interfaces.request import Message, SampleRequest, unseeded
+from aigc_ops.interfaces.request import SampleRequest, unseeded
 
 MAX_SAMPLES = 1_000_000
 BATCH_SIZE = 64
 NUM_CLASSES_NAMED = 100
 SamplesT = TypeVar("SamplesT")
+Conditions = Mapping[str, Any]
+"""Values of conditions by name."""
 
 
 @dataclass(frozen=True)
@@ -35,38 +37,41 @@ def requests(
     num: int,
     *,
     seed: int,
-    label: int | None = None,
-    prompt: str | Sequence[str] | None = None,
+    conditions: Conditions | Sequence[Conditions] = (),
     controls: Mapping[str, float] | None = None,
-    history: Sequence[Message] = (),
-    stop: Sequence[str] = (),
     max_num: int = MAX_SAMPLES,
 ) -> list[SampleRequest]:
     """Return requests for `num` samples, each checked against the model.
 
-    Without a label, samples cycle through the model's classes; several prompts are cycled
-    likewise. Controls, history and stop strings apply to every sample. Raises ModelError for a
-    request that the model cannot serve.
+    A list of conditions is cycled through, one mapping of values by name per sample; a single
+    mapping and the controls apply to every sample. Conditions that are not given have their
+    defaults: labels cycle through the model's classes. Raises ModelError for a request that the
+    model cannot serve.
     """
     if not 0 <= num <= max_num:
         raise ModelError(f"num is {num}; give a number of samples from 0 to {max_num}")
     if not 0 <= seed <= MAX_SEED:
         raise ModelError(f"seed is {seed}; give a whole number from 0 to {MAX_SEED}")
-    prompts: list[str | None] = [prompt] if isinstance(prompt, str) else [*(prompt or ())]
-    num_classes = model.num_classes
+    given = [conditions] if isinstance(conditions, Mapping) else [*conditions] or [{}]
     sample_requests = [
         SampleRequest(
-            seed=sample_seed,
-            label=index % num_classes if label is None and num_classes else label,
-            prompt=prompts[index % len(prompts)] if prompts else None,
-            controls=controls or {},
-            history=tuple(history),
-            stop=tuple(stop),
+            sample_seed,
+            _with_defaults(model, index, given[index % len(given)]),
+            controls or {},
         )
         for index, sample_seed in enumerate(sample_seeds(seed, num))
     ]
     check_requests(model, sample_requests)
     return sample_requests
+
+
+def _with_defaults(model: Generative[Any], index: int, conditions: Conditions) -> dict[str, Any]:
+    """Return the conditions of the index-th sample, with defaults for those not given."""
+    completed = dict(conditions)
+    for condition in find_modality(model.modality).requests.conditions:
+        if completed.get(condition.name) is None:
+            completed[condition.name] = condition.default(model, index)
+    return completed
 
 
 def class_label(model: Generative[Any], word: str) -> int:
@@ -96,7 +101,7 @@ def check_requests(model: Generative[Any], sample_requests: Sequence[SampleReque
 
 def filter_valid_prompts(model: Generative[Any], prompts: Iterable[str], num: int) -> list[str]:
     """Return the first `num` prompts that the model accepts; too long ones are skipped."""
-    fitting = (prompt for prompt in prompts if accepts(model, SampleRequest(seed=0, prompt=prompt)))
+    fitting = (prompt for prompt in prompts if accepts(model, SampleRequest(0, {"prompt": prompt})))
     return list(islice(fitting, num))
 
 

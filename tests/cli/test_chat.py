@@ -33,9 +33,9 @@ def said(model: Gpt, *lines: str, **settings: object) -> tuple[list[Message], st
 
 def test_each_answer_follows_from_all_before_it(model: Gpt) -> None:
     messages, output = said(model, "Hi", "Who?")
-    first = model.sample([SampleRequest(5, prompt="Hi")])[0]
+    first = model.sample([SampleRequest(5, {"prompt": "Hi"})])[0]
     history = (Message("user", "Hi"), Message("assistant", first))
-    second = model.sample([SampleRequest(6, prompt="Who?", history=history)])[0]
+    second = model.sample([SampleRequest(6, {"prompt": "Who?", "history": history})])[0]
     assert messages == [*history, Message("user", "Who?"), Message("assistant", second)]
     assert output == f"{first}\n{second}\n"
 

@@ -47,4 +47,4 @@ def next_log_probabilities(model: Gpt, ids: list[int]) -> torch.Tensor:
 
 def requests_of_unlike_lengths() -> list[SampleRequest]:
     prompts = [None, "Hi", "你好", "What is AI?", "", "Tell me a joke, will you?", "x", "Who?"]
-    return [SampleRequest(seed, prompt=prompt) for seed, prompt in enumerate(prompts)]
+    return [SampleRequest(seed, {"prompt": prompt}) for seed, prompt in enumerate(prompts)]

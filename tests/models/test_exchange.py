@@ -82,7 +82,7 @@ def test_messages_that_a_template_refuses_are_told_in_its_words(tmp_path: Path) 
     model = with_template(tmp_path, CHATML)
     model.vocabulary.template = type(model.vocabulary.template)(template)
     with pytest.raises(ModelError, match="no system messages here"):
-        model.sample([SampleRequest(0, prompt="Hi")])
+        model.sample([SampleRequest(0, {"prompt": "Hi"})])
 
 
 def test_a_templated_model_learns_answers_and_is_stored_with_its_template(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_exported_model_can_be_started_from(tmp_path: Path) -> None:
     model.export(tmp_path)
     config = GptConfig(pretrained=str(tmp_path), context_length=48, temperature=0)
     again = Gpt.from_data(config, DIALOGUE).eval()
-    request = SampleRequest(0, prompt="Who?", history=TURNS)
+    request = SampleRequest(0, {"prompt": "Who?", "history": TURNS})
     assert again.sample([request]) == model.sample([request])
 
 

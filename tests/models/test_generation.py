@@ -73,7 +73,7 @@ def test_the_least_temperatures_draw_what_is_likeliest(temperature: float) -> No
 def test_a_strong_penalty_ends_repetition() -> None:
     model = small_model(tokenizer="characters", temperature=0, max_new_tokens=30)
     plain, varied = (
-        model.sample([SampleRequest(0, prompt="Hi", controls={"repetition_penalty": penalty})])[0]
+        model.sample([SampleRequest(0, {"prompt": "Hi"}, {"repetition_penalty": penalty})])[0]
         for penalty in (1.0, 10.0)
     )
     assert len(set(varied)) > 2 * len(set(plain))
@@ -83,8 +83,7 @@ def test_each_sample_keeps_to_its_own_settings_among_others() -> None:
     model = small_model(tokenizer="bytes")
     settings = [{"temperature": 0}, {"top_k": 2}, {"top_p": 0.5, "max_new_tokens": 5}, {}]
     requests = [
-        SampleRequest(seed, prompt="Hi", controls=controls)
-        for seed, controls in enumerate(settings)
+        SampleRequest(seed, {"prompt": "Hi"}, controls) for seed, controls in enumerate(settings)
     ]
     assert model.sample(requests) == [model.sample([request])[0] for request in requests]
     assert len(model.sample(requests)[2].encode()) <= 15  # five bytes, were each a broken one
@@ -136,7 +135,7 @@ def test_a_closed_stream_draws_no_further(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         model.network, "forward", lambda *a, **k: calls.append(0) or forward(*a, **k)
     )
-    stream = model.stream(SampleRequest(1, prompt="Hi"))
+    stream = model.stream(SampleRequest(1, {"prompt": "Hi"}))
     next(stream)
     drawn = len(calls)
     stream.close()
@@ -171,7 +170,7 @@ def test_as_many_whole_turns_are_kept_as_the_context_holds() -> None:
     model = small_model(tokenizer="bytes", context_length=64, max_new_tokens=16)
     turns = [Message("user", "u" * 8), Message("assistant", "a" * 8)] * 6
     system = Message("system", "Be brief.")
-    request = SampleRequest(0, prompt="Now?", history=(system, *turns))
+    request = SampleRequest(0, {"prompt": "Now?", "history": (system, *turns)})
     opening = model._prompt_tokens(request)
     assert len(opening) + 16 <= 64
     assert opening == model.vocabulary.prompt_tokens("Now?", [system, *turns[-4:][2:]])
@@ -180,8 +179,8 @@ def test_as_many_whole_turns_are_kept_as_the_context_holds() -> None:
 
 def first_that_fits(model: Gpt, request: SampleRequest) -> list[int]:
     """The opening with as many turns as fit, tried one history after another."""
-    system = [message for message in request.history if message.role == "system"]
-    turns, prompt = request.history[len(system) :], request.prompt
+    system = [message for message in request.conditions["history"] if message.role == "system"]
+    turns, prompt = request.conditions["history"][len(system) :], request.conditions["prompt"]
     longest = model.config.context_length - model._decoding(request).max_new_tokens
     for start in range(0, len(turns) + 1, 2):
         opening = model.vocabulary.prompt_tokens(prompt, [*system, *turns[start:]])
@@ -217,10 +216,10 @@ def test_the_turns_that_are_kept_are_those_that_trying_one_by_one_would_keep(
         model = small_model(tokenizer=kind, **settings)
     random, cut = Random(0), 0
     for _ in range(50):
-        request = SampleRequest(0, prompt="Now?", history=random_history(random))
+        request = SampleRequest(0, {"prompt": "Now?", "history": random_history(random)})
         opening = model._prompt_tokens(request)
         assert opening == first_that_fits(model, request)
-        cut += opening != model.vocabulary.prompt_tokens("Now?", request.history)
+        cut += opening != model.vocabulary.prompt_tokens("Now?", request.conditions["history"])
     assert 5 < cut < 50
 
 
@@ -237,7 +236,7 @@ def test_a_long_history_is_tokenised_a_few_times_for_all_samples(
     model = small_model(tokenizer="bytes", context_length=64, max_new_tokens=1)
     history = [Message(role, "y") for role in ("user", "assistant")] * 500
     monkeypatch.setattr(Vocabulary, "encode", counted)
-    asked = requests(model, 64, seed=0, prompt="Now?", history=history)
+    asked = requests(model, 64, seed=0, conditions={"prompt": "Now?", "history": history})
     assert len(generate(model, asked)) == 64
     assert sum(encoded) < 12 * len(history)
 
@@ -273,7 +272,7 @@ def test_a_prompt_keeps_its_marks_text_while_another_is_framed() -> None:
 )
 def test_turns_out_of_order_are_refused(history: tuple[Message, ...], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        small_model().check(SampleRequest(0, prompt="x", history=history))
+        small_model().check(SampleRequest(0, {"prompt": "x", "history": history}))
 
 
 def test_a_mark_that_a_person_types_is_text() -> None:
@@ -287,16 +286,17 @@ def test_a_mark_that_a_person_types_is_text() -> None:
 def test_the_system_message_stays_or_the_request_is_refused() -> None:
     model = small_model(tokenizer="bytes", context_length=48)
     history = (Message("system", "s" * 30), *TURNS)
-    opening = model._prompt_tokens(SampleRequest(0, prompt="Now?", history=history))
+    opening = model._prompt_tokens(SampleRequest(0, {"prompt": "Now?", "history": history}))
     assert opening == model.vocabulary.prompt_tokens("Now?", history[:1])
-    longer = SampleRequest(0, prompt="Now?", history=(Message("system", "s" * 44), *TURNS))
+    longer = SampleRequest(0, {"prompt": "Now?", "history": (Message("system", "s" * 44), *TURNS)})
     with pytest.raises(ModelError, match="the prompt with its system message has 48 characters"):
         model.check(longer)
 
 
 def test_a_beginning_of_a_text_stands_in_no_frame() -> None:
     model = small_model(tokenizer="bytes")
-    request = SampleRequest(0, prompt="Now?", is_prefix=True)
+    request = SampleRequest(0, {"prefix": "Now?"})
     assert (
-        model._prompt_tokens(request) == model._prompt_tokens(SampleRequest(0, prompt="Now?"))[:-1]
+        model._prompt_tokens(request)
+        == model._prompt_tokens(SampleRequest(0, {"prompt": "Now?"}))[:-1]
     )

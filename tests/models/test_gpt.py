@@ -163,7 +163,7 @@ def test_a_few_answers_are_learnt_by_heart_in_bf16() -> None:
     model = Gpt.from_data(config, DIALOGUE)
     losses = train(model, DIALOGUE, steps=100)
     assert losses[-1] < 0.1 * losses[0]
-    requests = [SampleRequest(0, prompt=question) for question in QUESTIONS]
+    requests = [SampleRequest(0, {"prompt": question}) for question in QUESTIONS]
     assert model.sample(requests) == ANSWERS
 
 
@@ -260,9 +260,9 @@ def test_another_seed_draws_another_text_and_no_prompt_equals_an_empty_one() -> 
     model = small_model(temperature=1.0)
     first, second, empty, none = model.sample(
         [
-            SampleRequest(1, prompt="Hi"),
-            SampleRequest(2, prompt="Hi"),
-            SampleRequest(3, prompt=""),
+            SampleRequest(1, {"prompt": "Hi"}),
+            SampleRequest(2, {"prompt": "Hi"}),
+            SampleRequest(3, {"prompt": ""}),
             SampleRequest(3),
         ]
     )
@@ -275,7 +275,7 @@ def test_greedy_text_equals_repeated_argmax_without_a_cache() -> None:
     vocabulary = model.vocabulary
     requests = requests_of_unlike_lengths()
     for request, text in zip(requests, model.sample(requests), strict=True):
-        opening, drawn = vocabulary.prompt_tokens(request.prompt), []
+        opening, drawn = vocabulary.prompt_tokens(request.conditions["prompt"]), []
         while len(drawn) < 20 and vocabulary.end not in drawn:
             table = next_log_probabilities(model, [*opening, *drawn])
             drawn.append(int(table[-1].argmax()))
@@ -285,21 +285,21 @@ def test_greedy_text_equals_repeated_argmax_without_a_cache() -> None:
 def test_a_prompt_that_fills_the_context_leaves_its_neighbours_their_length() -> None:
     model = small_model(tokenizer="bytes", max_new_tokens=40, temperature=1.0)
     room = model.config.context_length - 1
-    full = SampleRequest(1, prompt="p" * (room - 2))  # start and turn take two
+    full = SampleRequest(1, {"prompt": "p" * (room - 2)})  # start and turn take two
     texts = model.sample([full, SampleRequest(2)])
     assert len(texts[0].encode()) <= 3  # one token, were it a replaced byte
     assert texts == [model.sample([full])[0], model.sample([SampleRequest(2)])[0]]
     with pytest.raises(
         ModelError, match=f"takes {room + 1} tokens; this model has room for {room}"
     ):
-        model.check(SampleRequest(1, prompt="p" * (room - 1)))
+        model.check(SampleRequest(1, {"prompt": "p" * (room - 1)}))
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (SampleRequest(0, label=3), "takes no label"),
-        (SampleRequest(0, prompt="a\ud800"), r"character 1 .* \(U\+D800\)"),
+        (SampleRequest(0, {"label": 3}), "takes no label"),
+        (SampleRequest(0, {"prompt": "a\ud800"}), r"character 1 .* \(U\+D800\)"),
     ],
 )
 def test_requests_it_cannot_serve_are_refused(request_: SampleRequest, message: str) -> None:
@@ -311,7 +311,7 @@ def test_a_prompt_of_a_megabyte_is_refused_at_once() -> None:
     model = small_model()
     started = time.perf_counter()
     with pytest.raises(ModelError, match="1000000 characters and takes far more tokens"):
-        model.check(SampleRequest(0, prompt="a" * 1_000_000))
+        model.check(SampleRequest(0, {"prompt": "a" * 1_000_000}))
     assert time.perf_counter() - started < 0.1
 
 

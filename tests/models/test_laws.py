@@ -159,11 +159,15 @@ def test_32_examples_are_learnt_by_heart_in_bf16(case, tmp_path):
 def test_requests_of_another_kind_are_refused(case):
     model = case.model()
     is_image = isinstance(case.data, ImageData)
-    wrong = [SampleRequest(0, controls={"no_such": 1.0}, label=0 if is_image else None)]
+    wrong = [SampleRequest(0, {"label": 0 if is_image else None}, {"no_such": 1.0})]
     if is_image:
-        wrong += [SampleRequest(0, label=99), SampleRequest(0), SampleRequest(0, 0, "hello")]
+        wrong += [
+            SampleRequest(0, {"label": 99}),
+            SampleRequest(0),
+            SampleRequest(0, {"label": 0, "prompt": "hello"}),
+        ]
     else:
-        wrong += [SampleRequest(0, label=0)]
+        wrong += [SampleRequest(0, {"label": 0})]
     for request in wrong:
         with pytest.raises(ModelError):
             model.check(request)
@@ -176,8 +180,8 @@ def test_controls_are_kept_within_their_bounds_and_change_the_sample(case):
     for name, control in model.controls().items():
         for value in (control.low - 1, control.high + 1, float("nan")):
             with pytest.raises(ModelError, match=name):
-                model.check(SampleRequest(0, label, controls={name: value}))
-        ends = [SampleRequest(0, label, controls={name: v}) for v in (control.low, control.high)]
+                model.check(SampleRequest(0, {"label": label}, {name: value}))
+        ends = [SampleRequest(0, {"label": label}, {name: v}) for v in (control.low, control.high)]
         for request in ends:
             model.check(request)
         low, high = (sampler.generate(model, [request]) for request in ends)

@@ -52,7 +52,7 @@ def test_a_plain_mlflow_client_samples_the_champion_without_a_word_of_complaint(
     )
     assert done.stderr == ""
     answer = json.loads(done.stdout)
-    asked = [SampleRequest(seed=3, label=2), SampleRequest(seed=4, label=1)]
+    asked = [SampleRequest(3, {"label": 2}), SampleRequest(4, {"label": 1})]
     expected = generate(load_model(Path(checkpoint.uri)), asked)
     assert isinstance(expected, torch.Tensor)
     assert answer["seed"] == [3, 4]
@@ -81,7 +81,7 @@ def test_texts_answer_prompts_row_by_row(gpt_checkpoint: Checkpoint) -> None:
     register(gpt_checkpoint, None, name="talk")
     model = mlflow.pyfunc.load_model("models:/talk/1")
     table = model.predict(pd.DataFrame({"seed": [3, 4], "prompt": ["one?", None]}))
-    asked = [SampleRequest(seed=3, prompt="one?"), SampleRequest(seed=4)]
+    asked = [SampleRequest(3, {"prompt": "one?"}), SampleRequest(4)]
     assert list(table["text"]) == generate(load_model(Path(gpt_checkpoint.uri)), asked)
     assert list(table["prompt"]) == ["one?", None]
 
@@ -98,7 +98,7 @@ def test_controls_are_set_row_by_row_through_mlflows_own_checks(
     assert info.metadata["controls"]["truncation"].startswith("0 to 4: ")
     rows = {"seed": [3, 3], "label": [1, 1], "controls": ['{"truncation": 0}', None]}
     table = mlflow.pyfunc.load_model("models:/digits/1").predict(pd.DataFrame(rows))
-    asked = [SampleRequest(3, 1, controls={"truncation": 0}), SampleRequest(3, 1)]
+    asked = [SampleRequest(3, {"label": 1}, {"truncation": 0}), SampleRequest(3, {"label": 1})]
     images = generate(load_model(Path(checkpoint.uri)), asked)
     assert list(table["image"]) == [
         find_modality("image").samples.encode(image) for image in images
@@ -126,13 +126,13 @@ def test_a_conversation_is_answered_and_ends_before_a_stop_string(
     register(gpt_checkpoint, None, name="talk")
     model = load_model(Path(gpt_checkpoint.uri))
     history = (Message("user", "one?"), Message("assistant", "two"))
-    asked = SampleRequest(seed=3, prompt="three?", history=history)
+    asked = SampleRequest(3, {"prompt": "three?", "history": history})
     (whole,) = generate(model, [asked])
     turns = json.dumps([{"role": m.role, "content": m.text} for m in history])
     rows = {"seed": [3] * 3, "prompt": ["three?"] * 3, "history": [turns, turns, None]}
     rows["stop"] = [None, json.dumps([whole[2]]), "[]"]
     table = mlflow.pyfunc.load_model("models:/talk/1").predict(pd.DataFrame(rows))
-    (alone,) = generate(model, [SampleRequest(seed=3, prompt="three?")])
+    (alone,) = generate(model, [SampleRequest(3, {"prompt": "three?"})])
     assert list(table["text"]) == [whole, whole[: whole.index(whole[2])], alone]
     assert whole != alone
 
@@ -140,11 +140,11 @@ def test_a_conversation_is_answered_and_ends_before_a_stop_string(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"history": "hello"}, "row 0 has history 'hello'; give a JSON list of objects"),
+        ({"history": "hello"}, "row 0: history is .hello.; give a JSON list of objects"),
         ({"history": '[{"role": "tool", "content": "x"}]'}, r"role \(system, user, assistant\)"),
         ({"history": '[{"role": "user"}]'}, "give a JSON list of objects with role"),
         ({"history": '[{"role": "user", "content": "x"}]'}, "add the assistant's answer"),
-        ({"stop": "end"}, "row 0 has stop 'end'; give a JSON list"),
+        ({"stop": "end"}, "row 0: stop is .end.; give a JSON list"),
         ({"stop": '[""]'}, "a stop string is empty"),
     ],
 )

@@ -59,7 +59,7 @@ def test_golden_samples_are_what_the_stored_model_draws_with_each_class_there(
     folder = Path(resolve("models:/digits/1").uri)
     asked, golden = read_golden(find_modality("image"), folder)
     assert len(asked) == 8
-    assert {request.label for request in asked} == {0, 1, 2}
+    assert {request.conditions["label"] for request in asked} == {0, 1, 2}
     drawn = generate(load_model(folder), asked)
     assert isinstance(golden, torch.Tensor)
     assert isinstance(drawn, torch.Tensor)
@@ -70,7 +70,7 @@ def test_golden_texts_answer_the_given_prompts(gpt_checkpoint: Checkpoint) -> No
     register(gpt_checkpoint, None, name="talk", prompts=["one?", "two?"])
     folder = Path(resolve("models:/talk/1").uri)
     asked, golden = read_golden(find_modality("text"), folder)
-    assert [request.prompt for request in asked] == ["one?", "two?"] * 4
+    assert [request.conditions["prompt"] for request in asked] == ["one?", "two?"] * 4
     assert golden == generate(load_model(folder), asked)
 
 

@@ -44,7 +44,7 @@ def test_an_image_tells_its_model_seed_label_and_controls(samples: Path) -> None
             model="models:/digits/3",
             manifest_digest="5" * 64,
             seed=request.seed,
-            label=request.label,
+            label=request.conditions["label"],
             controls={"truncation": 0.5},
         )
     with Image.open(samples / "00000.png") as picture:  # as any other tool reads it
@@ -79,7 +79,7 @@ def test_texts_tell_their_model_in_their_record(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = GptConfig(tokenizer="bytes", num_layers=1, num_heads=2, width=16, max_new_tokens=8)
     gpt = Gpt.from_data(config, TextData(["four"], ["two and two?"]))
-    asked = requests(gpt, 2, seed=5, prompt="two?")
+    asked = requests(gpt, 2, seed=5, conditions={"prompt": "two?"})
     write_samples(find_modality(gpt.modality), generate(gpt, asked), asked, tmp_path, origin=ORIGIN)
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [row["model"] for row in rows] == ["5" * 64] * 2

@@ -42,23 +42,28 @@ def gpt() -> Gpt:
 
 def test_requests_of_a_conditional_model_go_round_its_classes(gan: Gan) -> None:
     asked = requests(gan, 5, seed=11)
-    assert [request.label for request in asked] == [0, 1, 2, 0, 1]
+    assert [request.conditions["label"] for request in asked] == [0, 1, 2, 0, 1]
     assert [request.seed for request in asked] == sample_seeds(11, 5)
     assert asked[0].seed == 11
 
 
 def test_a_given_label_is_that_of_every_request(gan: Gan) -> None:
-    assert {request.label for request in requests(gan, 4, seed=0, label=2)} == {2}
+    assert {
+        request.conditions["label"] for request in requests(gan, 4, seed=0, conditions={"label": 2})
+    } == {2}
 
 
 def test_an_unconditional_model_is_asked_without_labels() -> None:
-    assert requests(small_gan(num_classes=0), 2, seed=0)[1].label is None
+    assert requests(small_gan(num_classes=0), 2, seed=0)[1].conditions == {}
 
 
 def test_several_prompts_are_gone_round_and_one_is_repeated(gpt: Gpt) -> None:
-    asked = requests(gpt, 3, seed=0, prompt=["a", "b"])
-    assert [request.prompt for request in asked] == ["a", "b", "a"]
-    assert [request.prompt for request in requests(gpt, 2, seed=0, prompt="hi")] == ["hi", "hi"]
+    asked = requests(gpt, 3, seed=0, conditions=[{"prompt": "a"}, {"prompt": "b"}])
+    assert [request.conditions["prompt"] for request in asked] == ["a", "b", "a"]
+    assert [
+        request.conditions["prompt"]
+        for request in requests(gpt, 2, seed=0, conditions={"prompt": "hi"})
+    ] == ["hi", "hi"]
 
 
 def test_a_number_or_seed_out_of_bounds_is_refused_with_the_bounds(gan: Gan) -> None:
@@ -84,7 +89,7 @@ def test_a_class_is_known_by_its_number_and_by_its_name() -> None:
 
 def test_a_label_that_the_model_lacks_is_refused(gan: Gan) -> None:
     with pytest.raises(ModelError, match=r"label 3 is outside 0\.\.2"):
-        requests(gan, 1, seed=0, label=3)
+        requests(gan, 1, seed=0, conditions={"label": 3})
 
 
 def test_controls_are_those_of_every_request_and_written_only_when_given(
@@ -152,7 +157,7 @@ def test_one_bad_request_among_many_is_refused_before_anything_is_drawn(
 
     monkeypatch.setattr(gan, "sample", never)
     with pytest.raises(ModelError, match="label 9"):
-        generate(gan, [SampleRequest(seed=0, label=1)] * 70 + [SampleRequest(seed=0, label=9)])
+        generate(gan, [SampleRequest(0, {"label": 1})] * 70 + [SampleRequest(0, {"label": 9})])
 
 
 @pytest.mark.parametrize("num", [1, 2, 9])
@@ -161,7 +166,9 @@ def test_timed_drawing_gives_the_same_samples_and_a_rate(gan: Gan, gpt: Gpt, num
     images = generate_timed(gan, asked, batch_size=4)
     assert isinstance(images.samples, torch.Tensor)
     assert torch.equal(images.samples, generate(gan, asked))
-    texts = generate_timed(gpt, said := requests(gpt, num, seed=5, prompt="two?"), batch_size=4)
+    texts = generate_timed(
+        gpt, said := requests(gpt, num, seed=5, conditions={"prompt": "two?"}), batch_size=4
+    )
     assert texts.samples == generate(gpt, said)
     assert images.rate is not None
     assert texts.rate is not None
@@ -243,7 +250,7 @@ def test_a_folder_that_cannot_be_written_is_named(gan: Gan, tmp_path: Path) -> N
 
 def test_texts_take_one_line_each_and_are_kept_exactly(tmp_path: Path) -> None:
     texts = ["two\nlines", "你好 \\ there", "\u2028\x85\x0b", "", '"quoted"\r']
-    asked = [SampleRequest(seed=seed, prompt="p\n") for seed in range(5)]
+    asked = [SampleRequest(seed, {"prompt": "p\n"}) for seed in range(5)]
     write_samples(find_modality("text"), texts, asked, tmp_path)
     lines = (tmp_path / "samples.txt").read_text(encoding="utf-8").splitlines()
     assert lines == ["two\\nlines", "你好 \\\\ there", "\\u2028\\x85\\x0b", "", '"quoted"\\r']

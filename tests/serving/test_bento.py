@@ -53,7 +53,7 @@ def pixels(png: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
 
 def drawn(gan: Gan, *, seed: int, label: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     with torch.inference_mode():
-        return gan.sample([SampleRequest(seed, label)])[0, 0].numpy()
+        return gan.sample([SampleRequest(seed, {"label": label})])[0, 0].numpy()
 
 
 def test_a_bento_counts_once_its_golden_samples_were_compared(packaged: Packaged) -> None:
@@ -201,7 +201,7 @@ def test_controls_are_set_and_told(client: httpx.Client, gan: Gan) -> None:
     call = {"seed": 5, "label": 3, "controls": {"truncation": 0.25}}
     answer = client.post("/generate", json=call)
     with torch.inference_mode():
-        [expected] = gan.sample([SampleRequest(5, 3, controls={"truncation": 0.25})])
+        [expected] = gan.sample([SampleRequest(5, {"label": 3}, {"truncation": 0.25})])
     assert np.array_equal(pixels(answer.content), expected[0].numpy())
     assert not np.array_equal(pixels(answer.content), drawn(gan, seed=5, label=3))
     assert json.loads(answer.headers["x-aigc-controls"]) == {"truncation": 0.25}

@@ -68,7 +68,7 @@ def test_one_text_is_answered_as_plain_text(client: httpx.Client, gpt: Gpt) -> N
     answer = client.post("/generate", json={"seed": 11, "prompt": "two and two?"})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-    assert answer.content.decode() == gpt.sample([SampleRequest(11, prompt="two and two?")])[0]
+    assert answer.content.decode() == gpt.sample([SampleRequest(11, {"prompt": "two and two?"})])[0]
     assert answer.headers["x-aigc-model"] == "dialogue-gpt"
     assert answer.headers["x-aigc-version"] == "2"
     assert "x-aigc-label" not in answer.headers
@@ -82,7 +82,7 @@ def test_a_streamed_text_is_the_same_text_with_the_same_headers(
         pieces = list(answer.iter_text())
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert answer.headers["x-aigc-seed"] == "11"
-    assert "".join(pieces) == gpt.sample([SampleRequest(11, prompt="two and two?")])[0]
+    assert "".join(pieces) == gpt.sample([SampleRequest(11, {"prompt": "two and two?"})])[0]
 
 
 def test_a_client_that_goes_away_leaves_the_service_to_others(client: httpx.Client) -> None:
@@ -98,7 +98,7 @@ def test_a_conversation_is_answered(client: httpx.Client, gpt: Gpt) -> None:
     messages = [{"role": role, "content": content} for role, content in turns]
     answer = client.post("/generate", json={"seed": 3, "messages": messages, "stop": ["\n"]})
     history = (Message("user", "one?"), Message("assistant", "1"))
-    asked = SampleRequest(3, prompt="two?", history=history, stop=("\n",))
+    asked = SampleRequest(3, {"prompt": "two?", "history": history, "stop": ("\n",)})
     assert answer.content.decode() == gpt.sample([asked])[0]
 
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_served_is_refused_before_it_waits(client: httpx.Client) 
 def test_several_texts_come_as_json_with_their_seeds(client: httpx.Client, gpt: Gpt) -> None:
     texts = client.post("/generate", json={"num": 3, "seed": 8, "prompt": "你好"}).json()["texts"]
     assert [text["seed"] for text in texts] == sample_seeds(8, 3)
-    asked = [SampleRequest(seed, prompt="你好") for seed in sample_seeds(8, 3)]
+    asked = [SampleRequest(seed, {"prompt": "你好"}) for seed in sample_seeds(8, 3)]
     assert [text["text"] for text in texts] == gpt.sample(asked)
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from aigc_ops.compute.random import Noise
 from aigc_ops.core.artifacts import ImageShape
 from aigc_ops.core.errors import ModelError
+from aigc_ops.interfaces.conditions import check_label
 from aigc_ops.interfaces.data import TrainingData
 from aigc_ops.interfaces.model import Generative
-from aigc_ops.interfaces.request import SampleRequest, check_controls, check_label
+from aigc_ops.interfaces.request import SampleRequest, check_controls
 
 
 class Images(TrainingData):
@@ -99,7 +100,7 @@ class ImageModel(Generative[Tensor]):
         """Return the (N,) int64 labels of the requests; None for a model without classes."""
         if not self.shape.num_classes:
             return None
-        return torch.tensor([request.label for request in requests], device=device)
+        return torch.tensor([request.conditions["label"] for request in requests], device=device)
 
 
 class ImageFigures(NamedTuple):

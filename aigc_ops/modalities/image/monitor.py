@@ -11,6 +11,7 @@ from aigc_ops.compute.random import sample_seeds
 from aigc_ops.interfaces.model import Generative
 from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.modalities.image.model import Images
+from aigc_ops.modalities.image.requests import LABEL
 from aigc_ops.sampling import sampler
 
 NUM_SAMPLES = 200
@@ -34,7 +35,7 @@ class SampleMonitor:
             self._requests = sampler.requests(model, NUM_SAMPLES, seed=0)
             if model.num_classes > MANY_CLASSES:  # a second sample of each class, for its spread
                 self._requests += sampler.requests(model, MANY_CLASSES, seed=1)
-            self._real = SampleFigures(self._train, [request.label for request in self._requests])
+            self._real = SampleFigures(self._train, [LABEL.of(each) for each in self._requests])
         return self._real.compare(sampler.generate(model, self._requests))
 
 

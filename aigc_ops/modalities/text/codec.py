@@ -42,7 +42,7 @@ class TextCodec(SampleCodec[list[str]]):
         from aigc_ops.modalities.text.model import TextData, TextModel
 
         assert isinstance(model, TextModel), type(model)
-        prompts = [request.prompt for request in requests if request.prompt is not None]
+        prompts = [r.conditions["prompt"] for r in requests if "prompt" in r.conditions]
         # Tokens are counted by one scoring pass: a text does not show how it was tokenised, and
         # scoring is cheap beside sampling.
         data = TextData(samples, prompts if len(prompts) == len(samples) else None)
@@ -66,12 +66,19 @@ class TextCodec(SampleCodec[list[str]]):
     def json_value(self, content: bytes) -> str:
         return content.decode()
 
+    def from_json_value(self, value: str) -> bytes:
+        return value.encode()
+
     def column_value(self, sample: str) -> str:
         return sample
 
+    def from_column_value(self, value: str) -> str:
+        return value
+
     def preview(self, samples: list[str], requests: Sequence[SampleRequest]) -> Media:
-        pairs = zip(requests, samples, strict=True)
-        return Text("".join(f"{request.prompt or ''} => {text}\n" for request, text in pairs))
+        prompts = [request.conditions.get("prompt", "") for request in requests]
+        pairs = zip(prompts, samples, strict=True)
+        return Text("".join(f"{prompt} => {text}\n" for prompt, text in pairs))
 
     def write(
         self,

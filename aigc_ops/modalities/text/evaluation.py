@@ -23,6 +23,7 @@ from aigc_ops.modalities.text.metrics.score import (
     text_terms,
 )
 from aigc_ops.modalities.text.model import TextModel
+from aigc_ops.modalities.text.requests import PROMPT, prompt_conditions
 from aigc_ops.sampling import sampler
 from aigc_ops.statistics.intervals import paired_ratio_error
 from aigc_ops.statistics.reference import reference_rows
@@ -88,8 +89,9 @@ class TextEvaluation(EvaluationHooks):
         for model in loaded:
             prompts = sampler.filter_valid_prompts(model, prompts, NUM_TEXTS)
         # 2. Generate with the seeds of the evaluation, one column per model.
+        conditions = prompt_conditions(prompts)
         requests_by_model = [
-            sampler.requests(model, NUM_TEXTS, seed=context.seed, prompt=prompts or None)
+            sampler.requests(model, NUM_TEXTS, seed=context.seed, conditions=conditions)
             for model in loaded
         ]
         answers = [
@@ -97,7 +99,7 @@ class TextEvaluation(EvaluationHooks):
             for m, requests in zip(loaded, requests_by_model, strict=True)
         ]
         rows = [
-            (request.prompt or "", *texts)
+            (PROMPT.of(request) or "", *texts)
             for request, *texts in zip(requests_by_model[0], *answers, strict=True)
         ]
         columns = ("Prompt", *(name.capitalize() for name in names))

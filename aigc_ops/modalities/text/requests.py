@@ -1,18 +1,86 @@
-"""Request fields of texts: a prompt or a conversation, and stop strings."""
+"""Conditions of texts: a prompt, the conversation before it, and stop strings."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from aigc_ops.core.errors import ModelError
-from aigc_ops.interfaces.model import Generative
+from aigc_ops.interfaces.conditions import Condition, SampleCondition
 from aigc_ops.interfaces.request import Message, Role, SampleRequest
 from aigc_ops.interfaces.sampling import CallFields, RequestFields
+from aigc_ops.modalities.text.codec import TextCodec
 
 MAX_PROMPT_CHARACTERS = 10_000
 NUM_DEFAULT_PROMPTS = 8
+
+
+class History(Condition[tuple[Message, ...]]):
+    """Conversation before the prompt, oldest turn first; in a column a JSON list of objects."""
+
+    name = "history"
+    column_type = "string"
+
+    def to_json(self, value: tuple[Message, ...]) -> JsonValue:
+        return [list(message) for message in value]
+
+    def from_json(self, content: Any) -> tuple[Message, ...] | None:
+        return tuple(Message(*turn) for turn in content) or None
+
+    def from_column(self, content: Any) -> tuple[Message, ...] | None:
+        try:
+            turns = [(turn["role"], turn["content"]) for turn in _parsed(content)]
+        except (TypeError, KeyError):
+            # No valid role, so that the check below reports every wrong structure alike.
+            turns = [(None, None)]
+        if any(role not in get_args(Role) or not isinstance(text, str) for role, text in turns):
+            raise ModelError(
+                f"history is {content!r}; give a JSON list of objects with role "
+                f"({', '.join(get_args(Role))}) and content"
+            )
+        return self.from_json(turns)
+
+
+class StopStrings(Condition[tuple[str, ...]]):
+    """Strings before whose first occurrence the text ends; in a column a JSON list."""
+
+    name = "stop"
+    column_type = "string"
+
+    def to_json(self, value: tuple[str, ...]) -> JsonValue:
+        return list(value)
+
+    def from_json(self, content: Any) -> tuple[str, ...] | None:
+        return tuple(content) or None
+
+    def from_column(self, content: Any) -> tuple[str, ...] | None:
+        values = _parsed(content)
+        if not isinstance(values, list) or any(not isinstance(text, str) for text in values):
+            raise ModelError(f'stop is {content!r}; give a JSON list, such as ["\\n"]')
+        return self.from_json(values)
+
+
+PROMPT: Condition[str] = SampleCondition(
+    "prompt",
+    TextCodec(),
+    "Text to answer or continue.",
+    max_characters=MAX_PROMPT_CHARACTERS,
+    is_echoed=True,
+)
+PREFIX: Condition[str] = SampleCondition(
+    "prefix",
+    TextCodec(),
+    "Beginning of the text itself; no chat template is applied.",
+    max_characters=MAX_PROMPT_CHARACTERS,
+)
+HISTORY = History()
+STOP = StopStrings()
+
+
+def prompt_conditions(prompts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the conditions of one request per prompt."""
+    return [{PROMPT.name: prompt} for prompt in prompts]
 
 
 class Turn(BaseModel):
@@ -51,70 +119,33 @@ class PromptFields(CallFields):
 class TextRequests(RequestFields):
     """Prompt, earlier conversation and stop strings of a text."""
 
+    conditions = (PROMPT, HISTORY, STOP)
     fields = PromptFields
-    columns = {"prompt": "string", "history": "string", "stop": "string"}  # noqa: RUF012
-    echoed = ("prompt",)
     takes_prompts = True
 
-    def arguments(self, call: BaseModel) -> dict[str, Any]:
+    def from_call(self, call: BaseModel) -> dict[str, Any]:
         assert isinstance(call, PromptFields), type(call)
-        messages = [Message(turn.role, turn.content) for turn in call.messages]
+        turns = [(turn.role, turn.content) for turn in call.messages]
         # The last user turn becomes the prompt; only the turns before it are the history.
-        prompt = messages.pop().text if messages else call.prompt
-        return {"prompt": prompt, "history": messages, "stop": call.stop}
+        prompt = turns.pop()[1] if turns else call.prompt
+        return self.from_record({"prompt": prompt, "history": turns, "stop": call.stop})
 
-    def call(self, request: SampleRequest) -> dict[str, Any]:
-        fields: dict[str, Any] = {"prompt": request.prompt, "stop": list(request.stop)}
-        if request.history:
-            # The inverse of `arguments`: prompt and messages exclude each other in a call.
-            turns = [*request.history, Message("user", fields.pop("prompt"))]
+    def to_call(self, request: SampleRequest) -> dict[str, Any]:
+        fields: dict[str, Any] = {"prompt": PROMPT.of(request), "stop": STOP.of(request) or ()}
+        if history := HISTORY.of(request):
+            # The inverse of `from_call`: prompt and messages exclude each other in a call.
+            turns = [*history, Message("user", fields.pop("prompt"))]
             fields["messages"] = [{"role": role, "content": text} for role, text in turns]
         return fields
 
-    def record(self, request: SampleRequest) -> dict[str, Any]:
-        # Records of texts carry a null label since before modalities had their own fields.
-        return {"label": None, "prompt": request.prompt}
-
-    def from_row(
-        self,
-        model: Generative[Any],  # noqa: ARG002
-        index: int,
-        row: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        return {
-            "prompt": row.get("prompt"),
-            "history": _messages(index, row.get("history")),
-            "stop": _stop_strings(index, row.get("stop")),
-        }
+    def to_record(self, request: SampleRequest) -> dict[str, Any]:
+        record = super().to_record(request)
+        # Records of texts carry a null label since before modalities had their own conditions.
+        present = {name: value for name, value in record.items() if value is not None}
+        return {"label": None, "prompt": None, **present}
 
     def default_prompts(self, heldout: Any) -> Sequence[str]:
         return (heldout.prompts or ())[:NUM_DEFAULT_PROMPTS]
-
-
-def _messages(index: int, content: Any) -> tuple[Message, ...]:
-    """Parse a row's JSON conversation; raise ModelError if it is not one."""
-    if content is None:
-        return ()
-    messages = _parsed(content)
-    try:
-        history = [(turn["role"], turn["content"]) for turn in messages]
-    except (TypeError, KeyError):
-        # No valid role, so that the check below reports every wrong structure alike.
-        history = [(None, None)]
-    if any(role not in get_args(Role) or not isinstance(text, str) for role, text in history):
-        raise ModelError(
-            f"row {index} has history {content!r}; give a JSON list of objects with role "
-            f"({', '.join(get_args(Role))}) and content"
-        )
-    return tuple(Message(role, text) for role, text in history)
-
-
-def _stop_strings(index: int, content: Any) -> tuple[str, ...]:
-    """Parse a row's JSON list of strings; raise ModelError if it is not one."""
-    values = [] if content is None else _parsed(content)
-    if not isinstance(values, list) or any(not isinstance(text, str) for text in values):
-        raise ModelError(f'row {index} has stop {content!r}; give a JSON list, such as ["\\n"]')
-    return tuple(values)
 
 
 def _parsed(content: Any) -> Any:

@@ -12,6 +12,7 @@ from aigc_ops.interfaces.model import Generative
 from aigc_ops.interfaces.training import TrainingHooks
 from aigc_ops.modalities.text.codec import TextCodec
 from aigc_ops.modalities.text.model import TextData
+from aigc_ops.modalities.text.requests import prompt_conditions
 from aigc_ops.sampling import sampler
 
 NUM_TEXTS = 8
@@ -40,5 +41,5 @@ class TextTraining(TrainingHooks):
     def preview(self, model: Generative[Any], data: TrainingData | None) -> Media:
         prompts = data.prompts if isinstance(data, TextData) else None
         prompts = sampler.filter_valid_prompts(model, prompts or (), NUM_TEXTS)
-        requests = sampler.requests(model, NUM_TEXTS, seed=0, prompt=prompts or None)
+        requests = sampler.requests(model, NUM_TEXTS, seed=0, conditions=prompt_conditions(prompts))
         return TextCodec().preview(sampler.generate(model, requests), requests)

@@ -56,7 +56,7 @@ def _generate(
     call = {
         "seed": request.seed,
         "controls": dict(request.controls),
-        **modality.requests.call(request),
+        **modality.requests.to_call(request),
     }
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/generate", json.dumps(call).encode(), headers)

@@ -88,9 +88,9 @@ class ServedModel:
             self.model,
             call.num,
             seed=call.seed,
+            conditions=self.modality.requests.from_call(call),
             controls=call.controls,
             max_num=self.max_num,
-            **self.modality.requests.arguments(call),
         )
 
     def respond(self, requests: Sequence[SampleRequest]) -> Response:
@@ -111,12 +111,13 @@ class ServedModel:
     def _entries(
         self, encoded: Sequence[bytes], requests: Sequence[SampleRequest]
     ) -> list[dict[str, Any]]:
-        codec, echoed = self.modality.samples, self.modality.requests.in_answers
+        codec = self.modality.samples
+        repeated = [each for each in self.modality.requests.conditions if each.is_in_answers]
         return [
             {
                 codec.json_name: codec.json_value(content),
                 "seed": request.seed,
-                **{name: getattr(request, name) for name in echoed},
+                **{condition.name: condition.of(request) for condition in repeated},
             }
             for content, request in zip(encoded, requests, strict=True)
         ]
@@ -148,8 +149,11 @@ class ServedModel:
             "X-AIGC-Seed": str(first.seed),
             "X-Content-Type-Options": "nosniff",
         }
-        if first.label is not None:
-            headers["X-AIGC-Label"] = str(first.label)
+        for condition in self.modality.requests.conditions:
+            value = condition.of(first)
+            content = None if value is None else condition.header(value)
+            if content is not None:
+                headers[f"X-AIGC-{condition.name.capitalize()}"] = content
         if first.controls:
             headers["X-AIGC-Controls"] = json.dumps(first.controls)
         return headers

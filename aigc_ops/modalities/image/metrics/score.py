@@ -26,6 +26,7 @@ from aigc_ops.modalities.image.metrics.memorisation import (
 )
 from aigc_ops.modalities.image.metrics.splits import Splits
 from aigc_ops.modalities.image.model import ImageData, ImageModel
+from aigc_ops.modalities.image.requests import LABEL
 from aigc_ops.sampling import sampler
 from aigc_ops.statistics.comparability import (
     EXACT_INTERVAL,
@@ -93,7 +94,7 @@ def score_images(
     if model.shape.num_classes:
         labels = splits.images(config.reference).labels
         assert labels is not None, ref.uri
-        numbers = np.array([request.label for request in requests[: len(samples_near)]])
+        numbers = np.array([LABEL.of(request) for request in requests[: len(samples_near)]])
         estimates |= class_estimates(
             real, labels.numpy()[near], samples_near, numbers, model.shape.num_classes
         )

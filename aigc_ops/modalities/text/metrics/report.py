@@ -7,6 +7,7 @@ import numpy as np
 from aigc_ops.interfaces.media import Findings, Note, Section, Table
 from aigc_ops.modalities.text.metrics.overlap import NUM_WORDS
 from aigc_ops.modalities.text.metrics.score import NUM_SHOWN, TextScores
+from aigc_ops.modalities.text.requests import PROMPT
 
 NUM_RANKED = 6
 MAX_CHARACTERS = 400
@@ -52,7 +53,7 @@ def _samples(scores: TextScores) -> Section:
     rows = []
     for index, request in enumerate(generated.requests[:NUM_SHOWN]):
         near = scores.nearest[index]
-        row = [request.prompt or "", generated.texts[index]]
+        row = [PROMPT.of(request) or "", generated.texts[index]]
         row += [generated.before[index]] if generated.before else []
         row += [scores.train.texts[near.index], f"{near.similarity:.2f}"] if near else ["none", ""]
         rows.append([*row, str(scores.overlap.longest[index])])
@@ -68,7 +69,7 @@ def _ranked(scores: TextScores, similarity: np.ndarray) -> Section:
     rows = [
         (
             f"{similarity[index]:.2f}",
-            scores.generated.requests[index].prompt or "",
+            PROMPT.of(scores.generated.requests[index]) or "",
             scores.generated.texts[index],
         )
         for index in [*order[:num], *order[len(order) - num :]]

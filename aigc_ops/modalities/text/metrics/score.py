@@ -28,6 +28,7 @@ from aigc_ops.modalities.text.metrics.verbatim import (
     detect_verbatim_copies,
 )
 from aigc_ops.modalities.text.model import TextData, TextModel
+from aigc_ops.modalities.text.requests import PROMPT, prompt_conditions
 from aigc_ops.sampling import sampler
 from aigc_ops.statistics.comparability import score_of
 from aigc_ops.statistics.frechet import Array
@@ -55,7 +56,7 @@ class GeneratedTexts:
         """Return the first texts with their prompts, one per line."""
         lines = []
         for index, request in enumerate(self.requests[:NUM_SHOWN]):
-            lines.append(f"{request.prompt or ''} => {self.texts[index]}\n")
+            lines.append(f"{PROMPT.of(request) or ''} => {self.texts[index]}\n")
             if self.before:
                 lines.append(f"    before: {self.before[index]}\n")
         return "".join(lines)
@@ -191,7 +192,7 @@ def _generate(
     The base model answers the first requests too.
     """
     prompts = sampler.filter_valid_prompts(model, data.prompts or (), num)
-    requests = sampler.requests(model, num, seed=seed, prompt=prompts or None)
+    requests = sampler.requests(model, num, seed=seed, conditions=prompt_conditions(prompts))
     texts = sampler.generate(model, requests, progress=True)
     before = sampler.generate(origin, requests[:NUM_SHOWN]) if origin is not None else []
     return GeneratedTexts(requests, texts, before)

@@ -18,6 +18,7 @@ from aigc_ops.interfaces.request import Message, SampleRequest
 from aigc_ops.modalities.text.metrics.ngrams import spans, words
 from aigc_ops.modalities.text.metrics.overlap import num_equal
 from aigc_ops.modalities.text.model import TextData, TextModel
+from aigc_ops.modalities.text.requests import HISTORY, PREFIX, PROMPT
 from aigc_ops.sampling import sampler
 from aigc_ops.statistics.copies import EXPECTED, FLAGGED
 from aigc_ops.statistics.intervals import share_estimate
@@ -222,10 +223,11 @@ def _request(model: TextModel, beginning: Beginning, rate: float) -> SampleReque
     controls["max_new_tokens"] = float(min(room, allowed["max_new_tokens"].high))
     return SampleRequest(
         SEED,
-        prompt=beginning.prompt or None,
-        history=beginning.history,
-        controls=controls,
-        is_prefix=beginning.is_prefix,
+        {
+            (PREFIX if beginning.is_prefix else PROMPT).name: beginning.prompt or None,
+            HISTORY.name: beginning.history or None,
+        },
+        controls,
     )
 
 

@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from aigc_ops.interfaces.conditions import check_label
 from aigc_ops.interfaces.model import FamilyConfig, Generative, Loss
 from aigc_ops.interfaces.optimizer import AdamConfig
-from aigc_ops.interfaces.request import check_controls, check_label
+from aigc_ops.interfaces.request import check_controls
 
 
 class GaussConfig(FamilyConfig):
@@ -65,7 +66,9 @@ class Gauss(Generative):
         yield Loss("levels", nll.mean())
 
     def sample(self, requests):
-        labels = torch.tensor([request.label or 0 for request in requests], dtype=torch.int64)
+        labels = torch.tensor(
+            [request.conditions["label"] for request in requests], dtype=torch.int64
+        )
         rows = [torch.randn(self.length, generator=request.generator()) for request in requests]
         noise = torch.stack(rows) if rows else torch.empty(0, self.length)
         mean, log_std = (self.levels[name].detach().cpu()[labels] for name in ("mean", "log_std"))

@@ -1,13 +1,11 @@
 """Pulses as files, and the fields of a request."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
-from pydantic import Field
 
+from aigc_ops.interfaces.conditions import LabelCondition
 from aigc_ops.interfaces.media import Table
-from aigc_ops.interfaces.sampling import CallFields, RequestFields, SampleCodec
+from aigc_ops.interfaces.sampling import RequestFields, SampleCodec
 
 
 class PulseCodec(SampleCodec):
@@ -39,32 +37,14 @@ class PulseCodec(SampleCodec):
     def preview(self, samples, requests):
         columns = ["label", *map(str, range(samples.shape[1]))]
         pairs = zip(requests, samples, strict=True)
-        rows = [[str(r.label), *(f"{level:.2f}" for level in s.tolist())] for r, s in pairs]
+        rows = [[str(LABEL.of(r)), *(f"{level:.2f}" for level in s.tolist())] for r, s in pairs]
         return Table(columns, rows)
 
 
-class LabelField(CallFields):
-    """The class of a pulse."""
-
-    label: int | None = Field(default=None, ge=0, description="Class of the pulse.")
+LABEL = LabelCondition("Class of the pulse; by default the classes take turns.")
 
 
 class PulseRequests(RequestFields):
     """Request fields: a label."""
 
-    fields = LabelField
-    columns: ClassVar = {"label": "long"}
-    echoed = in_answers = ("label",)
-
-    def arguments(self, call):
-        return {"label": call.label}
-
-    def call(self, request):
-        return {"label": request.label}
-
-    def record(self, request):
-        return {"label": request.label}
-
-    def from_row(self, model, index, row):
-        label = row.get("label")
-        return {"label": index % model.num_classes if label is None else int(label)}
+    conditions = (LABEL,)
