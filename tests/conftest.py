@@ -87,7 +87,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "home"
     monkeypatch.setenv("AIGC_OPS_HOME", str(folder))
     servers = ("PREFECT_HOME", "BENTOML_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
-    for variable in (*servers, *PRIVATE_FOLDERS, "PYTHONSAFEPATH"):
+    for variable in (*servers, *PRIVATE_FOLDERS, "PYTHONSAFEPATH", "AIGC_OPS_PROJECT"):
         monkeypatch.delenv(variable, raising=False)
     yield folder
     os.environ.clear()

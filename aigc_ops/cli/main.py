@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     with _claim_standard_output() as output, _reported(arguments, output) as outcome:
         _check_words([*vars(arguments).values(), *flags])
-        _make_home()
+        # A new project gets its state directory later, not the folder in which it is created.
+        if arguments.command != "init":
+            _make_home()
         isolate()
         # Imported last: libraries read their settings from the environment when imported.
         from aigc_ops.cli import pipeline_commands as commands

@@ -18,7 +18,7 @@ CONFIG is a YAML file such as configs/mnist-gan.yaml; every field in it is also 
   aigc-ops train configs/mnist-gan.yaml --help        the flags of that model family
   aigc-ops run configs/mnist-gan.yaml --data.path DIR your own images or text
 MODEL is models:/NAME@champion, models:/NAME/3 or a checkpoint folder.
-All state is stored in .aigc_ops, or in AIGC_OPS_HOME.
+All state is stored in .aigc_ops of the project or working folder, or in AIGC_OPS_HOME.
 Exit codes: 0 success, 1 a stage failed, 2 wrong usage or config."""
 
 SWITCHES = ("--json", "--force", "--help")
@@ -29,6 +29,9 @@ EXTRACTORS = (
     "backbone",
 )
 COMMAND_GROUPS = {
+    "Begin": {
+        "init": "create a project: configs, settings, folders for your own code",
+    },
     "Make a model": {
         "run": "run all stages, from validate to package",
         "validate": "check a dataset against its expectations",
@@ -76,6 +79,16 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
+class _Version(argparse.Action):
+    def __call__(self, *_: Any) -> NoReturn:
+        """Print the version and the commit, then end the process."""
+        # Imported here: asking git takes milliseconds that other commands need not wait.
+        from aigc_ops.provenance.code_version import package_commit
+
+        sys.stdout.write(f"{__version__} ({package_commit() or 'commit unknown'})\n")
+        sys.exit(0)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands, without the flags for a config's fields.
 
@@ -91,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=__version__)
+    top.add_argument("--version", action=_Version, nargs=0, help="show version and commit")
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", required=True, prog="aigc-ops", help=argparse.SUPPRESS
     )
@@ -123,6 +136,11 @@ def parser() -> argparse.ArgumentParser:
     _add_score_commands(command)
     _add_review_commands(command)
     command("models")
+    init = command("init")
+    init.add_argument("folder", metavar="FOLDER", help="folder to create; . for the current one")
+    init.add_argument(
+        "--sample", action="store_true", help="include configs and data of handwritten digits"
+    )
 
     data = command("data")
     data.add_argument(

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from aigc_ops.cli import data_commands, model_commands, review_commands
+from aigc_ops.cli import data_commands, model_commands, project_commands, review_commands
 from aigc_ops.cli.output import run_summary, score_lines, values_lines, verdict_text
 from aigc_ops.core.artifacts import (
     Checkpoint,
@@ -271,6 +271,7 @@ COMMANDS = {
     "models": models_command,
     **data_commands.COMMANDS,
     **model_commands.COMMANDS,
+    **project_commands.COMMANDS,
     **review_commands.COMMANDS,
 }
 WITH_CONFIG = ("run", "validate", "train", "evaluate", "register", "promote", "package")

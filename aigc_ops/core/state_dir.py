@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from aigc_ops.core.project import VARIABLE, project_root
+
 LEAST_FREE_BYTES = 2**20
 TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -24,8 +26,13 @@ PRIVATE_FOLDERS = {
 
 
 def home() -> Path:
-    """Return the state directory: `AIGC_OPS_HOME`, by default `.aigc_ops` in the working folder."""
-    return Path(os.environ.get("AIGC_OPS_HOME") or ".aigc_ops").expanduser().absolute()
+    """Return the state directory: `AIGC_OPS_HOME`, else `.aigc_ops` in the project.
+
+    Outside a project it is in the working folder.
+    """
+    if named := os.environ.get("AIGC_OPS_HOME"):
+        return Path(named).expanduser().absolute()
+    return (project_root() or Path()).absolute() / ".aigc_ops"
 
 
 def export_environment() -> None:
@@ -35,6 +42,9 @@ def export_environment() -> None:
     before Prefect, MLflow and BentoML are imported, since they read their settings at import.
     """
     root = home()
+    # Child processes may run in another working folder, and belong to this project.
+    if project := project_root():
+        os.environ[VARIABLE] = str(project)
     defaults = {
         "PREFECT_HOME": str(root / "prefect"),
         # Prefect 3.8 derives these two from ~/.prefect, whatever its home is.

@@ -1,56 +1,65 @@
-"""Find modalities and model families: in this package's folders, then by entry points.
+"""Find modalities and model families: in this package, in the project, then by entry points.
 
-Another package adds a modality by the entry point group `aigc_ops.modalities` and a family by
-`aigc_ops.families`. The entry point's name is the name that configs use.
+The project's are modules in its folders `modalities` and `families`. Another package adds one by
+the entry point groups `aigc_ops.modalities` and `aigc_ops.families`. The name of the module, or
+of the entry point, is the name that configs use; two sources of one name are an error.
 """
 
 import difflib
 import importlib
 import pkgutil
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aigc_ops.core import project_modules
 from aigc_ops.core.errors import AigcOpsError, ConfigError
 from aigc_ops.core.extensions import FAMILIES, MODALITIES, external
+from aigc_ops.core.project import FAMILIES_FOLDER, MODALITIES_FOLDER
 
 if TYPE_CHECKING:
     from aigc_ops.interfaces.modality import Modality
 
 PACKAGES = {MODALITIES: "aigc_ops.modalities", FAMILIES: "aigc_ops.models"}
+FOLDERS = {MODALITIES: MODALITIES_FOLDER, FAMILIES: FAMILIES_FOLDER}
+
+
+class Source(NamedTuple):
+    """A module that gives a modality or a family."""
+
+    place: str
+    """Where it is, for messages."""
+    load: Callable[[], Any]
+    """Imports it."""
 
 
 def modality_names() -> list[str]:
     """Return the names of all modalities, those of this package first, without importing them."""
-    # A folder is a modality. Listing names imports none of them: --help needs the names only.
-    own = sorted(m.name for m in pkgutil.iter_modules(_path(MODALITIES)) if m.ispkg)
-    return [*own, *sorted(external(MODALITIES).keys() - set(own))]
+    return list(_sources(MODALITIES))
 
 
 def family_names() -> list[str]:
     """Return the names of all model families, without importing them."""
-    # A module is a family; the folders beside them (nn, language) hold shared networks.
-    own = {m.name for m in pkgutil.iter_modules(_path(FAMILIES)) if not m.ispkg}
-    return sorted(own | external(FAMILIES).keys())
+    return sorted(_sources(FAMILIES))
 
 
 @cache
 def find_modality(name: str) -> "Modality[Any]":
     """Return a modality by name; raises ConfigError that suggests the nearest name."""
     require_known("modality", name, modality_names(), ConfigError)
-    # This package's own modality wins over an entry point of the same name.
-    if name in external(MODALITIES) and not _is_own(MODALITIES, name):
-        modality = external(MODALITIES)[name].load()
-    else:
-        modality = importlib.import_module(f"{PACKAGES[MODALITIES]}.{name}").MODALITY
+    loaded = _load(MODALITIES, name)
+    # An entry point names the object, a folder contains it.
+    modality = getattr(loaded, "MODALITY", loaded)
     assert modality.name == name, (modality.name, name)
     return modality  # type: ignore[no-any-return]
 
 
 def family_module(name: str) -> Any:
-    """Import and return the module of a family that `family_names` lists."""
-    if name in external(FAMILIES) and not _is_own(FAMILIES, name):
-        return external(FAMILIES)[name].load()
-    return importlib.import_module(f"{PACKAGES[FAMILIES]}.{name}")
+    """Import and return the module of a family that `family_names` lists.
+
+    Raises ConfigError if two sources give the name.
+    """
+    return _load(FAMILIES, name)
 
 
 def require_known(what: str, name: str, known: list[str], error: type[AigcOpsError]) -> None:
@@ -61,9 +70,32 @@ def require_known(what: str, name: str, known: list[str], error: type[AigcOpsErr
         raise error(f"{name!r} is not a {what}; {hint}")
 
 
-def _path(group: str) -> Any:
-    return importlib.import_module(PACKAGES[group]).__path__
+def _load(group: str, name: str) -> Any:
+    """Import the module, or the entry point's object, of a known name."""
+    first, *others = _sources(group)[name]
+    # Taking either could run other code than the reader of a config expects.
+    if others:
+        raise ConfigError(
+            f"two sources give {name!r}: {first.place} and {others[0].place}; rename one"
+        )
+    return first.load()
 
 
-def _is_own(group: str, name: str) -> bool:
-    return any(module.name == name for module in pkgutil.iter_modules(_path(group)))
+def _sources(group: str) -> dict[str, list[Source]]:
+    """Return the sources of each name of a group, without importing them."""
+    package, folder = PACKAGES[group], FOLDERS[group]
+    # A modality is a folder, a family a module: the folders beside families hold shared networks.
+    is_folder = group == MODALITIES
+    sources: dict[str, list[Source]] = {}
+    own = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    for name in sorted(module.name for module in own if module.ispkg == is_folder):
+        source = Source(package, partial(importlib.import_module, f"{package}.{name}"))
+        sources.setdefault(name, []).append(source)
+    root = project_modules.code_root()
+    for name in project_modules.module_names(folder, packages=is_folder):
+        load = partial(project_modules.import_module, folder, name)
+        sources.setdefault(name, []).append(Source(f"{root}/{folder}", load))
+    for name, point in sorted(external(group).items()):
+        place = f"the package {point.module.partition('.')[0]}"
+        sources.setdefault(name, []).append(Source(place, point.load))
+    return sources

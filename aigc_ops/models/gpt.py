@@ -18,7 +18,6 @@ from torch.nn import functional
 from aigc_ops.compute.random import Noise
 from aigc_ops.core.errors import ModelError
 from aigc_ops.core.input_paths import InputPath
-from aigc_ops.interfaces.conditions import check_conditions
 from aigc_ops.interfaces.model import Alarm, FamilyConfig, Loss
 from aigc_ops.interfaces.optimizer import AdamConfig
 from aigc_ops.interfaces.request import (
@@ -26,11 +25,16 @@ from aigc_ops.interfaces.request import (
     Message,
     SampleRequest,
     check_controls,
-    check_turns,
     unseeded,
 )
 from aigc_ops.modalities.text.model import TextData, TextModel
-from aigc_ops.modalities.text.requests import HISTORY, PREFIX, PROMPT, STOP
+from aigc_ops.modalities.text.requests import (
+    HISTORY,
+    PREFIX,
+    PROMPT,
+    STOP,
+    check_text_conditions,
+)
 from aigc_ops.models.language.decoding import Decoding, Detokenizer, TokenSampler, continuations
 from aigc_ops.models.language.export import export
 from aigc_ops.models.language.likelihood import log_likelihood
@@ -280,13 +284,7 @@ class Gpt(TextModel):
 
     def check(self, request: SampleRequest) -> None:
         check_controls(request, self.controls())
-        check_conditions(request, tuple(each.name for each in (PROMPT, PREFIX, HISTORY, STOP)))
-        history = HISTORY.of(request) or ()
-        check_turns(history)
-        if history and not PROMPT.of(request):
-            raise ModelError("the messages are answered already; give a prompt to follow them")
-        if "" in (STOP.of(request) or ()):
-            raise ModelError("a stop string is empty; give one or more characters, or none")
+        check_text_conditions(request)
         self._prompt_tokens(request)
 
     def _prompt_tokens(self, request: SampleRequest) -> list[int]:

@@ -30,7 +30,7 @@ from aigc_ops.registry.audit_log import PAST, audit
 from aigc_ops.registry.client import address
 from aigc_ops.registry.resolution import resolve_version, verify_stored
 from aigc_ops.registry.versions import CHAMPION, models
-from aigc_ops.serving.bento.store import bento_store, find_project
+from aigc_ops.serving.bento.store import bento_store, package_root
 
 GIB = 2**30
 WANTED_BYTES, NEEDED_BYTES = 5 * GIB, GIB // 2
@@ -111,8 +111,8 @@ def _packages() -> Iterator[Result]:
     install = f"python -m pip install -c {LOCK} -e ."
     if absent:
         yield "FAIL", f"{_listed(absent)} not installed", install
-    root = find_project()
-    if root is None or not (root / LOCK).is_file():
+    root = package_root()
+    if not (root / LOCK).is_file():
         yield "ok", f"not compared with a lock file: no {LOCK} here", None
         return
     other = compare((root / LOCK).read_text("utf-8")).other

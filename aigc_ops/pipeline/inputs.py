@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from aigc_ops.core.artifacts import dotted
 from aigc_ops.core.errors import AigcOpsError, ConfigError, DataError
 from aigc_ops.core.input_paths import collect_inputs
+from aigc_ops.core.project import PROJECT_FILE
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.dvc import check_pin
 from aigc_ops.formats.layout import find_layout
@@ -20,7 +21,7 @@ from aigc_ops.interfaces.ingestion import all_data_hooks
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
-PROJECT_MARKS = ("data.dvc", ".git", "pyproject.toml")
+PROJECT_MARKS = (PROJECT_FILE, "data.dvc", ".git", "pyproject.toml")
 SCHEME = "models:/"
 FEW = 1000
 """A folder with fewer names is listed in a few milliseconds."""

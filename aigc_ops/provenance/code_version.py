@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aigc_ops.core.artifacts import Record
 from aigc_ops.core.extensions import external_sources
+from aigc_ops.core.project import project_code, project_root
 
 MAX_HASHED_BYTES = 2**20  # untracked files above 1 MiB are data rather than code
 
@@ -20,6 +21,20 @@ class Revision(Record):
 
     Of an untracked file above 1 MiB only name and size are hashed.
     """
+
+
+def package_commit() -> str | None:
+    """Return the commit of this package's sources, with `-dirty` after changes; None if unknown."""
+    package = Path(__file__).parents[1]
+    built_from = package / "commit.txt"  # in a wheel
+    if built_from.is_file():
+        return built_from.read_text("utf-8").strip()
+    root = package.parent
+    # Only the package's own repository: site-packages may lie in one of another project.
+    if not (root / ".git").exists():
+        return None
+    described = _git("-C", str(root), "describe", "--always", "--abbrev=40", "--dirty")
+    return described.decode().strip() or None
 
 
 def revision() -> Revision | None:
@@ -48,7 +63,10 @@ def has_commit(commit: str) -> bool:
 
 @cache
 def code_digest() -> str:
-    """Return a SHA-256 over the sources of aigc_ops, flows, and packages that extend them."""
+    """Return a SHA-256 over the sources of aigc_ops, flows, and the code that extends them.
+
+    That code is the project's families and modalities, and packages with entry points.
+    """
     # Part of the keys of cached results, because other code may give other results. Names are
     # relative, so that the same code in another folder has the same digest.
     package = Path(__file__).parents[1]
@@ -56,6 +74,10 @@ def code_digest() -> str:
     for root in (package, package.parent / "flows", *external_sources().values()):
         for path in _sources(root):
             digest.update(path.relative_to(root.parent).as_posix().encode() + b"\0")
+            digest.update(path.read_bytes())
+    if project := project_root():
+        for path in project_code(project):
+            digest.update(path.relative_to(project).as_posix().encode() + b"\0")
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -13,6 +13,7 @@ from aigc_ops.core.atomic_dirs import MANIFEST, write_folder
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.model import Generative
 from aigc_ops.interfaces.request import Control
+from aigc_ops.provenance.added_code import added_code, copy_files
 from aigc_ops.registry.pyfunc import write_flavor
 from aigc_ops.registry.resolution import STORED_FOLDER, cached
 from aigc_ops.sampling.files import GOLDEN, write_samples
@@ -21,6 +22,7 @@ from aigc_ops.storage.checkpoints import write_model
 
 MIN_GOLDEN, MAX_GOLDEN = 8, 32
 GOLDEN_SEED = 0
+CODE_FOLDER = "code"
 TRAINING_PREFIX = "training."
 """Prefix of files that only training reads: optimisers, random states, the data cursor."""
 
@@ -72,6 +74,9 @@ def upload_folder(
             folder, data=STORED_FOLDER, digest=digest, modality=modality, controls=controls
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        # A record of the code outside this package, for people: nothing imports it from here.
+        for code in added_code():
+            copy_files(code.files(), folder / CODE_FOLDER)
         yield folder
 
 

@@ -19,10 +19,12 @@ def test_every_discovered_family_is_a_flow_with_its_own_typed_form():
 
 
 def test_a_half_written_config_leaves_the_others_as_they_are(tmp_path, monkeypatch):
-    (tmp_path / "a-draft.yaml").touch()
-    (tmp_path / "b-draft.yaml").write_text("data: {path: d}\nmodel: {family: gan, latent_dm: 3}")
-    (tmp_path / "c.yaml").write_text("data: {path: d}\nmodel: {family: gan}")
-    monkeypatch.setattr(deployments, "CONFIGS", tmp_path)
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "a-draft.yaml").touch()
+    (configs / "b-draft.yaml").write_text("data: {path: d}\nmodel: {family: gan, latent_dm: 3}")
+    (configs / "c.yaml").write_text("data: {path: d}\nmodel: {family: gan}")
+    monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="an invalid config is not used") as warned:
         pipeline = deployments.pipeline_of("gan")
     assert len(warned) == 2
@@ -30,12 +32,11 @@ def test_a_half_written_config_leaves_the_others_as_they_are(tmp_path, monkeypat
 
 
 def test_prefect_yaml_is_what_the_families_generate():
-    written = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    assert written == deployments.prefect_yaml()
+    assert (ROOT / "prefect.yaml").read_text() == deployments.prefect_yaml_of(ROOT)
 
 
 def test_the_entrypoints_of_prefect_yaml_lead_to_the_flows():
-    for deployment in deployments.prefect_yaml()["deployments"]:
+    for deployment in yaml.safe_load(deployments.prefect_yaml_of(ROOT))["deployments"]:
         path, name = deployment["entrypoint"].split(":")
         assert Path(ROOT / path).is_file()
         assert isinstance(getattr(deployments, name), Flow)

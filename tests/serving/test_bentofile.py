@@ -8,18 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.utils import canonicalize_name
 
 from aigc_ops.core.artifacts import ModelVersion
-from aigc_ops.core.errors import PackagingError
-from aigc_ops.serving.bento import store
+from aigc_ops.core.errors import ConfigError, PackagingError
+from aigc_ops.core.project import PROJECT_FILE
+from aigc_ops.provenance.added_code import BENTOFILE
+from aigc_ops.serving.bento.packaging import _stage_code
 from aigc_ops.serving.bento.requirements import DIRECT, REQUIREMENTS, requirements
 from aigc_ops.serving.bento.store import (
-    BENTOFILE,
     bento_version,
     code_digest,
     code_files,
-    find_project,
     tag_name,
 )
 from tests.conftest import ROOT
@@ -126,16 +127,73 @@ def test_a_pattern_without_files_is_named(checkout: Path) -> None:
         code_files(checkout)
 
 
-def test_the_checkout_is_that_of_the_package_or_the_current_folder(
-    checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a family, in which the test works."""
+    folder = tmp_path / "project"
+    (folder / "families").mkdir(parents=True)
+    (folder / "families" / "toy.py").write_text("TOY = 1\n")
+    (folder / PROJECT_FILE).write_text('requirements = ["pyyaml"]\n')
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_projects_code_and_settings_are_part_of_the_digest(project: Path) -> None:
+    digests = [code_digest(ROOT)]
+    for name, text in (
+        ("families/toy.py", "TOY = 2\n"),
+        (BENTOFILE, "labels: {team: a}\n"),
+        (PROJECT_FILE, ""),
+    ):
+        (project / name).write_text(text)
+        digests.append(code_digest(ROOT))
+    assert len(set(digests)) == 4
+    (project / "notes.txt").write_text("not in the Bento")
+    assert code_digest(ROOT) == digests[-1]
+
+
+def test_a_projects_settings_are_merged_into_the_bento(project: Path, tmp_path: Path) -> None:
+    (project / "prompts").mkdir()
+    (project / "prompts" / "a.txt").write_text("Hello")
+    (project / BENTOFILE).write_text(
+        "labels: {team: a}\ndescription: Ours\ninclude: [prompts/*.txt]\n"
+        "python: {extra_index_url: [file:///wheels]}\nenvs: [{name: X, value: '1'}]\n"
+    )
+    context = tmp_path / "context"
+    _stage_code(ROOT, context, model_tag="toy:v1")
+    content = yaml.safe_load((context / BENTOFILE).read_text())
+    assert content["labels"] == {"project": "aigc-ops", "team": "a"}
+    assert content["description"] == "Ours"
+    assert content["envs"] == [{"name": "X", "value": "1"}]
+    assert content["docker"]["distro"] == "debian"
+    assert content["python"]["extra_index_url"] == ["file:///wheels"]
+    for name in ("prompts/a.txt", "aigc_ops/core/project_modules/families/toy.py"):
+        assert name in content["include"]
+        assert (context / name).is_file()
+    pins = (context / content["python"]["requirements_txt"]).read_text().splitlines()
+    assert pins[-1] == f"pyyaml=={importlib.metadata.version('pyyaml')}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (BENTOFILE, "service: other", "service cannot be set here"),
+        (BENTOFILE, "python: {packages: [einops]}", r"python\.packages cannot be set here"),
+        (BENTOFILE, "include: [no/*.txt]", r"no/\*\.txt names no file"),
+        (BENTOFILE, "a: [", "not readable YAML"),
+        (PROJECT_FILE, 'requirements = ["no-such-package"]', "no-such-package is required, but"),
+        (PROJECT_FILE, 'requirements = ["a b"]', "'a b' is not a requirement"),
+        (PROJECT_FILE, 'requirements = "einops"', "requirements is not a list"),
+        (PROJECT_FILE, "required = []", "required is not a setting"),
+        (PROJECT_FILE, "a = ", "not a readable TOML file"),
+    ],
+)
+def test_wrong_settings_of_a_project_are_named(
+    name: str, text: str, message: str, project: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(checkout)
-    assert find_project() == ROOT
-    installed = tmp_path_factory.mktemp("site-packages") / "aigc_ops" / "__init__.py"
-    monkeypatch.setattr(store.aigc_ops, "__file__", str(installed))
-    assert find_project() == checkout
-    monkeypatch.chdir(installed.parent.parent)
-    assert find_project() is None
+    (project / name).write_text(text)
+    with pytest.raises((PackagingError, ConfigError), match=message):
+        _stage_code(ROOT, tmp_path / "context", model_tag="toy:v1")
 
 
 def test_names_become_tags_that_bentoml_accepts_and_never_collide() -> None:

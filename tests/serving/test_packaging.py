@@ -119,14 +119,6 @@ def test_a_version_of_another_model_is_not_packaged(gan_folder: Path) -> None:
         package(other, gan_folder, config=PackagingConfig())
 
 
-def test_outside_a_checkout_the_missing_bentofile_is_named(
-    gan_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packaging, "find_project", lambda: None)
-    with pytest.raises(PackagingError, match=r"no bentofile\.yaml .*checkout"):
-        package(version_of(gan_folder), gan_folder, config=PackagingConfig())
-
-
 def test_a_model_without_golden_samples_is_not_packaged(gan: Gan, tmp_path: Path) -> None:
     folder = tmp_path / "mnist-gan"
     write_folder(folder, lambda target: write_model(gan, target))

@@ -7,8 +7,8 @@ from typing import Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from aigc_ops.core.errors import ModelError
-from aigc_ops.interfaces.conditions import Condition, SampleCondition
-from aigc_ops.interfaces.request import Message, Role, SampleRequest
+from aigc_ops.interfaces.conditions import Condition, SampleCondition, check_conditions
+from aigc_ops.interfaces.request import Message, Role, SampleRequest, check_turns
 from aigc_ops.interfaces.sampling import CallFields, RequestFields
 from aigc_ops.modalities.text.codec import TextCodec
 
@@ -76,6 +76,16 @@ PREFIX: Condition[str] = SampleCondition(
 )
 HISTORY = History()
 STOP = StopStrings()
+
+
+def check_text_conditions(request: SampleRequest) -> None:
+    """Raise ModelError for conditions that a text model cannot follow."""
+    check_conditions(request, tuple(each.name for each in (PROMPT, PREFIX, HISTORY, STOP)))
+    check_turns(history := HISTORY.of(request) or ())
+    if history and not PROMPT.of(request):
+        raise ModelError("the messages are answered already; give a prompt to follow them")
+    if "" in (STOP.of(request) or ()):
+        raise ModelError("a stop string is empty; give one or more characters, or none")
 
 
 def prompt_conditions(prompts: Sequence[str]) -> list[dict[str, Any]]:

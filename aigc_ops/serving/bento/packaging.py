@@ -17,13 +17,13 @@ from aigc_ops.core.atomic_dirs import read_model_json, verify_folder
 from aigc_ops.core.errors import CheckpointError, PackagingError
 from aigc_ops.core.state_dir import TELEMETRY_OFF, home
 from aigc_ops.models import modality_of
+from aigc_ops.provenance.added_code import BENTOFILE, added_code
 from aigc_ops.provenance.code_version import revision
 from aigc_ops.sampling.files import read_golden
+from aigc_ops.serving.bento.bentofile import merged_bentofile
 from aigc_ops.serving.bento.build import BuildSpec, require_uv
-from aigc_ops.serving.bento.external_code import external_packages
 from aigc_ops.serving.bento.golden_check import compare_golden
 from aigc_ops.serving.bento.store import (
-    BENTOFILE,
     CONFIRMATION,
     Confirmation,
     bento_folder,
@@ -32,8 +32,8 @@ from aigc_ops.serving.bento.store import (
     code_files,
     content_digest,
     find_bento,
-    find_project,
     model_folder,
+    package_root,
 )
 from aigc_ops.serving.config import PackagingConfig
 from aigc_ops.serving.env_vars import MODEL_ALIAS
@@ -49,16 +49,10 @@ def package(version: ModelVersion, folder: Path, *, config: PackagingConfig) -> 
     verify_folder(folder, expected=version.manifest_digest)
     if confirmed := find_bento(version):
         return confirmed
-    root = find_project()
-    if root is None:
-        raise PackagingError(
-            f"no {BENTOFILE} beside the package or in {Path.cwd()}; "
-            "package from a checkout of aigc-ops, which holds it"
-        )
     require_uv()
     try:
         with _staging_store() as staging:
-            return _package(version, folder, root=root, staging=staging, config=config)
+            return _package(version, folder, root=package_root(), staging=staging, config=config)
     except OSError as error:
         raise PackagingError(
             f"{bento_store()}: cannot be written ({error}); "
@@ -132,14 +126,14 @@ def _stage_code(root: Path, context: Path, *, model_tag: str) -> None:
         target = context / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    bentofile = yaml.safe_load((root / BENTOFILE).read_text("utf-8"))
-    requirements = context / bentofile["python"]["requirements_txt"]
-    for package in external_packages():
-        bentofile["include"] += package.copy(context)
+    content = merged_bentofile(root, context)
+    requirements = context / content["python"]["requirements_txt"]
+    for code in added_code():
+        content["include"] += code.copy(context)
         with requirements.open("a", encoding="utf-8") as lines:
-            lines.writelines(f"{pin}\n" for pin in package.requirements())
-    bentofile["models"] = [{"tag": model_tag, "alias": MODEL_ALIAS}]
-    (context / BENTOFILE).write_text(yaml.safe_dump(bentofile, sort_keys=False), "utf-8")
+            lines.writelines(f"{pin}\n" for pin in code.requirements())
+    content["models"] = [{"tag": model_tag, "alias": MODEL_ALIAS}]
+    (context / BENTOFILE).write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
 
 
 def _build(spec: BuildSpec, *, environment: dict[str, str], root: Path, log: Path) -> None:

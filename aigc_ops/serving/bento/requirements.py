@@ -9,9 +9,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-from aigc_ops.core.errors import PackagingError
 from aigc_ops.provenance.environment import LOCK, pins
-from aigc_ops.serving.bento.store import BENTOFILE, find_project
+from aigc_ops.serving.bento.store import package_root
 
 REQUIREMENTS = Path("aigc_ops/serving/bento/requirements.txt")
 # Only these would not be enough: BentoML would install the newest releases of their dependencies,
@@ -60,7 +59,5 @@ def _dependencies(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    root = find_project()
-    if root is None:
-        raise PackagingError(f"no {BENTOFILE} here; run this in a checkout of aigc-ops")
+    root = package_root()
     (root / REQUIREMENTS).write_text(requirements((root / LOCK).read_text()))

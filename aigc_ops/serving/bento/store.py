@@ -15,9 +15,8 @@ import aigc_ops
 from aigc_ops.core.artifacts import BentoTag, ModelVersion, Record, file_digest, json_digest
 from aigc_ops.core.errors import PackagingError
 from aigc_ops.core.state_dir import home
-from aigc_ops.serving.bento.external_code import external_packages
+from aigc_ops.provenance.added_code import BENTOFILE, added_code
 
-BENTOFILE = "bentofile.yaml"
 CONFIRMATION = "confirmed.json"
 MAX_NAME = 63  # BentoML's limit on the name in a tag, that of a DNS label
 
@@ -35,10 +34,7 @@ def find_bento(version: ModelVersion) -> BentoTag | None:
 
     The result is None also when a file of the Bento or of its model is missing or changed.
     """
-    root = find_project()
-    if root is None:
-        return None
-    code = code_digest(root)
+    code = code_digest(package_root())
     store = bento_store()
     folder = bento_folder(store, version, code)
     # The tag holds 8 digits of the digests, so the confirmation's whole ones are compared. Cheap
@@ -134,24 +130,26 @@ def tag_name(name: str) -> str:
     return f"{plain[: MAX_NAME - 9]}-{digest}".lstrip("-._")
 
 
-def find_project() -> Path | None:
-    """Return the checkout with bentofile.yaml: this package's or the working folder; or None."""
-    # An installed wheel has no bentofile.yaml beside it.
-    candidates = [Path(aigc_ops.__file__).parent.parent, Path.cwd()]
-    for folder in candidates:
-        if (folder / BENTOFILE).is_file() and (folder / "aigc_ops" / "serving").is_dir():
-            return folder
-    return None
+def package_root() -> Path:
+    """Return the folder that contains `aigc_ops`: a checkout, or site-packages."""
+    return Path(aigc_ops.__file__).parents[1]
+
+
+def bentofile(root: Path) -> Path:
+    """Return the bentofile.yaml that lists the files of `aigc_ops` in a Bento."""
+    # In a checkout it is at the top, where `bentoml build` finds it; in a wheel it lies here.
+    at_top = root / BENTOFILE
+    return at_top if at_top.is_file() else root / "aigc_ops" / "serving" / "bento" / BENTOFILE
 
 
 def code_files(root: Path) -> list[Path]:
-    """Return the files of the checkout that bentofile.yaml includes, sorted by path."""
+    """Return the files that bentofile.yaml includes, sorted by path."""
     files: set[Path] = set()
-    for pattern in yaml.safe_load((root / BENTOFILE).read_text("utf-8"))["include"]:
+    for pattern in yaml.safe_load(bentofile(root).read_text("utf-8"))["include"]:
         matches = list(root.glob(pattern))
         # BentoML itself would ignore such a pattern, and the service would fail at an import.
         if not matches:
-            raise PackagingError(f"{root / BENTOFILE}: {pattern} names no file; correct it")
+            raise PackagingError(f"{bentofile(root)}: {pattern} names no file; correct it")
         files.update(matches)
     return sorted(files)
 
@@ -159,12 +157,12 @@ def code_files(root: Path) -> list[Path]:
 def code_digest(root: Path) -> str:
     """Return a SHA-256 (hex) over the code in a Bento.
 
-    The code is bentofile.yaml, the files that it includes, and packages that add modalities or
-    families.
+    The code is bentofile.yaml, the files that it includes, and other packages and the project
+    that add modalities or families.
     """
-    # Without other packages the digest is that of versions before they were supported.
-    own = _tree_digest(root, [root / BENTOFILE, *code_files(root)])
-    others = [package.digests() for package in external_packages()]
+    # Without other code the digest is that of versions before it was supported.
+    own = _tree_digest(root, [bentofile(root), *code_files(root)])
+    others = [added.digests() for added in added_code()]
     return json_digest([own, *others]) if others else own
 
 
