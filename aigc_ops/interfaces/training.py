@@ -41,6 +41,14 @@ class TrainingHooks(abc.ABC):
 
         return model.examples(data.take(torch.arange(min(num, len(data)))))
 
+    def example_data(self) -> Mapping[str, TrainingData]:
+        """Return small datasets by name, on which families are tested (aigc_ops/laws).
+
+        About 32 samples each, made without files. Where one dataset is enough, the first is used.
+        Without any, most tests of a family are skipped.
+        """
+        return {}
+
     @abc.abstractmethod
     def preview(self, model: Generative[Any], data: TrainingData | None) -> Media:
         """Return samples from fixed seeds, so that the previews of two steps are comparable.

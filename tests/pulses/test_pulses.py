@@ -33,7 +33,8 @@ def test_the_page_shows_the_packages_own_code() -> None:
     excerpts = re.findall(r"```(?:python|ini) (\S+)\n(.*?)```", PAGE, re.S)
     assert {name for name, _ in excerpts} == {
         "pulses-0.1.dist-info/entry_points.txt",
-        *(f"pulses/{name}.py" for name in ("__init__", "data", "samples", "evaluation")),
+        "pulses/__init__.py",
+        *(f"pulses/{name}.py" for name in ("data", "samples", "training", "evaluation")),
     }
     for name, excerpt in excerpts:
         assert unindented(excerpt) in unindented((PACKAGE / name).read_text("utf-8")), name
@@ -41,6 +42,14 @@ def test_the_page_shows_the_packages_own_code() -> None:
 
 def unindented(code: str) -> str:
     return "\n".join(line.strip() for line in code.strip().splitlines())
+
+
+def test_its_family_passes_the_laws(workplace: PulseWorkplace, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "--pyargs", "aigc_ops.laws", "--family", "gauss"]
+    environment = {k: v for k, v in workplace.environment.items() if not k.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d+ passed in", done.stdout), done.stdout  # and none skipped
 
 
 def test_its_data_is_found_validated_and_learnt(first: Any) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional
 
 from aigc_ops.core.artifacts import Checkpoint, ImageShape
@@ -21,7 +20,6 @@ from tests.conftest import ref_of, striped_digits
 
 GAN = GanConfig(latent_dim=4, generator_width=4, critic_width=4)
 VAE = VaeConfig(latent_dim=4, width=4)
-FILES = ("model.safetensors", "training.safetensors")
 
 
 class Recorder(SilentTracker):
@@ -95,12 +93,3 @@ def run(
             initial=initial,
         )
     )
-
-
-def assert_bit_equal(one: Path, other: Path) -> None:
-    """Whether two checkpoints hold the same weights and state."""
-    for name in FILES:
-        left, right = load_file(one / name), load_file(other / name)
-        assert left.keys() == right.keys()
-        for key, tensor in left.items():
-            assert torch.equal(tensor, right[key]), f"{name}: {key}"

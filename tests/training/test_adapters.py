@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 from aigc_ops.core.artifacts import Checkpoint, DatasetRef
 from aigc_ops.core.errors import ModelError
 from aigc_ops.core.tracking import SilentTracker, Tracker
+from aigc_ops.laws.runs import FILES, assert_bit_equal
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.storage.checkpoints import load_model
 from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
 from tests.conftest import CHILDREN, free_port
 from tests.models.test_pretrained import save_pretrained
-from tests.training.runs import FILES, Recorder, assert_bit_equal
+from tests.training.runs import Recorder
 
 DATA = TextData([f"Answer {i}, {'你好 ' * (i % 3)}😀" for i in range(24)], ["What?"] * 24)
 LORA = {"rank": 2, "alpha": 8.0}

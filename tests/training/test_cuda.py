@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from aigc_ops.evaluation.config import EvaluationConfig
+from aigc_ops.laws.cases import first_cases
+from aigc_ops.laws.runs import assert_bit_equal, trained
 from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.model import ImageData
+from aigc_ops.models import family_names
 from aigc_ops.models.gan import GanConfig
 from aigc_ops.models.vae import Vae
 from aigc_ops.sampling import sampler
@@ -23,11 +26,11 @@ from aigc_ops.training.cuda_graphs import _Recording
 from aigc_ops.training.examples import Examples
 from aigc_ops.training.state import RECORD, TrainingState, recorded_versions
 from tests.conftest import striped_digits
-from tests.models.cases import each_family, trained
-from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, real_digits, run
+from tests.training.runs import GAN, VAE, Recorder, real_digits, run
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
+each_family = pytest.mark.parametrize("case", first_cases(family_names()))
 DENSE = VAE.model_copy(update={"network": "fully_connected"})
 
 

@@ -14,11 +14,12 @@ from aigc_ops.core.errors import CheckpointError, ModelError, TrainingError
 from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data.config import DataConfig
 from aigc_ops.interfaces.optimizer import AdamConfig
+from aigc_ops.laws.runs import FILES, assert_bit_equal
 from aigc_ops.models.gpt import GptConfig
 from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, run_key, train
 from aigc_ops.training.config import WatchConfig
 from tests.conftest import CHILDREN, ref_of, striped_digits
-from tests.training.runs import FILES, GAN, VAE, Recorder, assert_bit_equal, run
+from tests.training.runs import GAN, VAE, Recorder, run
 
 DATA = DataConfig(path="anywhere")
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from aigc_ops.core.errors import TrainingError
+from aigc_ops.laws.runs import assert_bit_equal
 from aigc_ops.models.gan import Gan
 from aigc_ops.training import RunFolder, TrainingConfig
 from aigc_ops.training.oom import free_memory, smaller_batches
-from tests.training.runs import GAN, assert_bit_equal, run
+from tests.training.runs import GAN, run
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of "

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from aigc_ops.__main__ import main
 from aigc_ops.core.errors import ConfigError, TrainingError
 from aigc_ops.core.state_dir import lock_state_dir
+from aigc_ops.laws.runs import assert_bit_equal
 from tests.conftest import ROOT, free_port, start_child
 from tests.registry.conftest import empty_database, store
-from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, run, stream_of
+from tests.training.runs import GAN, VAE, Recorder, run, stream_of
 
 __all__ = ["empty_database", "store"]
 

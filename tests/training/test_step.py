@@ -10,6 +10,7 @@ import torch
 from aigc_ops.core.artifacts import ImageShape
 from aigc_ops.core.errors import ConfigError
 from aigc_ops.interfaces.optimizer import AdamConfig
+from aigc_ops.laws.runs import assert_bit_equal
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.gpt import Gpt, GptConfig
@@ -21,7 +22,7 @@ from aigc_ops.training.examples import Examples
 from aigc_ops.training.state import new_state
 from aigc_ops.training.step import set_learning_rates, take_step
 from tests.conftest import striped_digits
-from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, run
+from tests.training.runs import GAN, VAE, Recorder, run
 
 CPU = torch.device("cpu")
 DATA = striped_digits(24)

@@ -11,12 +11,13 @@ from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.formats.layout import find_layout
 from aigc_ops.interfaces.ingestion import all_data_hooks
 from aigc_ops.interfaces.model import FamilyConfig
+from aigc_ops.laws.runs import assert_bit_equal
 from aigc_ops.modalities.image import streaming
 from aigc_ops.modalities.image.monitor import SampleFigures
 from aigc_ops.modalities.image.streaming import ImageStream
 from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
 from aigc_ops.training.examples import Examples
-from tests.training.runs import GAN, VAE, assert_bit_equal, little_memory
+from tests.training.runs import GAN, VAE, little_memory
 
 
 def streamed(

@@ -10,11 +10,12 @@ import torch
 from aigc_ops.compute.devices import torch_settings
 from aigc_ops.core.errors import ConfigError, TrainingError
 from aigc_ops.core.state_dir import home
+from aigc_ops.laws.runs import assert_bit_equal
 from aigc_ops.models.vae import Vae
 from aigc_ops.training.state import Progress
 from aigc_ops.training.watchdog import _note_best
 from tests.conftest import striped_digits
-from tests.training.runs import GAN, VAE, Recorder, assert_bit_equal, run
+from tests.training.runs import GAN, VAE, Recorder, run
 
 DENSE = VAE.model_copy(update={"network": "fully_connected"})
 DENSE_MODEL = Vae(DENSE, striped_digits(2).shape)

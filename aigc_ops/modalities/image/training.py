@@ -1,5 +1,6 @@
 """Training hooks of image models: online metrics and previews."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ class ImageTraining(TrainingHooks):
     def monitor(self, train: TrainingData) -> Monitor | None:
         assert isinstance(train, Images), type(train)
         return SampleMonitor(train)
+
+    def example_data(self) -> Mapping[str, TrainingData]:
+        from aigc_ops.modalities.image.example_data import example_data
+
+        return example_data()
 
     def preview(self, model: Generative[Any], data: TrainingData | None) -> Media:  # noqa: ARG002
         """Return a grid of samples with fixed seeds; classes are side by side."""

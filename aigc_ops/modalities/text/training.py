@@ -1,6 +1,7 @@
 """Training hooks of text models: held-out examples and previews."""
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -37,6 +38,11 @@ class TextTraining(TrainingHooks):
                 # A copy, since a view would keep all rows in memory.
                 return {name: rows[:num].clone() for name, rows in examples.items()}
             num_characters *= 4
+
+    def example_data(self) -> Mapping[str, TrainingData]:
+        from aigc_ops.modalities.text.example_data import example_data
+
+        return example_data()
 
     def preview(self, model: Generative[Any], data: TrainingData | None) -> Media:
         prompts = data.prompts if isinstance(data, TextData) else None

@@ -67,7 +67,7 @@ class Gauss(Generative):
 
     def sample(self, requests):
         labels = torch.tensor(
-            [request.conditions["label"] for request in requests], dtype=torch.int64
+            [request.conditions.get("label", 0) for request in requests], dtype=torch.int64
         )
         rows = [torch.randn(self.length, generator=request.generator()) for request in requests]
         noise = torch.stack(rows) if rows else torch.empty(0, self.length)

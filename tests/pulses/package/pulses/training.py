@@ -1,7 +1,10 @@
 """Samples and measurements during training."""
 
+import torch
+
 from aigc_ops.interfaces.training import TrainingHooks
 from aigc_ops.sampling import sampler
+from pulses.data import PulseData
 from pulses.samples import PulseCodec
 
 
@@ -16,6 +19,14 @@ class PulseTraining(TrainingHooks):
             return {"samples/loudness": float(sampler.generate(model, requests).abs().mean())}
 
         return measure
+
+    def example_data(self):
+        pulses = torch.sin(torch.arange(32 * 16) / 3).reshape(32, 16)
+        labels = torch.arange(32) % 2
+        return {
+            "two classes": PulseData(pulses, labels, ("rising", "falling")),
+            "without labels": PulseData(pulses, None, ()),
+        }
 
     def preview(self, model, data):
         requests = sampler.requests(model, 4, seed=0)
