@@ -68,7 +68,9 @@ class DataSettings(SectionedConfig):
         default="source", min_length=1, description="Parquet column of each row's source."
     )
     licence_column: str = Field(
-        default="licence", min_length=1, description="Parquet column of each row's licence."
+        default="licence",
+        min_length=1,
+        description="Parquet column of each row's licence; by default `license` is read as well.",
     )
 
     @field_validator("modality")
@@ -173,6 +175,15 @@ class Survey:
         return {"shape": {"class_names": list(class_names)}} if class_names else {}
 
 
+def licence_column(found: Collection[str], config: DataSettings) -> str:
+    """Return the column with licences among those found: the configured one, else `license`."""
+    configured = config.licence_column
+    is_default = configured == DataSettings.model_fields["licence_column"].default
+    return (
+        "license" if is_default and configured not in found and "license" in found else configured
+    )
+
+
 class DataHooks(abc.ABC):
     """Interface of a modality for files and columns."""
 
@@ -217,7 +228,7 @@ class DataHooks(abc.ABC):
         """Return True if Parquet with these columns holds samples of this modality."""
         return self.content_column(config) in columns
 
-    def columns(self, found: Collection[str], config: DataSettings) -> dict[str, str]:  # noqa: ARG002
+    def columns(self, found: Collection[str], config: DataSettings) -> dict[str, str]:
         """Return the column of each field to read: `content` and the optional fields.
 
         `found` are the columns of the file. Fields that a Row does not have are passed to
@@ -229,7 +240,7 @@ class DataHooks(abc.ABC):
             for field in self.optional_fields
             if (column := getattr(config, f"{field}_column"))
         }
-        facts = {"source": config.source_column, "licence": config.licence_column}
+        facts = {"source": config.source_column, "licence": licence_column(found, config)}
         return {"content": self.content_column(config), **optional, **facts}
 
     def column_rows(self, name: str, values: Mapping[str, Any]) -> Iterator[Row]:

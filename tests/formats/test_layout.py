@@ -91,6 +91,15 @@ def test_the_next_integer_on_a_few_rows_of_many_is_no_class() -> None:
     assert class_names({**digits, None: 1, -1: 1}, {}) == ten
 
 
+def test_the_american_spelling_of_the_licence_column_is_read(tmp_path: Path) -> None:
+    held = image_rows(1, start=50, label=0)
+    write_splits(tmp_path / "a", image_rows(4, label=0, license="MIT"), held)
+    assert opened(tmp_path / "a").licences == ("MIT",)
+    both = image_rows(4, label=0, license="MIT", licence="BSD")
+    write_splits(tmp_path / "b", both, held)
+    assert opened(tmp_path / "b").licences == ("BSD",)
+
+
 def test_licences_and_sources_of_any_type_are_told(tmp_path: Path) -> None:
     rows = image_rows(4, label=0, source=7, licence=[["MIT", "BSD"]] * 4)
     write_splits(tmp_path, rows, image_rows(1, start=50, label=0))

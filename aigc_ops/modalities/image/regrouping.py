@@ -15,7 +15,7 @@ from aigc_ops.core.errors import CheckpointError
 from aigc_ops.core.file_contents import digest_content
 from aigc_ops.core.state_dir import home
 from aigc_ops.formats.parquet import open_parquet
-from aigc_ops.interfaces.ingestion import DataSettings
+from aigc_ops.interfaces.ingestion import DataSettings, licence_column
 from aigc_ops.modalities.image.ingestion import image_settings
 
 
@@ -46,14 +46,15 @@ def regrouped(path: Path, config: DataSettings, *, num_rows: int) -> Path:
 
 
 def _columns(path: Path, config: DataSettings) -> list[str]:
+    with open_parquet(path) as file:
+        found = file.schema_arrow.names
     wanted = (
         image_settings(config).column,
         config.label_column,
         config.source_column,
-        config.licence_column,
+        licence_column(found, config),
     )
-    with open_parquet(path) as file:
-        return [name for name in file.schema_arrow.names if name in wanted]
+    return [name for name in found if name in wanted]
 
 
 def _copy(path: Path, target: Path, config: DataSettings, num_rows: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 
 from aigc_ops.core.errors import ModelError
 from aigc_ops.core.file_contents import open_content
-from aigc_ops.interfaces.ingestion import DataSettings, unreadable
+from aigc_ops.interfaces.ingestion import DataSettings, licence_column, unreadable
 from aigc_ops.interfaces.request import Message, Role, check_turns
 from aigc_ops.interfaces.row import Row
 from aigc_ops.modalities.text.config import TextDataConfig
@@ -55,7 +55,7 @@ def _record_rows(name: str, line: bytes, config: DataSettings) -> Iterator[Row]:
         return
     source, licence = (
         value if isinstance(value, str) else None
-        for value in map(record.get, (config.source_column, config.licence_column))
+        for value in map(record.get, (config.source_column, licence_column(record, config)))
     )
     if settings.messages_column in record:
         yield from answer_rows(
