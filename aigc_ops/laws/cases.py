@@ -15,7 +15,6 @@ from aigc_ops.interfaces.model import FamilyConfig, Generative
 from aigc_ops.models import family_type, modality_of
 from aigc_ops.sampling import sampler
 
-_SLOW = pytest.mark.slow
 _ADAM = {"learning_rate": 2e-3, "beta1": 0.5}
 _GAN = {
     "latent_dim": 8,
@@ -147,7 +146,10 @@ def run_cases(families: Iterable[str], settings: str | None = None) -> list[Any]
     params = []
     for family in families:
         first, *others = first_cases([family], settings)
-        slow = (pytest.param(*p.values, id=p.id, marks=(*p.marks, _SLOW)) for p in others)
+        # No constant of the module: `conftest.pytest_configure` declares the marker after imports.
+        slow = (
+            pytest.param(*p.values, id=p.id, marks=(*p.marks, pytest.mark.slow)) for p in others
+        )
         params += [first, *slow]
     return params
 

@@ -201,6 +201,13 @@ def test_laws_without_data_are_skipped_with_the_method_to_implement(run):
     assert re.search(f"^SKIPPED .*{re.escape(reason)}$", run.stdout, re.M)
 
 
+def test_all_families_are_collected_where_unknown_markers_are_errors(package):
+    run = laws(package, "--collect-only", "-q", "--strict-markers", "-W", "error")
+    assert run.returncode == 0, run.stdout + run.stderr
+    for name in ("gan wasserstein, 32 colour", "gpt, documents", "lost_part, two classes"):
+        assert f"[{name}]" in run.stdout
+
+
 def test_an_unknown_family_is_refused_without_a_traceback(package):
     run = laws(package, "--family", "gna")
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
