@@ -41,7 +41,7 @@ class PulseCodec(SampleCodec):
         return Table(columns, rows)
 
 
-LABEL = LabelCondition("Class of the pulse; by default the classes take turns.")
+LABEL = LabelCondition("Class of the pulse.")
 
 
 class PulseRequests(RequestFields):
