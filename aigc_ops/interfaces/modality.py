@@ -31,6 +31,9 @@ class Modality(abc.ABC, Generic[SamplesT]):
     rate_unit: ClassVar[str]
     """Unit of throughput, such as "tokens": rates are reported as `tokens_per_second`."""
 
+    served_packages: ClassVar[tuple[str, ...]] = ()
+    """Packages that a service of its models imports, besides those of every service."""
+
     # Settings. A section is a field under the modality's name in that stage's config.
     data_section: ClassVar["type[SectionConfig] | None"] = None
     """Settings under `data.NAME`."""

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -14,17 +15,22 @@ from packaging.utils import canonicalize_name
 from aigc_ops.core.artifacts import ModelVersion
 from aigc_ops.core.errors import ConfigError, PackagingError
 from aigc_ops.core.project import PROJECT_FILE
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.models.gan import Gan
 from aigc_ops.provenance.added_code import BENTOFILE
 from aigc_ops.serving.bento.packaging import _stage_code
-from aigc_ops.serving.bento.requirements import DIRECT, REQUIREMENTS, requirements
+from aigc_ops.serving.bento.requirements import DIRECT, requirement_files
 from aigc_ops.serving.bento.store import (
+    REQUIREMENTS,
     bento_version,
     code_digest,
     code_files,
     tag_name,
 )
 from tests.conftest import ROOT
+from tests.serving.conftest import registered
 
+TEXT = find_modality("text")
 SERVED_PARTS = ("codec", "requests")
 """Parts of a modality that a service uses; the others are imported by stages alone."""
 
@@ -60,20 +66,57 @@ def test_the_bento_holds_every_module_of_ours_that_it_imports() -> None:
 
 def test_the_bento_requires_every_package_that_it_imports() -> None:
     distributions = importlib.metadata.packages_distributions()
+    direct = {*DIRECT, *find_modality("image").served_packages, *TEXT.served_packages}
     for name in {name.split(".")[0] for name in imported_by(code_files(ROOT))}:
         if name not in {*sys.stdlib_module_names, "aigc_ops"}:
-            assert set(map(canonicalize_name, distributions[name])) & set(DIRECT), name
+            assert set(map(canonicalize_name, distributions[name])) & direct, name
 
 
 def test_the_bento_installs_what_the_lock_pins_and_nothing_else() -> None:
     lock = (ROOT / "constraints.txt").read_text()
-    written = (ROOT / REQUIREMENTS).read_text()
-    assert written == requirements(lock), "run `python -m aigc_ops.serving.bento.requirements`"
-    pins = [line for line in written.splitlines() if not line.startswith("#")]
-    assert set(pins) < set(lock.splitlines())
+    files = requirement_files(lock)
+    for name, text in files.items():
+        written = (ROOT / REQUIREMENTS).with_name(name).read_text()
+        assert written == text, "run `python -m aigc_ops.serving.bento.requirements`"
+        pins = [line for line in written.splitlines() if not line.startswith("#")]
+        assert set(pins) < set(lock.splitlines())
+        names = {pin.partition("==")[0] for pin in pins}
+        assert names > set(DIRECT)
+        assert not {"mlflow", "prefect", "dvc", "torchvision"} & names
+    pins = {name: set(text.splitlines()) for name, text in files.items()}
+    assert (
+        pins["requirements.txt"] == pins["requirements-image.txt"] | pins["requirements-text.txt"]
+    )
+
+
+def test_a_bento_of_images_has_no_language_libraries(gan: Gan, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    _stage_code(ROOT, context, modality="image", model_tag="toy:v1")
+    pins = (context / REQUIREMENTS).read_text().splitlines()[2:]
+    assert len(pins) <= 76
     names = {pin.partition("==")[0] for pin in pins}
-    assert names > set(DIRECT)
-    assert not {"mlflow", "prefect", "dvc", "torchvision"} & names
+    assert not set(TEXT.served_packages) & names
+    assert [path.name for path in (context / REQUIREMENTS).parent.glob("*.txt")] == [
+        REQUIREMENTS.name
+    ]
+    # The service runs on the Bento's own code where they cannot be imported.
+    folder = registered(gan, tmp_path / "digits")
+    absent = {package.replace("-", "_") for package in TEXT.served_packages}
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "from pathlib import Path\n"
+        "from aigc_ops.serving.runtime.model_runner import load_served\n"
+        f"served = load_served(Path({str(folder)!r}), name='m', version='1', expected=None)\n"
+        "requests = served.build_requests(served.call_type.model_validate({'num': 2}))\n"
+        "print(served.respond(requests).status_code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(context)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "200\n", done.stderr
 
 
 def test_stages_and_their_libraries_stay_out_of_the_bento() -> None:
@@ -160,7 +203,7 @@ def test_a_projects_settings_are_merged_into_the_bento(project: Path, tmp_path: 
         "python: {extra_index_url: [file:///wheels]}\nenvs: [{name: X, value: '1'}]\n"
     )
     context = tmp_path / "context"
-    _stage_code(ROOT, context, model_tag="toy:v1")
+    _stage_code(ROOT, context, modality="image", model_tag="toy:v1")
     content = yaml.safe_load((context / BENTOFILE).read_text())
     assert content["labels"] == {"project": "aigc-ops", "team": "a"}
     assert content["description"] == "Ours"
@@ -193,7 +236,7 @@ def test_wrong_settings_of_a_project_are_named(
 ) -> None:
     (project / name).write_text(text)
     with pytest.raises((PackagingError, ConfigError), match=message):
-        _stage_code(ROOT, tmp_path / "context", model_tag="toy:v1")
+        _stage_code(ROOT, tmp_path / "context", modality="image", model_tag="toy:v1")
 
 
 def test_names_become_tags_that_bentoml_accepts_and_never_collide() -> None:

@@ -26,6 +26,7 @@ class Image(Modality["Tensor"]):
 
     name = "image"
     unit = rate_unit = "images"
+    served_packages = ("pillow",)
     data_section = ImageDataConfig
     validation_section = ImageValidationConfig
     evaluation_section = ImageEvaluationConfig

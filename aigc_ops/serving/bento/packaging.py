@@ -25,6 +25,7 @@ from aigc_ops.serving.bento.build import BuildSpec, require_uv
 from aigc_ops.serving.bento.golden_check import compare_golden
 from aigc_ops.serving.bento.store import (
     CONFIRMATION,
+    REQUIREMENTS,
     Confirmation,
     bento_folder,
     bento_store,
@@ -77,7 +78,12 @@ def _package(
     # hidden: BentoML excludes files in hidden folders.
     with tempfile.TemporaryDirectory(prefix="aigc-ops-bento-") as context:
         spec = _build_spec(version, folder, bento=bento, context=context)
-        _stage_code(root, Path(context), model_tag=f"{spec.name}:{spec.model_version}")
+        _stage_code(
+            root,
+            Path(context),
+            modality=modality.name,
+            model_tag=f"{spec.name}:{spec.model_version}",
+        )
         _build(spec, environment=environment, root=root, log=logs / f"build-{bento.name}.log")
     # 3. Boot the Bento as `bentoml serve` would, and compare its samples.
     log = logs / f"serve-{bento.name}.log"
@@ -119,7 +125,7 @@ def _build_spec(version: ModelVersion, folder: Path, *, bento: Path, context: st
     )
 
 
-def _stage_code(root: Path, context: Path, *, model_tag: str) -> None:
+def _stage_code(root: Path, context: Path, *, modality: str, model_tag: str) -> None:
     """Copy the files that bentofile.yaml includes into the build context."""
     # BentoML walks its whole context, and a checkout holds data, checkpoints and environments.
     for path in code_files(root):
@@ -127,13 +133,23 @@ def _stage_code(root: Path, context: Path, *, model_tag: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     content = merged_bentofile(root, context)
-    requirements = context / content["python"]["requirements_txt"]
+    requirements = context / REQUIREMENTS
+    _select_requirements(requirements, modality)
     for code in added_code():
         content["include"] += code.copy(context)
         with requirements.open("a", encoding="utf-8") as lines:
             lines.writelines(f"{pin}\n" for pin in code.requirements())
     content["models"] = [{"tag": model_tag, "alias": MODEL_ALIAS}]
     (context / BENTOFILE).write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+
+
+def _select_requirements(requirements: Path, modality: str) -> None:
+    """Replace requirements.txt by the pins of one modality, if it has a file; remove the others."""
+    own = requirements.with_name(f"requirements-{modality}.txt")
+    if own.is_file():
+        own.replace(requirements)
+    for other in requirements.parent.glob("requirements-*.txt"):
+        other.unlink()
 
 
 def _build(spec: BuildSpec, *, environment: dict[str, str], root: Path, log: Path) -> None:

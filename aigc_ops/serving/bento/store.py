@@ -17,6 +17,7 @@ from aigc_ops.core.errors import PackagingError
 from aigc_ops.core.state_dir import home
 from aigc_ops.provenance.added_code import BENTOFILE, added_code
 
+REQUIREMENTS = Path("aigc_ops/serving/bento/requirements.txt")
 CONFIRMATION = "confirmed.json"
 MAX_NAME = 63  # BentoML's limit on the name in a tag, that of a DNS label
 
