@@ -91,8 +91,21 @@ def _flow_run_name() -> str:
         return f"{config.name}-{config.model.family}"
 
 
+def _pipelines() -> dict[str, Flow[Any, Any]]:
+    """Return the flow of each family; warns of a family that cannot be imported."""
+    flows = {}
+    for family in family_names():
+        try:
+            flows[family] = pipeline_of(family)
+        # A project's broken family, or an extra that is not installed, must not hide the others.
+        except ConfigError as error:
+            warnings.warn(f"the family {family} is not offered: {error}", stacklevel=2)
+    return flows
+
+
+PIPELINES = _pipelines()
 FLOWS: dict[str, Flow[Any, Any]] = {
-    **{family: pipeline_of(family) for family in family_names()},
+    **PIPELINES,
     "review": review,
     "rollback": rollback,
     "guard": guard,
@@ -141,7 +154,7 @@ class DeploymentSpec:
 def deployment_specs() -> list[DeploymentSpec]:
     """Return all deployments: a pipeline for each family, review, rollback and guard."""
     return [
-        *(DeploymentSpec(family, "pipeline", NIGHTLY) for family in family_names()),
+        *(DeploymentSpec(family, "pipeline", NIGHTLY) for family in PIPELINES),
         DeploymentSpec("review", "review"),
         DeploymentSpec("rollback", "rollback"),
         DeploymentSpec("guard", "guard", HOURLY),

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from aigc_ops.cli.parser import CONFIG_COMMANDS, MODEL_COMMANDS, SWITCHES, parser
 from aigc_ops.core.errors import AigcOpsError, ConfigError
 from aigc_ops.core.escaping import printable
+from aigc_ops.core.extras import install_advice
 from aigc_ops.core.import_path import isolate
 from aigc_ops.core.state_dir import export_environment, full_disk_message, home, is_first_process
 
@@ -90,7 +91,12 @@ def _reported(arguments: argparse.Namespace, output: TextIO) -> Iterator[Outcome
     except OSError as error:
         _report(arguments, error, f"{error}; {_remedy(error)}", output)
         outcome.code = 1
-    except Exception as error:  # a bug: its report needs the traceback
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (advice := install_advice(error)):
+            _report(arguments, error, advice, output)
+            outcome.code = 2
+            return
+        # A bug: its report needs the traceback.
         # Libraries raise many kinds of errors on a full disk, so that is checked first.
         traceback.print_exc()
         hint = full_disk_message(home()) or "please report it"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aigc_ops.core import project_modules
 from aigc_ops.core.errors import AigcOpsError, ConfigError
 from aigc_ops.core.extensions import FAMILIES, MODALITIES, external
+from aigc_ops.core.extras import install_advice
 from aigc_ops.core.project import FAMILIES_FOLDER, MODALITIES_FOLDER
 
 if TYPE_CHECKING:
@@ -78,7 +79,12 @@ def _load(group: str, name: str) -> Any:
         raise ConfigError(
             f"two sources give {name!r}: {first.place} and {others[0].place}; rename one"
         )
-    return first.load()
+    try:
+        return first.load()
+    except ModuleNotFoundError as error:
+        if advice := install_advice(error):
+            raise ConfigError(f"{name}: {advice}") from error
+        raise
 
 
 def _sources(group: str) -> dict[str, list[Source]]:

@@ -31,6 +31,8 @@ class Modality(abc.ABC, Generic[SamplesT]):
     rate_unit: ClassVar[str]
     """Unit of throughput, such as "tokens": rates are reported as `tokens_per_second`."""
 
+    extra: ClassVar[str | None] = None
+    """Extra of aigc-ops that evaluation of its models needs, such as "text"; None: none."""
     served_packages: ClassVar[tuple[str, ...]] = ()
     """Packages that a service of its models imports, besides those of every service."""
 

@@ -20,6 +20,7 @@ from pydantic import Field
 from aigc_ops.core import prefect_http
 from aigc_ops.core.artifacts import Record
 from aigc_ops.core.errors import AigcOpsError
+from aigc_ops.core.extras import EXTRAS, missing
 from aigc_ops.core.private_folders import fault, private_folder, remedy
 from aigc_ops.core.state_dir import PRIVATE_FOLDERS, TELEMETRY_OFF, home
 from aigc_ops.data.dvc import is_in_remote, pins_here
@@ -111,16 +112,18 @@ def _packages() -> Iterator[Result]:
     install = f"python -m pip install -c {LOCK} -e ."
     if absent:
         yield "FAIL", f"{_listed(absent)} not installed", install
+    without = [name for name in EXTRAS if missing(name)]
+    extras = f"; extras not installed: {', '.join(without)}" if without else ""
     root = package_root()
     if not (root / LOCK).is_file():
-        yield "ok", f"not compared with a lock file: no {LOCK} here", None
+        yield "ok", f"not compared with a lock file: no {LOCK} here{extras}", None
         return
     other = compare((root / LOCK).read_text("utf-8")).other
     if other:
         versions = [f"{name} {now} (locked: {locked})" for name, (now, locked) in other.items()]
         yield "warn", f"{len(other)} differ from the lock: {_listed(versions)}", install
     elif not absent:
-        yield "ok", f"as {LOCK} pins them", None
+        yield "ok", f"as {LOCK} pins them{extras}", None
 
 
 def _disk() -> Iterator[Result]:

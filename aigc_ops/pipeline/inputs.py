@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from aigc_ops.core.artifacts import dotted
 from aigc_ops.core.errors import AigcOpsError, ConfigError, DataError
+from aigc_ops.core.extras import require_extra
 from aigc_ops.core.input_paths import collect_inputs
 from aigc_ops.core.project import PROJECT_FILE
 from aigc_ops.data.config import DataConfig
@@ -18,6 +19,7 @@ from aigc_ops.data.dvc import check_pin
 from aigc_ops.formats.layout import find_layout
 from aigc_ops.formats.stat_digest import absolute, covering_pin
 from aigc_ops.interfaces.ingestion import all_data_hooks
+from aigc_ops.models import modality_of
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -97,6 +99,9 @@ def require_inputs(
     of the config to check; None: all.
     """
     # Runs before any server starts, so that a mistyped path fails at once.
+    modality = modality_of(config.model.family)
+    if modality.extra and (sections is None or "evaluation" in sections):
+        require_extra(modality.extra, f"evaluations of {modality.unit}")
     for name, value in input_settings(config).items():
         project = None if name in dotted(given) else find_project(file)
         if sections is not None and name.split(".")[0] not in sections:

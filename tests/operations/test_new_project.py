@@ -100,7 +100,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     programs = folder / "env" / "bin"
     (wheel,) = (folder / "dist").glob("*.whl")
     locked = ["--constraint", str(ROOT / "constraints.txt")]
-    install = [programs / "python", "-m", "pip", "install", "-q", *locked, wheel, "pytest"]
+    install = [
+        programs / "python",
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        *locked,
+        f"{wheel}[image]",
+        "pytest",
+    ]
     subprocess.run(install, check=True)
     return programs
 

@@ -26,6 +26,7 @@ class Image(Modality["Tensor"]):
 
     name = "image"
     unit = rate_unit = "images"
+    extra = "image"
     served_packages = ("pillow",)
     data_section = ImageDataConfig
     validation_section = ImageValidationConfig

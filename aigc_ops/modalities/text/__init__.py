@@ -25,6 +25,7 @@ class Text(Modality[list[str]]):
     name = "text"
     unit = "texts"
     rate_unit = "tokens"
+    extra = "text"
     served_packages = ("huggingface-hub", "peft", "tokenizers", "transformers")
     data_section = TextDataConfig
     validation_section = TextValidationConfig

@@ -21,6 +21,7 @@ DIRECT = (
     "bentoml",
     "jinja2",
     "numpy",
+    "packaging",
     "pydantic",
     "safetensors",
     "starlette",
