@@ -24,7 +24,7 @@ from tests.data.pulses import Pulse, PulseData
 @pytest.fixture(autouse=True)
 def config_type(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The type of `data` in a process where the modality is installed."""
-    offered = {discovery.MODALITIES: {"pulse": SimpleNamespace(load=Pulse)}}
+    offered = {discovery.MODALITIES: {"pulse": SimpleNamespace(load=Pulse, module="pulse")}}
     monkeypatch.setattr(discovery, "external", lambda group: offered.get(group, {}))
     discovery.find_modality.cache_clear()
     yield with_sections(DataSettings, "data_section")

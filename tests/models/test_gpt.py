@@ -275,7 +275,7 @@ def test_greedy_text_equals_repeated_argmax_without_a_cache() -> None:
     vocabulary = model.vocabulary
     requests = requests_of_unlike_lengths()
     for request, text in zip(requests, model.sample(requests), strict=True):
-        opening, drawn = vocabulary.prompt_tokens(request.conditions["prompt"]), []
+        opening, drawn = vocabulary.prompt_tokens(request.conditions.get("prompt")), []
         while len(drawn) < 20 and vocabulary.end not in drawn:
             table = next_log_probabilities(model, [*opening, *drawn])
             drawn.append(int(table[-1].argmax()))
