@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 import torch
-from gpt import alone, ours
+from gpt import ours
+from harness import in_own_process
+from results import benchmark_parser, recorder
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -128,15 +130,18 @@ def heldout_loss(network: nn.Module, ids: Tensor) -> float:
     return -(torch.stack(chances).sum() / (targets != IGNORED).sum()).item()
 
 
-def main() -> None:
-    """Print each round's rates and losses, and what they come to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--corpus", type=Path, required=True)
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--corpus", type=Path, metavar="FILE", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print each round's rates and losses, and their summary."""
+    given = build_parser().parse_args()
+    record = recorder(given)
     rounds, steps = given.rounds, given.steps
     text = given.corpus.read_text(encoding="utf-8")
     cut = int(len(text) * (1 - HELDOUT_SHARE))
@@ -144,13 +149,17 @@ def main() -> None:
     ids = torch.tensor([alphabet[character] for character in text if character in alphabet])
     data, heldout = TextData([text[:cut]]), ids[cut:]  # our tokenizer numbers them likewise
     print(f"{len(text):,} characters, {len(alphabet)} different")
+    rates: dict[str, list[float]] = {"plain": [], "ours": []}
+    losses: dict[str, list[float]] = {"plain": [], "ours": []}
     ratios, worse_by = [], []
     for seed in range(rounds):
-        found = {"plain": alone(plain, ids[:cut], heldout, steps, seed)}
+        found = {"plain": in_own_process(plain, ids[:cut], heldout, steps, seed)}
         rate, model = ours(CHARACTERS, data, steps=steps, batch_size=BATCH_SIZE, seed=seed)
         found["ours"] = rate, heldout_loss(model.network, heldout)
         for name, (rate, loss) in found.items():
             print(f"{name:6} {rate:8.0f} tokens/s   held-out {loss:.3f} nats a character")
+            rates[name].append(rate)
+            losses[name].append(loss)
         ratios.append(found["ours"][0] / found["plain"][0])
         worse_by.append(found["ours"][1] - found["plain"][1])
         print(f"ours / plain: {ratios[-1]:.2f}", flush=True)
@@ -158,6 +167,8 @@ def main() -> None:
     if rounds > 1:
         error = statistics.stdev(worse_by) / math.sqrt(rounds)
         print(f"our loss above theirs: {statistics.mean(worse_by):.4f} +- {error:.4f}")
+    record("characters-rate", rates["ours"], rates["plain"], ratios=ratios)
+    record("characters-loss", losses["ours"], losses["plain"])
 
 
 if __name__ == "__main__":

@@ -18,21 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import run_training
+from results import benchmark_parser, recorder
 
-from aigc_ops.core.artifacts import DatasetRef, ImageShape
-from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.core.artifacts import ImageShape
 from aigc_ops.modalities.image.model import ImageData
 from aigc_ops.models.gan import GanConfig
-from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, loop, train
+from aigc_ops.training import TrainingConfig, loop
 from aigc_ops.training.run_dir import CheckpointWriter
 from aigc_ops.training.state import Snapshot
 
 CASES = {
     "digits GAN": (
+        "checkpoints-digits",
         GanConfig(latent_dim=64),
         ImageShape(channels=1, height=28, width=28, class_names=tuple("0123456789")),
     ),
-    "DCGAN 64x64": (GanConfig(latent_dim=100), ImageShape(channels=3, height=64, width=64)),
+    "DCGAN 64x64": (
+        "checkpoints-dcgan",
+        GanConfig(latent_dim=100),
+        ImageShape(channels=3, height=64, width=64),
+    ),
 }
 DEFAULT_EVERY: int = TrainingConfig.model_fields["checkpoint_every"].default
 WARMUP_STEPS = 2
@@ -52,31 +58,13 @@ class TimedWriter(CheckpointWriter):
 
 def run(model: GanConfig, data: ImageData, *, steps: int, every: int) -> tuple[float, list[float]]:
     """Seconds of a whole run, and those of the loop's thread at each checkpoint."""
-    reference = DatasetRef(
-        uri="memory",
-        modality="image",
-        content_digest="0" * 64,
-        num_train=len(data),
-        num_heldout=0,
-        image_shape=data.shape,
-    )
     TimedWriter.seconds = []
     config = TrainingConfig(
         steps=steps, batch_size=64, ema_decay=0.99, checkpoint_every=every, watch={"action": "off"}
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        train(
-            TrainingJob(
-                model=model,
-                config=config,
-                dataset=reference,
-                read_data=lambda _: data,
-                seed=0,
-                folder=RunFolder(Path(folder)),
-                tracker=SilentTracker(),
-            )
-        )
+        run_training(model, config, data, folder=Path(folder))
         return time.perf_counter() - start, TimedWriter.seconds
 
 
@@ -91,18 +79,24 @@ def measure(model: GanConfig, data: ImageData, *, steps: int, every: int) -> tup
     return in_thread / (between + in_thread), in_all / (between + in_all)
 
 
-def main() -> None:
-    """Print each round's shares and their medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--every", type=int, default=4)
+    return parser
+
+
+def main() -> None:
+    """Print each round's shares and their medians."""
+    parser = build_parser()
     arguments = parser.parse_args()
+    record = recorder(arguments)
     if not WARMUP_STEPS < 2 * arguments.every <= arguments.steps:
         parser.error(f"--every lies between {WARMUP_STEPS // 2 + 1} and half of --steps")
     loop.CheckpointWriter = TimedWriter  # type: ignore[misc]
     print(f"shares of training time at a checkpoint each {DEFAULT_EVERY} steps (aim: 2 %)")
-    for name, (model, shape) in CASES.items():
+    for title, (name, model, shape) in CASES.items():
         images = torch.randint(
             0, 256, (512, shape.channels, shape.height, shape.width), dtype=torch.uint8
         )
@@ -116,7 +110,8 @@ def main() -> None:
             ("loop's thread", "wall time"), zip(*found, strict=True), strict=True
         ):
             each = ", ".join(f"{100 * share:.2f}" for share in shares)
-            print(f"{name}, {what}: median {100 * statistics.median(shares):.2f} % ({each})")
+            print(f"{title}, {what}: median {100 * statistics.median(shares):.2f} % ({each})")
+        record(name, [100 * in_thread for in_thread, _ in found])
 
 
 if __name__ == "__main__":

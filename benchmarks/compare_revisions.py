@@ -247,13 +247,18 @@ def row_of(name: str, sides: Sequence[Side], flags: Sequence[str]) -> str:
         return f"FAILED: {error!r}".replace("|", "/")
 
 
-def main() -> int:
-    """Print the table row by row and return the exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("revision", nargs="?", default="e686a90", help="(%(default)s)")
     parser.add_argument("--config", nargs="+", metavar="NAME", help="such as smoke; else all")
     parser.add_argument("--steps", type=int, default=20, help="of training (%(default)s)")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Print the table row by row and return the exit code."""
+    arguments = build_parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the worktree is removed
     with tempfile.TemporaryDirectory() as folder, worktree(arguments.revision, folder) as tree:
         sides = Side(tree, tree.parent / "before"), Side(ROOT, tree.parent / "after")

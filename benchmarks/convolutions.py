@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from results import benchmark_parser, recorder
 from torch import Tensor
 
 from aigc_ops.models.nn.convolutions import _patches
@@ -48,11 +49,17 @@ def ours(images: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
     return rows.T @ _patches(images, weight.shape[2], 2, 1)
 
 
-def main() -> None:
-    """Print a line a case and precision."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    torch.set_num_threads(parser.parse_args().threads)
+    return parser
+
+
+def main() -> None:
+    """Print one line per case and precision; record the last case, with the smallest map."""
+    given = build_parser().parse_args()
+    torch.set_num_threads(given.threads)
+    record = recorder(given)
     for dtype in (torch.bfloat16, torch.float32):
         for batch, channels, wide, size, side in CASES:
             images, weight = (
@@ -65,10 +72,12 @@ def main() -> None:
                 for tensor in (images, weight, torch.randn(batch, wide, places, places))
             ]
             spent = [milliseconds(lambda f=f, t=tensors: f(*t)) for f in (theirs, ours)]
+            precision = str(dtype).removeprefix("torch.")
             print(
-                f"{str(dtype).removeprefix('torch.'):9}{channels:5} to {wide:4} channels, "
+                f"{precision:9}{channels:5} to {wide:4} channels, "
                 f"{places:2} places a side: torch {spent[0]:6.1f} ms, ours {spent[1]:6.1f} ms"
             )
+        record(f"convolutions-{precision}", spent[1:], spent[:1], ratios=[spent[0] / spent[1]])
 
 
 if __name__ == "__main__":

@@ -11,25 +11,22 @@ fast this processor multiplies matrices: convolutions are nearly all of a step.
 import argparse
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 
 import torch
+from harness import in_own_process, train_model
+from results import benchmark_parser, recorder
 from torch.nn import functional
 
 from aigc_ops.compute.devices import autocast, choose_device, choose_precision, keep_freed_memory
 from aigc_ops.compute.random import Noise
-from aigc_ops.core.artifacts import DatasetRef, ImageShape
-from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.core.artifacts import ImageShape
 from aigc_ops.modalities.image.model import ImageData, to_unit_range
 from aigc_ops.models.gan import Gan, GanConfig
 from aigc_ops.models.nn.convolutions import Conv2d, ConvTranspose2d
-from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
+from aigc_ops.training import TrainingConfig
 
 SHAPE = ImageShape(channels=3, height=64, width=64)
 CONFIG = GanConfig(latent_dim=100, generator_width=64, critic_width=64)
@@ -113,33 +110,11 @@ def _finish() -> None:
 
 def our_loop(steps: int, *, compiled: bool = False) -> float:
     """Images per second of `train`, checkpoint and sample grid at the end left out."""
-    images = random_images()
-    data = ImageData(images.cpu(), None, SHAPE)
-    reference = DatasetRef(
-        uri="memory",
-        modality="image",
-        content_digest="0" * 64,
-        num_train=len(images),
-        num_heldout=0,
-        image_shape=SHAPE,
-    )
     config = TrainingConfig(
         steps=2 * steps, batch_size=BATCH_SIZE, ema_decay=0.99, compile=compiled
     )
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = train(
-            TrainingJob(
-                model=CONFIG,
-                config=config,
-                dataset=reference,
-                read_data=lambda _: data,
-                seed=0,
-                folder=RunFolder(Path(folder)),
-                tracker=SilentTracker(),
-            )
-        )
-    assert checkpoint.rate is not None
-    return checkpoint.rate
+    rate, _ = train_model(CONFIG, config, ImageData(random_images().cpu(), None, SHAPE))
+    return rate
 
 
 def matmul_rate(dtype: torch.dtype, size: int = 2048, rounds: int = 8) -> float:
@@ -155,13 +130,18 @@ def matmul_rate(dtype: torch.dtype, size: int = 2048, rounds: int = 8) -> float:
     return 2 * size**3 / best / 1e9
 
 
-def main() -> None:
-    """Print each round's rates and the median ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--compile", action="store_true", help="our networks by torch.compile too")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print each round's rates and the median ratio."""
+    arguments = build_parser().parse_args()
+    record = recorder(arguments)
     fp32, bf16 = matmul_rate(torch.float32), matmul_rate(torch.bfloat16)
     print(f"matrix products: fp32 {fp32:.0f}, bf16 {bf16:.0f} GFLOP/s, ratio {bf16 / fp32:.2f}")
     loops: dict[str, Callable[[int], float]] = {
@@ -172,13 +152,14 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(arguments.rounds):
         for name, loop in loops.items():
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                rates[name].append(pool.submit(loop, arguments.steps).result())
+            rates[name].append(in_own_process(loop, arguments.steps))
         print("   ".join(f"{name} {found[-1]:6.1f}" for name, found in rates.items()), "images/s")
     for name in rates.keys() - {"plain", "bare"}:
         for other in ("plain", "bare"):
             ratios = [ours / its for ours, its in zip(rates[name], rates[other], strict=True)]
             print(f"{name} / {other}: median {statistics.median(ratios):.2f}")
+            if name == "ours":
+                record(f"dcgan-{other}", rates[name], rates[other], ratios=ratios)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from results import benchmark_parser, recorder
 from sklearn.svm import SVC
 from torch import Tensor
 
@@ -90,17 +91,26 @@ def _deviation(images: Tensor) -> float:
     return images.float().std(dim=0).mean().item()
 
 
-def main() -> None:
-    """Judge one model."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
     parser.add_argument("model")
     parser.add_argument("--num", type=int, default=2000)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Judge one model."""
+    arguments = build_parser().parse_args()
+    record = recorder(arguments)
     export_environment()
     model = load_model(Path(resolve(arguments.model).uri))
     result = Judge(arguments.num).figures(model)
     print(json.dumps(result) if arguments.json else json.dumps(result, indent=2))
+    real = 100 * result["real_heldout_agreement"]
+    record("digits-agreement", [100 * result["label_agreement"]], [real])
+    record("digits-classes", [result["classes"]])
+    record("digits-deviation", [result["least_deviation_ratio"]])
 
 
 if __name__ == "__main__":

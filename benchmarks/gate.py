@@ -16,22 +16,29 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+import torch
+from harness import run_training
 from numpy.typing import NDArray
+from results import Recorder, benchmark_parser, recorder
 
+from aigc_ops.core.artifacts import Checkpoint, ImageShape
 from aigc_ops.core.state_dir import home
 from aigc_ops.evaluation.context import load, make_context
 from aigc_ops.interfaces.evaluation import Paired
 from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.metrics.kept_samples import first_samples
 from aigc_ops.modalities.image.metrics.splits import Splits
+from aigc_ops.modalities.image.model import ImageData
+from aigc_ops.models.gan import GanConfig
 from aigc_ops.pipeline import chain
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import judge, num_looks
 from aigc_ops.statistics.frechet import Gaussian, frechet_distance
 from aigc_ops.statistics.intervals import paired_error
+from aigc_ops.training import TrainingConfig
 
 Features = NDArray[np.floating]
 Draw = Callable[[int], Features]
@@ -98,7 +105,7 @@ def decide(
     return outcome, look, seen
 
 
-def error_rates(arguments: argparse.Namespace) -> None:
+def error_rates(arguments: argparse.Namespace, record: Recorder) -> None:
     config = PromotionConfig(
         min_improvement=arguments.margin, max_samples=arguments.first * arguments.growth
     )
@@ -109,11 +116,12 @@ def error_rates(arguments: argparse.Namespace) -> None:
     )
     print("A/B")
     gained = mixture(worse, better, reference, config.min_improvement)
+    num_trials = arguments.trials
     for name, pool in (("A/A", worse), ("A/B", gained)):
         outcomes: Counter[str] = Counter()
         looks: list[int] = []
         naive = with_margin = 0
-        for trial in range(arguments.trials):
+        for trial in range(num_trials):
             outcome, look, seen = decide(
                 drawer(pool, 2 * trial), drawer(worse, 2 * trial + 1), reference,
                 arguments.first, config,
@@ -122,12 +130,14 @@ def error_rates(arguments: argparse.Namespace) -> None:
             looks.append(look)
             naive += seen.difference < 0
             with_margin += seen.difference < -config.min_improvement * seen.champion
-        shares = ", ".join(f"{k} {outcomes[k] / arguments.trials:.1%}" for k in sorted(outcomes))
+        shares = ", ".join(f"{k} {outcomes[k] / num_trials:.1%}" for k in sorted(outcomes))
         print(
             f"{name}: {shares}; looks {np.mean(looks):.2f}; promoted by a lower number "
-            f"{naive / arguments.trials:.1%}, by one lower by the margin "
-            f"{with_margin / arguments.trials:.1%}"
+            f"{naive / num_trials:.1%}, by one lower by the margin "
+            f"{with_margin / num_trials:.1%}"
         )
+        promoted, peer_promoted = (100 * n / num_trials for n in (outcomes["promote"], with_margin))
+        record(f"gate-{name.replace('/', '').lower()}", [promoted], [peer_promoted])
 
 
 RACER = """\
@@ -149,19 +159,18 @@ for line in sys.stdin:
 """
 
 
-def race(arguments: argparse.Namespace) -> None:
+def race(arguments: argparse.Namespace, record: Recorder) -> None:
     """Eight processes, each with a version of its own, promote at once, round after round."""
     from aigc_ops.registry.audit_log import audit
     from aigc_ops.registry.client import connect
     from aigc_ops.registry.registration import register
     from aigc_ops.registry.versions import champion
-    from tests.registry.conftest import write_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(AIGC_OPS_HOME=f"{folder}/home", OMP_NUM_THREADS="1")
         connect()
         for seed in range(9):
-            register(_checkpoint(write_checkpoint, folder, seed), None, name="race")
+            register(_checkpoint(Path(folder) / f"run-{seed}", seed), None, name="race")
         racers = [
             subprocess.Popen(
                 [sys.executable, "-c", RACER, str(index)], text=True,
@@ -178,11 +187,11 @@ def race(arguments: argparse.Namespace) -> None:
                 assert racer.stdin is not None
                 racer.stdin.write(f"{number} {known or 'none'}\n")
                 racer.stdin.flush()
-            said = [racer.stdout.readline().strip() for racer in racers if racer.stdout]
-            winners[said.count("won")] += 1
+            answers = [racer.stdout.readline().strip() for racer in racers if racer.stdout]
+            winners[answers.count("won")] += 1
             now = champion("race")
             assert now is not None
-            assert now.version == free[said.index("won")], said
+            assert now.version == free[answers.index("won")], answers
         for racer in racers:
             racer.communicate()
         log = audit("race")
@@ -190,25 +199,21 @@ def race(arguments: argparse.Namespace) -> None:
             f"{arguments.rounds} rounds of 8: winners a round {dict(winners)}; "
             f"{len(log.entries)} entries, {len(log.problems)} problems"
         )
+        record("gate-race-winners", [max(winners)])
+        record("gate-race-problems", [len(log.problems)])
 
 
-def _checkpoint(write: Any, folder: str, seed: int) -> Any:
-    from pathlib import Path
-
-    import torch
-
-    from aigc_ops.models.gan import Gan, GanConfig
-    from tests.registry.conftest import SHAPE
-
-    torch.manual_seed(seed)
-    gan = Gan(GanConfig(latent_dim=4, generator_width=4, critic_width=4), SHAPE)
-    return write(gan, Path(folder) / f"run-{seed}" / "step-00000010")
+def _checkpoint(folder: Path, seed: int) -> Checkpoint:
+    """Train a small GAN for one step."""
+    model = GanConfig(latent_dim=4, generator_width=4, critic_width=4)
+    config = TrainingConfig(steps=1, batch_size=4, watch={"action": "off"})
+    shape = ImageShape(channels=1, height=8, width=8)
+    images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
+    return run_training(model, config, ImageData(images, None, shape), folder=folder, seed=seed)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="two models, worse and better")
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--width", type=int, default=64, help="axes of the features kept")
@@ -217,11 +222,19 @@ def main() -> None:
     parser.add_argument("--growth", type=int, default=4, help="most samples, times the first")
     parser.add_argument("--margin", type=float, default=PromotionConfig().min_improvement)
     parser.add_argument("--rounds", type=int, default=50, help="of the race")
+    return parser
+
+
+def main() -> None:
+    parser = build_parser()
     arguments = parser.parse_args()
+    record = recorder(arguments)
     if arguments.models == ["race"]:
-        race(arguments)
+        race(arguments, record)
+    elif len(arguments.models) == 2:
+        error_rates(arguments, record)
     else:
-        error_rates(arguments)
+        parser.error("give two models, worse and better, or race")
 
 
 if __name__ == "__main__":

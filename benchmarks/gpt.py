@@ -1,7 +1,7 @@
 """The GPT family against its peers; each figure is a ratio within one run, in turns.
 
     python benchmarks/gpt.py lora --pretrained MODEL [--rounds 3] [--steps 12]
-    python benchmarks/gpt.py generate --pretrained MODEL [--rounds 3]
+    python benchmarks/gpt.py generate --pretrained MODEL [--rounds 3] [--new-tokens 64]
     python benchmarks/gpt.py dialogue models:/dialogue-gpt@champion
 
 lora        adapters of rank 8 on q and v, 2 x 128 tokens: our loop against transformers'
@@ -19,15 +19,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness import in_own_process, train_model
+from results import Recorder, benchmark_parser, recorder
 from torch import Tensor
 
-from aigc_ops.core.artifacts import DatasetRef
 from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.dataset import open_dataset, read_split
@@ -35,12 +34,12 @@ from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.storage.checkpoints import load_model
-from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
+from aigc_ops.training import TrainingConfig
 from aigc_ops.training.order import DataOrder
 
 DIALOGUE = DataConfig(path="data/dialogue")
 LORA_BATCH, LORA_LENGTH, LORA_RATE = 2, 128, 2e-4
-NUM_PROMPTS, NUM_NEW = 8, 64
+NUM_PROMPTS = 8
 
 
 class Losses(SilentTracker):
@@ -52,12 +51,6 @@ class Losses(SilentTracker):
     def log_metrics(self, metrics: Any, *, step: int) -> None:
         if "loss/network" in metrics:
             self.by_step[step] = metrics["loss/network"]
-
-
-def alone(peer: Callable[..., tuple[float, Any]], *given: Any) -> tuple[float, Any]:
-    """What a peer gives in a process of its own, where none of our settings of malloc hold."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(peer, *given).result()
 
 
 def ours(
@@ -75,25 +68,7 @@ def ours(
         log_every=1 if tracker else 100, watch={"every": steps, "action": "off"},
         schedule="constant", warmup_steps=0, max_gradient_norm=1.0,
     )  # fmt: skip
-    reference = DatasetRef(
-        uri="memory", modality="text", content_digest="0" * 64, num_train=len(data), num_heldout=0
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = train(
-            TrainingJob(
-                model=config,
-                config=training,
-                dataset=reference,
-                read_data=lambda _: data,
-                seed=seed,
-                folder=RunFolder(Path(folder)),
-                tracker=tracker or SilentTracker(),
-            )
-        )
-        assert checkpoint.rate is not None
-        model = load_model(Path(checkpoint.uri))
-    assert isinstance(model, Gpt)
-    return checkpoint.rate, model
+    return train_model(config, training, data, seed=seed, tracker=tracker)
 
 
 # LoRA
@@ -157,21 +132,26 @@ def trainer(
     return (steps - warmup) * LORA_BATCH * LORA_LENGTH / seconds, losses
 
 
-def lora(pretrained: str, *, rounds: int, steps: int) -> None:
+def lora(pretrained: str, record: Recorder, *, rounds: int, steps: int) -> None:
     data, *rows = lora_rows(pretrained, steps)
     config = GptConfig(
         pretrained=pretrained, context_length=LORA_LENGTH, lora={"rank": 8, "alpha": 16},
         optimizer={"learning_rate": LORA_RATE, "beta2": 0.999},
     )  # fmt: skip
-    ratios = []
+    rates: list[float] = []
+    their_rates: list[float] = []
+    ratios, gaps = [], []
     for _ in range(rounds):
-        theirs, their_losses = alone(trainer, pretrained, *rows, steps)
+        theirs, their_losses = in_own_process(trainer, pretrained, *rows, steps)
         tracker = Losses()
         rate, _ = ours(config, data, steps=steps, batch_size=LORA_BATCH, tracker=tracker)
         our_losses = [tracker.by_step[step] for step in sorted(tracker.by_step)]
         mean_ours, mean_theirs = map(statistics.mean, (our_losses, their_losses))
+        rates.append(rate)
+        their_rates.append(theirs)
         ratios.append(rate / theirs)
         apart = max(abs(a / b - 1) for a, b in zip(our_losses, their_losses, strict=True))
+        gaps.append(100 * apart)
         print(f"losses apart by at most {apart:.2%} at a step")
         print(
             f"Trainer {theirs:6.1f} tokens/s, mean loss {mean_theirs:.4f}   "
@@ -179,16 +159,18 @@ def lora(pretrained: str, *, rounds: int, steps: int) -> None:
             flush=True,
         )
     print(f"median of {len(ratios)}: {statistics.median(ratios):.2f}")
+    record("gpt-lora", rates, their_rates, ratios=ratios)
+    record("gpt-lora-losses", gaps, average=max)
 
 
 # Generation
 
 
-def generate(pretrained: str, *, rounds: int) -> None:
+def generate(pretrained: str, record: Recorder, *, rounds: int, num_new: int) -> None:
     from transformers import AutoModelForCausalLM  # noqa: F401 - imported outside the timing
 
     config = GptConfig(
-        pretrained=pretrained, context_length=512, temperature=0, max_new_tokens=NUM_NEW
+        pretrained=pretrained, context_length=512, temperature=0, max_new_tokens=num_new
     )
     data = read_split(open_dataset(DIALOGUE), DIALOGUE, "heldout")
     assert isinstance(data, TextData)
@@ -204,7 +186,7 @@ def generate(pretrained: str, *, rounds: int) -> None:
             for opening in openings:
                 ids = torch.tensor([opening])
                 drawn = network.model.generate(
-                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_NEW,
+                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_new,
                     do_sample=False, eos_token_id=model.vocabulary.end,
                     pad_token_id=model.vocabulary.end,
                 )  # fmt: skip
@@ -217,18 +199,25 @@ def generate(pretrained: str, *, rounds: int) -> None:
 
     ids, texts = theirs(), batched()
     expected = [model.vocabulary.tokenizer.decode(each) for each in ids]
-    print(f"same greedy text: {sum(a == b for a, b in zip(expected, texts, strict=True))} of 8")
+    num_same = sum(a == b for a, b in zip(expected, texts, strict=True))
+    print(f"same greedy text: {num_same} of {NUM_PROMPTS}")
     num = sum(map(len, ids))
+    rates: list[float] = []
+    their_rates: list[float] = []
     ratios = []
     for _ in range(rounds):
         seconds = [_seconds(run) for run in (theirs, batched)]
         ratios.append(seconds[0] / seconds[1])
+        their_rates.append(num / seconds[0])
+        rates.append(num / seconds[1])
         print(
             f"generate {num / seconds[0]:6.1f} tokens/s   ours {num / seconds[1]:6.1f} tokens/s   "
             f"ratio {ratios[-1]:.2f}",
             flush=True,
         )
     print(f"median of {len(ratios)}: {statistics.median(ratios):.2f}")
+    record("gpt-generate", rates, their_rates, ratios=ratios)
+    record("gpt-generate-texts", [num_same])
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -273,7 +262,7 @@ def five_gram_bits(train: TextData, heldout: TextData, order: int = 5) -> float:
     return bits / num_bytes
 
 
-def dialogue(name: str) -> None:
+def dialogue(name: str, record: Recorder) -> None:
     from aigc_ops.core.state_dir import export_environment
     from aigc_ops.pipeline import chain
 
@@ -286,27 +275,37 @@ def dialogue(name: str) -> None:
     assert isinstance(model, Gpt)
     nats, _ = model.log_likelihood(heldout)
     num_bytes = sum(len(text.encode()) for text in heldout.texts)
-    print(f"byte 5-gram {five_gram_bits(train_data, heldout):.3f} bits a byte")
-    print(f"{name} {-nats.sum().item() / math.log(2) / num_bytes:.3f} bits a byte")
+    peer_bits = five_gram_bits(train_data, heldout)
+    bits = -nats.sum().item() / math.log(2) / num_bytes
+    print(f"byte 5-gram {peer_bits:.3f} bits a byte")
+    print(f"{name} {bits:.3f} bits a byte")
+    record("dialogue-bits", [bits], [peer_bits])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("what", choices=["lora", "generate", "dialogue"])
+    parser.add_argument("model", nargs="?", default="models:/dialogue-gpt@champion")
+    parser.add_argument("--pretrained", metavar="MODEL")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    return parser
 
 
 def main() -> None:
     """Run one of the comparisons."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", choices=["lora", "generate", "dialogue"])
-    parser.add_argument("model", nargs="?", default="models:/dialogue-gpt@champion")
-    parser.add_argument("--pretrained")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12)
+    parser = build_parser()
     given = parser.parse_args()
-    if given.what == "lora":
-        lora(given.pretrained, rounds=given.rounds, steps=given.steps)
-    elif given.what == "generate":
-        generate(given.pretrained, rounds=given.rounds)
+    record = recorder(given)
+    if given.what == "dialogue":
+        dialogue(given.model, record)
+    elif given.pretrained is None:
+        parser.error(f"{given.what} needs --pretrained MODEL, such as `make smollm2` fetches")
+    elif given.what == "lora":
+        lora(given.pretrained, record, rounds=given.rounds, steps=given.steps)
     else:
-        dialogue(given.model)
+        generate(given.pretrained, record, rounds=given.rounds, num_new=given.new_tokens)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from results import benchmark_parser, recorder
 
+CONFIG = "configs/mnist-vae.yaml"
 IDX = {"train": "train", "heldout": "t10k"}
 FLAGS = {
     "name": "mnist-vae-binarized",
@@ -48,18 +50,24 @@ def write_parquet(images: np.ndarray, path: Path) -> None:
     pd.DataFrame(map(row, images)).to_parquet(path, row_group_size=1000)
 
 
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.set_defaults(config=CONFIG)  # other arguments are its flags
+    return parser
+
+
 def main() -> None:
     """Print the scores of the version that the chain registered."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    arguments, flags = parser.parse_known_args()
+    arguments, flags = build_parser().parse_known_args()
+    record = recorder(arguments)
     data = arguments.folder / "parquet"
     data.mkdir(exist_ok=True)
     for split, prefix in IDX.items():
         if not (data / f"{split}.parquet").exists():
             images = read_images(arguments.folder / f"{prefix}-images-idx3-ubyte")
             write_parquet(images, data / f"{split}.parquet")
-    command = [sys.executable, "-m", "aigc_ops", "run", "configs/mnist-vae.yaml", "--json"]
+    command = [sys.executable, "-m", "aigc_ops", "run", CONFIG, "--json"]
     command += [f"--{name}={value}" for name, value in FLAGS.items()]
     done = subprocess.run(
         [*command, f"--data.path={data}", *flags], stdout=subprocess.PIPE, check=True
@@ -69,6 +77,8 @@ def main() -> None:
     for name in SHOWN:
         score = answer["scores"]["values"][name]
         print(f"{name}: {score['value']:.2f} ({score['low']:.2f} to {score['high']:.2f})")
+        if name in ("nll", "elbo"):
+            record(f"likelihood-{name}", [score["value"]], interval=(score["low"], score["high"]))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from os import environ
 
+from results import benchmark_parser, recorder
+
+RESULTS = {
+    "whole chain with a Bento": "smoke-bento",
+    "unchanged rerun": "smoke-rerun",
+    "whole chain without packaging": "smoke-no-bento",
+    "--help": "help",
+}
+
 
 def seconds(home: str, *arguments: str) -> float:
     """Wall-clock seconds of one command."""
@@ -29,11 +38,16 @@ def seconds(home: str, *arguments: str) -> float:
     return time.perf_counter() - begin
 
 
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser
+
+
 def main() -> None:
     """Print each round and the medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    given = build_parser().parse_args()
+    record, rounds = recorder(given), given.rounds
     figures: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as home:
         run: Sequence[str] = ("run", "configs/smoke.yaml")
@@ -49,6 +63,7 @@ def main() -> None:
     for name, values in figures.items():
         shown = ", ".join(f"{value:.2f}" for value in values)
         print(f"{name}: median {statistics.median(values):.2f} s ({shown})")
+        record(RESULTS[name], values)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import tempfile
 from io import BytesIO
 from pathlib import Path
 
+from results import benchmark_parser, recorder
+
 ALONE = "--alone"
 CHANNELS = 1
 ROWS_A_GROUP = 100
@@ -51,34 +53,21 @@ def write_shards(folder: Path, num: int, size: int) -> None:
 def train_alone(folder: str, memory_gb: float, num: int) -> None:
     """Train `num` images' worth of steps; print rate, kind of data and peak memory."""
     import resource
-    from functools import partial
 
-    from aigc_ops.core.tracking import SilentTracker
+    from harness import train_model
+
     from aigc_ops.data import DataConfig, open_dataset, read_split
     from aigc_ops.pipeline.run_config import load_config
-    from aigc_ops.training import RunFolder, TrainingJob, train
 
     config = load_config(Path("configs/mnist-gan.yaml"))
     data = DataConfig(path=folder, image={"memory_gb": memory_gb})
-    ref = open_dataset(data)
     steps = num // config.training.batch_size
     watch = config.training.watch.model_copy(update={"action": "off"})
     changes = {"steps": steps, "sample_every": steps, "checkpoint_every": steps, "watch": watch}
-    with tempfile.TemporaryDirectory() as runs:
-        checkpoint = train(
-            TrainingJob(
-                model=config.model,
-                config=config.training.model_copy(update=changes),
-                dataset=ref,
-                read_data=partial(read_split, ref, data),
-                seed=0,
-                folder=RunFolder(Path(runs)),
-                tracker=SilentTracker(),
-            )
-        )
+    rate, _ = train_model(config.model, config.training.model_copy(update=changes), data)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    kind = type(read_split(ref, data, "train")).__name__
-    print(json.dumps({"rate": checkpoint.rate, "peak_mib": peak, "kind": kind}))
+    kind = type(read_split(open_dataset(data), data, "train")).__name__
+    print(json.dumps({"rate": rate, "peak_mib": peak, "kind": kind}))
 
 
 def measured(folder: Path, memory_gb: float, num: int) -> dict[str, float]:
@@ -89,13 +78,18 @@ def measured(folder: Path, memory_gb: float, num: int) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    """Print each round and the medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--size", type=int, default=28)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print each round and the medians."""
+    arguments = build_parser().parse_args()
+    record = recorder(arguments)
     decoded = arguments.images * arguments.size**2 * CHANNELS / 2**30
     with tempfile.TemporaryDirectory() as root:
         few, many = Path(root) / "few", Path(root) / "many"
@@ -104,6 +98,7 @@ def main() -> None:
         base = measured(few, 4.0, 2000)["peak_mib"]
         print(f"decoded {decoded * 1024:.0f} MiB, allowed {decoded * 102.4:.1f} MiB")
         ratios = []
+        rates: dict[str, list[float]] = {"streamed": [], "resident": []}
         for _ in range(arguments.rounds):
             resident = measured(many, 4.0, arguments.images)
             streamed = measured(many, decoded / 10, arguments.images)
@@ -111,9 +106,11 @@ def main() -> None:
             ratios.append(streamed["rate"] / resident["rate"])
             for name, found in (("resident", resident), ("streamed", streamed)):
                 extra = found["peak_mib"] - base
+                rates[name].append(found["rate"])
                 print(f"{name} {found['rate']:7.1f} images/s, {extra:+6.1f} MiB", end="   ")
             print(f"ratio {ratios[-1]:.2f}")
     print(f"streamed / resident: median {statistics.median(ratios):.2f}")
+    record("streaming", *rates.values(), ratios=ratios)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 
 from datasets import Dataset, disable_progress_bars
+from results import benchmark_parser, recorder
 
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.dataset import open_dataset, read_split
@@ -24,14 +25,17 @@ from aigc_ops.models.gpt import Gpt, GptConfig
 DIALOGUE = DataConfig(path="data/dialogue")
 
 
-def main() -> None:
-    """Make rows of as many megabytes in turns, and print the ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Make rows of as many megabytes in turns, and print the ratios."""
+    given = build_parser().parse_args()
+    record = recorder(given)
     disable_progress_bars()
     sample = read_split(open_dataset(DIALOGUE), DIALOGUE, "train")
     assert isinstance(sample, TextData)
@@ -59,24 +63,26 @@ def main() -> None:
             )  # fmt: skip
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ratios: dict[str, list[float]] = {"wall": [], "processor": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"ours": [], "datasets": []}
     for number in range(given.rounds):
-        spent = {}
         for name, run in (("ours", ours), ("datasets", theirs)):
             busy = sum(os.times()[:4])  # this process and its children
             started = time.perf_counter()
             run()
             wall = time.perf_counter() - started
-            spent[name] = wall, sum(os.times()[:4]) - busy
-            print(f"{name:8} {wall:6.1f} s   processor {spent[name][1]:6.1f} s", flush=True)
+            processor = sum(os.times()[:4]) - busy
+            seconds[name].append((wall, processor))
+            print(f"{name:8} {wall:6.1f} s   processor {processor:6.1f} s", flush=True)
             if not number and name == "ours":
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 print(f"peak {peak / 2**20:.2f} GiB ({before / 2**20:.2f} before)")
-        for index, kind in enumerate(ratios):
-            ratios[kind].append(spent["datasets"][index] / spent["ours"][index])
-    for kind, found in ratios.items():
-        shown = ", ".join(f"{ratio:.2f}" for ratio in found)
-        print(f"{kind}: {statistics.median(found):.2f} times as fast ({shown})")
+                record("tokens-memory", [(peak - before) / 2**20])
+    for index, kind in enumerate(("wall", "processor")):
+        our_seconds, their_seconds = ([spent[index] for spent in side] for side in seconds.values())
+        ratios = [b / a for a, b in zip(our_seconds, their_seconds, strict=True)]
+        shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"{kind}: {statistics.median(ratios):.2f} times as fast ({shown})")
+        record(f"tokens-{kind}", our_seconds, their_seconds, ratios=ratios)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Our loop against pythae's own trainer, on the networks of its MNIST benchmark.
 
-    python benchmarks/vae.py --peer-env FOLDER [--rounds 3] [--epochs 4] [--threads 2]
+    python benchmarks/vae.py --peer-env FOLDER [--rounds 3] [--epochs 4] [--threads 2] [--images N]
 
 Same networks, digits, batches, optimiser, rate and epochs; they take turns in one run, so
 that a noisy machine disturbs both: quote the ratio. Both sides' weights are then judged by
@@ -14,16 +14,16 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness import peer_python, train_model
+from results import benchmark_parser, recorder
 
 from aigc_ops import models
-from aigc_ops.core.artifacts import DatasetRef, ImageShape
-from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.core.artifacts import ImageShape
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.dataset import open_dataset, read_split
 from aigc_ops.evaluation.config import EvaluationConfig
@@ -31,23 +31,13 @@ from aigc_ops.evaluation.context import make_context
 from aigc_ops.interfaces.optimizer import AdamConfig
 from aigc_ops.modalities.image.metrics.likelihood import score_heldout
 from aigc_ops.modalities.image.model import ImageData
-from aigc_ops.storage.checkpoints import load_model
-from aigc_ops.training import RunFolder, TrainingConfig, TrainingJob, train
+from aigc_ops.training import TrainingConfig
 
 PEER = Path(__file__).parent / "peer"
 models.__path__.append(str(PEER))  # where a family of benchmarks alone lies
 BATCH_SIZE, LATENT_DIM, WARMUP_STEPS = 100, 16, 10
 LEARNING_RATE = 1e-4
 DATA = DataConfig(path="data/mnist", label_column=None)
-
-
-def peer_python(folder: Path) -> Path:
-    """The interpreter of an environment with pythae, made when it is missing."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "pythae==0.1.2"], check=True)
-    return python
 
 
 def theirs(
@@ -84,7 +74,7 @@ def theirs(
     return json.loads(done.stdout.splitlines()[-1])["rate"], model
 
 
-def ours(ref: DatasetRef, data: ImageData, *, epochs: int, seed: int) -> tuple[float, Any]:
+def ours(data: ImageData, *, epochs: int, seed: int) -> tuple[float, Any]:
     """Images per second of `train`, and the model it ends with."""
     from aigc_ops.models.pythae_vae import PythaeVaeConfig
 
@@ -94,54 +84,53 @@ def ours(ref: DatasetRef, data: ImageData, *, epochs: int, seed: int) -> tuple[f
         watch={"every": steps, "action": "off"},
     )  # fmt: skip
     adam = AdamConfig(learning_rate=LEARNING_RATE)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = train(
-            TrainingJob(
-                model=PythaeVaeConfig(latent_dim=LATENT_DIM, autoencoder=adam),
-                config=config,
-                dataset=ref.model_copy(update={"num_heldout": 0}),
-                read_data=lambda _: data,
-                seed=seed,
-                folder=RunFolder(Path(folder)),
-                tracker=SilentTracker(),
-            )
-        )
-        assert checkpoint.rate is not None
-        return checkpoint.rate, load_model(Path(checkpoint.uri))
+    model = PythaeVaeConfig(latent_dim=LATENT_DIM, autoencoder=adam)
+    return train_model(model, config, data, seed=seed)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--peer-env", type=Path, metavar="FOLDER", required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--images", type=int, help="train on the first images only; default: all")
+    return parser
 
 
 def main() -> None:
     """Print each round's rates and bounds, and the median ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer-env", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
+    arguments = build_parser().parse_args()
+    record = recorder(arguments)
     torch.set_num_threads(arguments.threads)
-    python = peer_python(arguments.peer_env)
+    python = peer_python(arguments.peer_env, "pythae==0.1.2")
     ref = open_dataset(DATA)
-    data = read_split(ref, DATA, "train")
+    whole = read_split(ref, DATA, "train")
+    data = ImageData(whole.images[: arguments.images], None, whole.shape)
     config = EvaluationConfig(image={"num_draws": 8})
     context = make_context(ref, DATA, config, seed=0, cache=Path())
     ratios = []
     bounds: dict[str, list[float]] = {"pythae": [], "ours": []}
+    rates: dict[str, list[float]] = {"pythae": [], "ours": []}
     for seed in range(arguments.rounds):
         found = {
             "pythae": theirs(
                 python, data.images, epochs=arguments.epochs, seed=seed, threads=arguments.threads
             ),
-            "ours": ours(ref, data, epochs=arguments.epochs, seed=seed),
+            "ours": ours(data, epochs=arguments.epochs, seed=seed),
         }
         for name, (rate, model) in found.items():
             scores, _ = score_heldout(model.eval(), context)
             print(f"{name:7} {rate:7.1f} images/s   held-out elbo {scores['elbo'].value:.2f}")
             bounds[name].append(scores["elbo"].value)
+            rates[name].append(rate)
         ratios.append(found["ours"][0] / found["pythae"][0])
         print(f"ours / pythae: {ratios[-1]:.2f}", flush=True)
     print(f"median of {len(ratios)}: {statistics.median(ratios):.2f}")
     for name, reached in bounds.items():
         print(f"{name:7} mean held-out elbo {statistics.mean(reached):.2f}")
+    record("vae-rate", rates["ours"], rates["pythae"], ratios=ratios)
+    record("vae-bound", bounds["ours"], bounds["pythae"], average=statistics.mean)
 
 
 if __name__ == "__main__":
