@@ -110,8 +110,14 @@ def test_a_bento_of_images_has_no_language_libraries(gan: Gan, tmp_path: Path) -
         "requests = served.build_requests(served.call_type.model_validate({'num': 2}))\n"
         "print(served.respond(requests).status_code)"
     )
+    # A project in the working folder is not part of the Bento.
+    broken = tmp_path / "project" / "modalities" / "broken" / "__init__.py"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("1 / 0")
+    (tmp_path / "project" / PROJECT_FILE).touch()
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
+        cwd=tmp_path / "project",
         env={**os.environ, "PYTHONPATH": str(context)},
         capture_output=True,
         text=True,

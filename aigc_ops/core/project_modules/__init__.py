@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from aigc_ops.core.errors import AigcOpsError, ConfigError
-from aigc_ops.core.project import CODE_FOLDERS, project_root
+from aigc_ops.core.project import project_root
 
 OWN_FOLDER = Path(__file__).parent
+# A Bento contains no command line. Its service must run alike in any working folder.
+IS_BENTO = not (OWN_FOLDER.parents[1] / "cli").is_dir()
 
 
 def code_root() -> Path | None:
     """Return the folder that contains `families` and `modalities`; None outside a project."""
-    if any((OWN_FOLDER / name).is_dir() for name in CODE_FOLDERS):
-        return OWN_FOLDER
-    return project_root()
+    return OWN_FOLDER if IS_BENTO else project_root()
 
 
 def module_names(folder: str, *, packages: bool) -> list[str]:
