@@ -111,9 +111,9 @@ def test_a_bento_of_images_has_no_language_libraries(gan: Gan, tmp_path: Path) -
         "print(served.respond(requests).status_code)"
     )
     # A project in the working folder is not part of the Bento.
-    broken = tmp_path / "project" / "modalities" / "broken" / "__init__.py"
-    broken.parent.mkdir(parents=True)
-    broken.write_text("1 / 0")
+    other = tmp_path / "project" / "families" / "gan.py"
+    other.parent.mkdir(parents=True)
+    other.write_text("1 / 0")
     (tmp_path / "project" / PROJECT_FILE).touch()
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
