@@ -22,8 +22,18 @@ from aigc_ops.core.artifacts import Record
 from aigc_ops.core.errors import AigcOpsError
 from aigc_ops.core.extras import EXTRAS, missing
 from aigc_ops.core.private_folders import fault, private_folder, remedy
+from aigc_ops.core.project import (
+    FAMILIES_FOLDER,
+    MODALITIES_FOLDER,
+    PROJECT_FILE,
+    project_requirements,
+    project_root,
+)
+from aigc_ops.core.project_modules import module_names
 from aigc_ops.core.state_dir import PRIVATE_FOLDERS, TELEMETRY_OFF, home
 from aigc_ops.data.dvc import is_in_remote, pins_here
+from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.models import family_type
 from aigc_ops.provenance.environment import LOCK, OWN, compare
 from aigc_ops.registry import health
 from aigc_ops.registry.aliases import reconcile
@@ -184,6 +194,31 @@ def _private_folders() -> Iterator[Result]:
         yield "ok", message, None
 
 
+def _project() -> Iterator[Result]:
+    root = project_root()
+    if root is None:
+        yield "ok", "none here: the working folder has the state directory", None
+        return
+    families = module_names(FAMILIES_FOLDER, packages=False)
+    modalities = module_names(MODALITIES_FOLDER, packages=True)
+    checks: list[tuple[str, Callable[[], object]]] = [
+        *((f"{FAMILIES_FOLDER}/{name}.py", partial(family_type, name)) for name in families),
+        *((f"{MODALITIES_FOLDER}/{name}", partial(find_modality, name)) for name in modalities),
+        (PROJECT_FILE, lambda: list(project_requirements(root))),
+    ]
+    added = ", ".join([*families, *modalities]) or "no families and modalities"
+    failures = []
+    for name, check in checks:
+        try:
+            check()
+        except AigcOpsError as error:
+            failures.append((str(error), f"correct {name}"))
+    if not failures:
+        yield "ok", f"{root}: adds {added}", None
+    for message, advice in failures:
+        yield "FAIL", message, advice
+
+
 def _data() -> Iterator[Result]:
     pins = pins_here()
     if not pins:
@@ -326,6 +361,7 @@ LOCAL: dict[str, Check] = {
     "telemetry": _telemetry,
     "leftovers": _leftovers,
     "private caches": _private_folders,
+    "project": _project,
     "data": _data,
     "Prefect": _prefect,
 }

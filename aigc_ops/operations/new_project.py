@@ -23,6 +23,8 @@ def create_project(folder: Path, *, sample: bool, prefect_yaml: str) -> list[str
     """
     folder = folder.expanduser().absolute()
     files = _files(folder.name, sample=sample, prefect_yaml=prefect_yaml)
+    if unfit := next((mark for mark in "?#%" if mark in str(folder)), None):
+        raise ConfigError(f"{folder} contains {unfit!r}; choose a path without it")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: not a folder; give another name")
     if existing := sorted(name for name in files if (folder / name).exists()):

@@ -69,6 +69,22 @@ def test_a_sound_home_passes_every_check(two: object, nowhere: Path) -> None:
     assert findings[-1].found == "2 versions match their manifests"
 
 
+def test_what_is_wrong_in_a_project_is_found(nowhere: Path) -> None:
+    assert [each.state for each in found("project")] == ["ok"]
+    (nowhere / "families").mkdir()
+    (nowhere / "aigc-ops.toml").write_text("requirements = 3")
+    (nowhere / "families" / "gan.py").touch()
+    (nowhere / "families" / "toy.py").write_text("import no_such_module")
+    messages = [each.found for each in found("project") if each.state == "FAIL"]
+    assert len(messages) == 3
+    for wanted in (
+        "two sources give 'gan'",
+        "toy cannot be imported",
+        "requirements is not a list",
+    ):
+        assert any(wanted in message for message in messages)
+
+
 def test_aliases_moved_by_hand_fail_until_they_are_put_back(
     two: tuple[ModelVersion, ModelVersion], nowhere: Path
 ) -> None:

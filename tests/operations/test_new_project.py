@@ -64,6 +64,11 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
         create_project(tmp_path / "p", sample=False, prefect_yaml="")
 
 
+def test_a_path_that_no_state_directory_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"contains '\?'; choose a path without it"):
+        create_project(tmp_path / "p?", sample=False, prefect_yaml="")
+
+
 def test_without_git_dvc_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "p"
     with monkeypatch.context() as patch:
