@@ -51,7 +51,11 @@ def find_modality(name: str) -> "Modality[Any]":
     loaded = _load(MODALITIES, name)
     # An entry point names the object, a folder contains it.
     modality = getattr(loaded, "MODALITY", loaded)
-    assert modality.name == name, (modality.name, name)
+    if getattr(modality, "name", None) != name:
+        raise ConfigError(
+            f"the modality {name!r} is not an object MODALITY with the name {name!r} in its "
+            "__init__.py; see docs/add-a-modality.md"
+        )
     return modality  # type: ignore[no-any-return]
 
 

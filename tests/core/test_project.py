@@ -11,7 +11,7 @@ from aigc_ops.core import project_modules
 from aigc_ops.core.errors import ConfigError
 from aigc_ops.core.project import PROJECT_FILE, project_root
 from aigc_ops.core.state_dir import home as state_dir
-from aigc_ops.interfaces.discovery import family_module, family_names
+from aigc_ops.interfaces.discovery import family_module, family_names, find_modality
 from aigc_ops.models import family_type
 from aigc_ops.operations.new_project import TEMPLATE
 
@@ -74,6 +74,15 @@ def test_a_family_that_cannot_be_imported_is_named_with_its_line(
     (project / "families" / "toy.py").write_text(code)
     with pytest.raises(ConfigError, match=f"families/toy cannot be imported: {message}"):
         family_module("toy")
+
+
+def test_a_folder_without_a_modality_is_named(project: Path) -> None:
+    for name, code in (("empty", ""), ("other", "class MODALITY:\n    name = 'sound'")):
+        folder = project / "modalities" / name
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(code)
+        with pytest.raises(ConfigError, match=f"'{name}' is not an object MODALITY with the name"):
+            find_modality(name)
 
 
 def test_a_project_that_others_may_write_to_is_refused_until_it_is_named(
