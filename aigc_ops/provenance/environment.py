@@ -10,6 +10,7 @@ from aigc_ops.core.artifacts import Record
 
 LOCK = "constraints.txt"
 OWN = "aigc-ops"
+LOCKED_EXTRAS = ("image", "text", "dev")
 LEFT_TO_TORCH = re.compile(r"nvidia-|cuda-|triton$")
 """CUDA packages: they differ by machine, and torch itself pins their versions."""
 
@@ -54,8 +55,8 @@ def compare(lock: str) -> Comparison:
 
 
 def _required_by_extras() -> set[NormalizedName]:
-    """Return all direct and indirect requirements of this project's extras."""
-    pending = [r for r in map(Requirement, _requires(OWN)) if "extra" in str(r.marker)]
+    """Return all direct and indirect requirements of extras that the lock leaves out."""
+    pending = [r for r in map(Requirement, _requires(OWN)) if _is_of_other_extra(r)]
     required: set[NormalizedName] = set()
     while pending:
         name = canonicalize_name(pending.pop().name)
@@ -63,6 +64,14 @@ def _required_by_extras() -> set[NormalizedName]:
             required.add(name)
             pending += map(Requirement, _requires(name))
     return required
+
+
+def _is_of_other_extra(requirement: Requirement) -> bool:
+    """Return True for a requirement of an extra that the lock leaves out."""
+    marker = requirement.marker
+    return marker is not None and not any(
+        marker.evaluate({"extra": extra}) for extra in ("", *LOCKED_EXTRAS)
+    )
 
 
 def _requires(name: str) -> list[str]:

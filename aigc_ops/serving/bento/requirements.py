@@ -28,7 +28,6 @@ DIRECT = (
     "torch",
     "tqdm",
 )
-OWN_MODALITIES = "aigc_ops.modalities."
 HEADER = (
     "# What a Bento installs, at the versions of constraints.txt;\n"
     "# written by `python -m aigc_ops.serving.bento.requirements`.\n"
@@ -39,7 +38,7 @@ def requirement_files(lock: str) -> dict[str, str]:
     """Return the text of each file by its name, with pins at the lock's versions."""
     # Another package's modality takes requirements.txt, and its package's own requirements.
     modalities = map(find_modality, modality_names())
-    own = {m.name: m.served_packages for m in modalities if m.__module__.startswith(OWN_MODALITIES)}
+    own = {m.name: m.served_packages for m in modalities if m.__module__.startswith("aigc_ops.")}
     every = {package for packages in own.values() for package in packages}
     return {
         REQUIREMENTS.name: requirements(lock, every),
