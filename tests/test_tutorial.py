@@ -21,7 +21,6 @@ ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith(LEFT_OUT)},
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "PYTHONPATH": str(ROOT),
-    "USER": "ann",
 }
 
 
@@ -31,7 +30,11 @@ def blocks(language: str) -> list[str]:
 
 def run(folder: Path, commands: str) -> str:
     done = subprocess.run(
-        ["bash", "-ec", commands], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+        ["bash", "-ec", commands],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -46,8 +49,11 @@ def test_the_commands_that_are_not_run_are_known() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_the_tutorial_leads_to_a_service_for_pictures_of_ones_own(tmp_path: Path) -> None:
+def test_the_tutorial_leads_to_a_service_for_pictures_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = tmp_path / "shapes"
+    monkeypatch.setitem(ENVIRONMENT, "HOME", str(tmp_path))
     make, draw, look, train, review, package, trace = blocks("sh")
     run(tmp_path, make)
     (project / "draw.py").write_text(blocks("python")[0])
@@ -78,4 +84,4 @@ def test_the_tutorial_leads_to_a_service_for_pictures_of_ones_own(tmp_path: Path
         assert picture.size == (32, 32)
     shown = run(project, trace)
     assert "broken" not in shown
-    assert "ann" in shown
+    assert "Ann" in shown

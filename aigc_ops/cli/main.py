@@ -148,7 +148,8 @@ def _resume_hint(arguments: argparse.Namespace) -> str:
     # A run with --force trains in a new folder each time, so it never resumes.
     if getattr(arguments, "force", False):
         return "; with --force the same command starts over"
-    return "; the same command again continues from here" * (arguments.command in CONFIG_COMMANDS)
+    is_resumed = arguments.command in CONFIG_COMMANDS
+    return "; repeat the command to resume: training goes on from its last checkpoint" * is_resumed
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

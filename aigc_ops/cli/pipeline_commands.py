@@ -235,6 +235,7 @@ def cache_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answ
 
 def models_command(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, list[str]]:
     """List the registered versions."""
+    from aigc_ops.registry.client import address
     from aigc_ops.registry.versions import models
 
     rows = models()
@@ -246,7 +247,7 @@ def models_command(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, li
         for row in rows
     ]
     answer = {"models": [row.model_dump(mode="json") for row in rows]}
-    return answer, lines or ["no model is registered yet; run: aigc-ops run CONFIG"]
+    return answer, lines or [f"no model is registered in {address()}; run: aigc-ops run CONFIG"]
 
 
 def _not_comparable(row: "ModelRow", champion: "ModelRow | None") -> str:

@@ -163,7 +163,9 @@ def _is_relative(value: str) -> bool:
 
 def _is_available(path: Path) -> bool:
     """Return whether a path exists, or is pinned by DVC and not fetched yet."""
-    return path.exists() or covering_pin(path) is not None
+    pin = covering_pin(path)
+    # What a pin covers exists where the pinned folder is here, unless it is not part of the data.
+    return path.exists() or (pin is not None and not pin.with_suffix("").exists())
 
 
 def _replaced(config: ConfigT, names: Sequence[str], value: str) -> ConfigT:

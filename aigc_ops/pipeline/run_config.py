@@ -1,6 +1,7 @@
 """RunConfig: the configs of all stages in one, read from YAML and overridden by flags."""
 
 import difflib
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aigc_ops.compute.random import MAX_SEED
 from aigc_ops.core.errors import ConfigError
+from aigc_ops.core.project import project_root
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.validation.config import ValidationConfig
 from aigc_ops.evaluation.config import EvaluationConfig
@@ -84,9 +86,11 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raises ConfigError for a missing or invalid file."""
     if not path.is_file():
-        known = sorted(str(p) for p in Path("configs").glob("*.yaml"))
-        near = difflib.get_close_matches(str(path), known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"ready-made: {', '.join(known) or 'none'}"
+        root = project_root() or Path.cwd()
+        known = sorted(os.path.relpath(p) for p in (root / "configs").glob("*.yaml"))
+        own = os.path.relpath(root / path)
+        near = [own] if own in known else difflib.get_close_matches(str(path), known, 1, 0.4)
+        hint = f"did you mean {near[0]}?" if near else f"found: {', '.join(known) or 'none'}"
         raise ConfigError(f"{path}: no such config file; {hint}")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one

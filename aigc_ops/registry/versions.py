@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from aigc_ops.core.artifacts import ModelVersion, Record, Score, Scores
 from aigc_ops.core.errors import RegistryError
-from aigc_ops.registry.client import connect, faults
+from aigc_ops.registry.client import address, connect, faults
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as Entity
@@ -144,8 +144,8 @@ def unknown(client: "MlflowClient", name: str) -> RegistryError:
         names = sorted(model.name for model in client.search_registered_models(max_results=1000))
     if not names:
         return RegistryError(
-            f"no model is registered, so not {name!r} either; `aigc-ops run CONFIG` trains and "
-            "registers one"
+            f"no model is registered in {address()}, so not {name!r} either; `aigc-ops run CONFIG` "
+            "trains and registers one"
         )
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"registered are {', '.join(names[:10])}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aigc_ops.__main__ import main
-from aigc_ops.core.errors import DataError
+from aigc_ops.core.errors import ConfigError, DataError
 from aigc_ops.data import DataConfig
 from aigc_ops.formats.stat_digest import quick_digest
 from aigc_ops.pipeline import inputs
@@ -17,6 +17,7 @@ from aigc_ops.pipeline.inputs import (
     _require_data,
     absent_here,
     find_project,
+    locate,
     require_inputs,
 )
 from aigc_ops.pipeline.run_cache import RunRecord
@@ -275,3 +276,29 @@ def test_a_backbones_weights_are_those_of_the_project(
     file.write_text("{weights: net.pt2}")
     score = ("score", project / "images", project / "images", "--extractor", "backbone")
     assert str(project / "net.pt2") in error_of(capfd, *score, "--backbone", file)
+
+
+def test_a_command_below_the_pinned_data_reads_that_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = tmp_path / "data" / "images" / "cat"
+    below.mkdir(parents=True)
+    (tmp_path / "aigc-ops.toml").touch()
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0.dir\n  path: data\n")
+    file = tmp_path / "configs" / "images.yaml"
+    for folder in (below, below.parent, below.parent.parent):
+        monkeypatch.chdir(folder)
+        located = locate("data.path", "data/images", file)
+        assert located == str(tmp_path / "data" / "images")
+
+
+def test_a_config_of_the_project_is_suggested_from_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "aigc-ops.toml").touch()
+    (tmp_path / "configs" / "images.yaml").touch()
+    monkeypatch.chdir(tmp_path / "deep")
+    with pytest.raises(ConfigError, match=r"did you mean \.\./configs/images\.yaml\?"):
+        read_yaml(Path("configs/images.yaml"))
