@@ -2,12 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aigc_ops.core.errors import ConfigError
 
 Answer = dict[str, Any]
+MAX_CLASSES = 20  # that are listed
 
 
 def data_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
@@ -24,10 +25,21 @@ def data_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answe
     lines = [
         f"{find_modality(dataset.modality).unit}: {dataset.num_train} to train on, "
         f"{dataset.num_heldout} held out",
+        *_shape_lines(dataset.sample_shape or {}),
         f"digest: {dataset.content_digest}",
         pin_hint(dataset) or f"pinned by DVC as {dataset.dvc_digest}",
     ]
     return dataset.model_dump(mode="json"), lines
+
+
+def _shape_lines(shape: Mapping[str, Any]) -> list[str]:
+    """Return the classes by number, and the other sizes of the samples, a line each."""
+    sizes = {name: value for name, value in shape.items() if name != "class_names"}
+    names = shape.get("class_names") or ()
+    shown = ", ".join(f"{label} ({name})" for label, name in enumerate(names[:MAX_CLASSES]))
+    more = ", …" if len(names) > MAX_CLASSES else ""
+    lines = [", ".join(f"{name} {value}" for name, value in sizes.items())] if sizes else []
+    return [*lines, f"{len(names)} classes: {shown}{more}"] if names else lines
 
 
 def dvc_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:

@@ -36,7 +36,9 @@ def test_init_makes_a_project_whose_configs_and_data_are_read(
     assert list(project_requirements(folder)) == []
     below = folder / "configs"
     assert "data that DVC pins" in aigc_ops("data", "pull", "../data", cwd=below).stdout
-    assert "4500 to train on" in aigc_ops("data", "show", "../data/mnist", cwd=below).stdout
+    shown = aigc_ops("data", "show", "../data/mnist", cwd=below).stdout
+    assert "4500 to train on" in shown
+    assert "10 classes: 0 (0), 1 (1)" in shown
     assert (folder / ".aigc_ops").is_dir()
     status = subprocess.run(
         ["git", "status", "--short", "--untracked-files=all"],
