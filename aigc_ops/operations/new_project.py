@@ -27,6 +27,8 @@ def create_project(folder: Path, *, sample: bool, prefect_yaml: str) -> list[str
         raise ConfigError(f"{folder} contains {unfit!r}; choose a path without it")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: not a folder; give another name")
+    if (folder / PROJECT_FILE).exists():
+        raise ConfigError(f"{folder} is a project already; work in it, or give a new folder")
     if existing := sorted(name for name in files if (folder / name).exists()):
         raise ConfigError(
             f"{folder / existing[0]} exists, and nothing was written; give a new folder, or move "

@@ -1,5 +1,6 @@
 """The files, folders and models that a config names: locate them, and check that they exist."""
 
+import difflib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,18 @@ def require(name: str, value: str, project: Path | None = None) -> None:
     if value.startswith(SCHEME):
         expected += "; only training.init_from accepts a registered model"
     kind: type[AigcOpsError] = DataError if name == "data.path" else ConfigError
-    raise kind(f"{name}: {value} does not exist{looked}{expected}")
+    near = _similar_name(absolute(value)) or (project and _similar_name(absolute(project / value)))
+    hint = f"; did you mean {Path(value).with_name(near)}?" if near else ""
+    raise kind(f"{name}: {value} does not exist{looked}{expected}{hint}")
+
+
+def _similar_name(path: Path) -> str | None:
+    """Return the most similar name in the folder of a path that does not exist."""
+    if not path.parent.is_dir() or not path.name:
+        return None
+    with os.scandir(path.parent) as entries:
+        names = [entry.name for entry in islice(entries, FEW)]
+    return next(iter(difflib.get_close_matches(path.name, names, n=1)), None)
 
 
 def _require_data(config: DataConfig, project: Path | None) -> None:

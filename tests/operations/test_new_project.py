@@ -58,6 +58,8 @@ def test_nothing_is_written_over_an_existing_file(tmp_path: Path) -> None:
     (tmp_path / "README.md").rename(tmp_path / "notes.md")
     create_project(tmp_path, sample=False, prefect_yaml="")
     assert (tmp_path / "notes.md").read_text() == "mine"
+    with pytest.raises(ConfigError, match="is a project already; work in it"):
+        create_project(tmp_path, sample=False, prefect_yaml="")
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def error_of(capfd: pytest.CaptureFixture[str], *argv: object, code: int = 1) ->
     [
         ("data.path", "absent", 1, "data.path: absent does not exist; looked in {here}"),
         ("data.path", "/absent", 1, "data.path: /absent does not exist"),
+        ("data.path", "imagez", 1, "imagez does not exist; looked in {here}; did you mean images?"),
         ("data.path", "empty", 1, "empty is not a dataset: no Parquet, no images and no text"),
         ("data.path", "pets.yaml", 1, "pets.yaml: expected a folder, or a file ending in"),
         ("data.modality", "text", 1, "no Parquet|data.modality is text, but this is image data"),
