@@ -367,7 +367,7 @@ def test_a_run_stopped_twice_in_mid_training_goes_on_where_it_was(
         printed, _ = ended(process, seconds=60)
         assert process.returncode == (130 if how == signal.SIGINT else -how)
         assert kept < newest() < "step-00000200"
-    assert "the same command again continues" in json.loads(printed)["error"]
+    assert "repeat the command to resume" in json.loads(printed)["error"]
     answer, said = console.run("run", served.config, *flags)
     assert "resumed after step" in said
     assert answer["checkpoint"]["step"] == 200
