@@ -148,8 +148,9 @@ def _resume_hint(arguments: argparse.Namespace) -> str:
     # A run with --force trains in a new folder each time, so it never resumes.
     if getattr(arguments, "force", False):
         return "; with --force the same command starts over"
-    is_resumed = arguments.command in CONFIG_COMMANDS
-    return "; repeat the command to resume: training goes on from its last checkpoint" * is_resumed
+    if arguments.command not in CONFIG_COMMANDS:
+        return ""
+    return "; repeat the command to resume: training continues from its last checkpoint"
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """The project: the nearest folder, from the working folder upwards, with an `aigc-ops.toml`.
 
 Its folders `families` and `modalities` add model families and modalities, its `configs` hold the
-configs of the Prefect forms, and the default state directory lies in it.
+configs of the Prefect forms, and it contains the default state directory.
 """
 
 import os
