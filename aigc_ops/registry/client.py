@@ -2,17 +2,14 @@
 
 import os
 import socket
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from filelock import FileLock
-
 from aigc_ops.core.errors import RegistryError
 from aigc_ops.core.state_dir import export_environment, home
+from aigc_ops.registry.database import create_sqlite, require_current_schema, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -32,7 +29,8 @@ QUIET_AND_QUICK = {
 def connect() -> "MlflowClient":
     """Return a client of MLFLOW_TRACKING_URI's store; default: SQLite in the state directory.
 
-    Raises RegistryError within seconds if the server does not answer.
+    Raises RegistryError within seconds if the server does not answer, and if the database has
+    another MLflow's schema that must not be upgraded here.
     """
     export_environment()
     for variable, value in QUIET_AND_QUICK.items():
@@ -43,10 +41,12 @@ def connect() -> "MlflowClient":
     uri = get_tracking_uri()
     with faults("connecting"):
         if database := sqlite_file(uri):
-            _create_sqlite(database)
+            create_sqlite(database)
         else:
             _require_answer(uri)
         try:
+            if not is_http(uri):
+                require_current_schema(uri)
             return MlflowClient()
         except ModuleNotFoundError as error:
             raise RegistryError(
@@ -114,32 +114,6 @@ def address(uri: str | None = None) -> str:
 def is_http(uri: str) -> bool:
     """Return whether the address is a tracking server's, not a database's."""
     return urlsplit(uri).scheme in ("http", "https")
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """Return the database file of an SQLite address, None for other stores."""
-    # The scheme may name a driver too: sqlite+pysqlite.
-    scheme, _, path = uri.partition(":///")
-    return Path(path).absolute() if scheme.split("+")[0] == "sqlite" and path else None
-
-
-def _create_sqlite(database: Path) -> None:
-    """Create the database with its tables, atomically."""
-    if database.exists():
-        return
-    from mlflow.tracking import MlflowClient
-
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.with_name(f".{database.name}.lock")):
-        for stale in database.parent.glob(f".{database.name}.*.partial*"):
-            stale.unlink()
-        if database.exists():  # by the process that held the lock before
-            return
-        # MLflow's migrations take seconds. A kill among them would leave a file that no later run
-        # can open, so they run on a hidden sibling.
-        partial = database.with_name(f".{database.name}.{uuid.uuid4().hex}.partial")
-        MlflowClient(tracking_uri=f"sqlite:///{partial}")
-        partial.rename(database)
 
 
 def _require_answer(uri: str) -> None:

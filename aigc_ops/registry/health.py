@@ -8,7 +8,8 @@ from pydantic import Field
 
 from aigc_ops.core.artifacts import Record
 from aigc_ops.core.state_dir import export_environment
-from aigc_ops.registry.client import address, connect, faults, sqlite_file
+from aigc_ops.registry.client import address, connect, faults
+from aigc_ops.registry.database import sqlite_file
 from aigc_ops.registry.runs import PROCESS_TAG, RUN_KEY_TAG, is_at_work
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from aigc_ops.core.state_dir import home
-from aigc_ops.registry.client import faults, sqlite_file
+from aigc_ops.registry.client import faults
+from aigc_ops.registry.database import sqlite_file
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -51,14 +51,14 @@ NUM_STOCKED = 4
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's SQLite file with its tables, whose migrations take seconds: made once."""
-    from aigc_ops.registry.client import _create_sqlite
+    from aigc_ops.registry.database import create_sqlite
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     database = shared / "mlflow-template" / "mlflow.db"
     with FileLock(shared / "mlflow-template.lock"):
-        _create_sqlite(database)
+        create_sqlite(database)
     return database
 
 

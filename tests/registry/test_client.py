@@ -56,6 +56,7 @@ def test_a_deleted_experiment_is_named_with_what_to_do() -> None:
         experiment_id(client)
 
 
+@pytest.mark.slow
 def test_a_store_whose_making_was_killed_is_made_afresh(store: Path) -> None:
     store.unlink()
     code = "from aigc_ops.registry.client import connect; print('go', flush=True); connect()"

@@ -1,5 +1,6 @@
 """LoRA adapters of pretrained networks, by peft, which is imported only when needed."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,7 +89,10 @@ def add_adapters(model: Any, lora: LoraConfig) -> Any:
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
     )
-    adapted: Any = get_peft_model(model, adapters)
+    with warnings.catch_warnings():
+        # peft 0.20 asks a transformers model by a name that transformers 5.24 deprecates.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is", FutureWarning)
+        adapted: Any = get_peft_model(model, adapters)
     # The class is changed in place, after peft has wrapped the layers: their parameters stay the
     # same objects, so tied weights stay tied.
     for module in adapted.modules():

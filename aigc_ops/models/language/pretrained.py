@@ -146,7 +146,7 @@ class Pretrained(nn.Module):
             input_ids=tokens,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=cache,
+            cache=cache,
             use_cache=cache is not None,
             logits_to_keep=int(last_only),
         )
@@ -333,7 +333,12 @@ def _gguf_tokenizer(
         for name in ("bos_token", "eos_token")
         if isinstance(token := record.get(f"{name}_id"), int)
     }
-    return whole.backend_tokenizer, {"chat_template": whole.chat_template or "", **special_tokens}
+    # transformers 5.24 adds its own default for a missing special token, which the network lacks.
+    tokenizer = json.loads(whole.backend_tokenizer.to_str())
+    num_tokens = record["vocab_size"]
+    added = [token for token in tokenizer["added_tokens"] if token["id"] < num_tokens]
+    exact = Tokenizer.from_str(json.dumps(tokenizer | {"added_tokens": added}))
+    return exact, {"chat_template": whole.chat_template or "", **special_tokens}
 
 
 def check_fit(network: Pretrained, vocabulary: Vocabulary, context_length: int) -> None:

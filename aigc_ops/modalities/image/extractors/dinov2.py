@@ -85,25 +85,35 @@ def network_of(name: str, state: Mapping[str, Tensor]) -> Any:
     from transformers import Dinov2Config, Dinov2Model
 
     file_name, width, num_layers, num_heads = SHAPES[name]
-    with torch.random.fork_rng(devices=[]):
-        network = Dinov2Model(
-            Dinov2Config(
-                hidden_size=width,
-                num_hidden_layers=num_layers,
-                num_attention_heads=num_heads,
-                image_size=INPUT_SIZE,
-                patch_size=PATCH_SIZE,
-                use_swiglu_ffn=name == "dinov2-vit-g-14",
-            )
-        )
+    config = Dinov2Config(
+        hidden_size=width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        image_size=INPUT_SIZE,
+        patch_size=PATCH_SIZE,
+        use_swiglu_ffn=name == "dinov2-vit-g-14",
+    )
+    untyped: Any = Dinov2Model
     try:
-        network.load_state_dict(dict(_renamed(state, num_layers)))
-    except (KeyError, RuntimeError) as error:
+        # `from_pretrained` knows the names of published files in each version of transformers;
+        # those of the network's modules have changed.
+        with torch.random.fork_rng(devices=[]):
+            network, found = untyped.from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(_renamed(state, num_layers)),
+                output_loading_info=True,
+            )
+        if wrong := [
+            f"{kind} {sorted(map(str, names))[:3]}" for kind, names in found.items() if names
+        ]:
+            raise ValueError(", ".join(wrong))
+    except (KeyError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EvaluationError(
             f"not weights of {name} ({reason}); give facebookresearch's {file_name}_pretrain.pth"
         ) from error
-    return network.requires_grad_(False).eval()  # type: ignore[no-untyped-call]
+    return network.requires_grad_(False).eval()
 
 
 def _renamed(state: Mapping[str, Tensor], num_layers: int) -> Iterator[tuple[str, Tensor]]:
