@@ -2,11 +2,10 @@
 
     python benchmarks/evaluation.py [PART ...] [--num N] [--repeats N]
 
-The parts: speed, costs, ladder, coverage, copies, recitals, memory, texts; all by default.
+The parts: speed, costs, ladder, coverage, memory, texts; all by default.
 """
 
 import argparse
-import random
 import resource
 import subprocess
 import sys
@@ -26,18 +25,13 @@ from results import Recorder, benchmark_parser, recorder
 from torch import Tensor
 from torch.nn import functional
 
-from aigc_ops.compute.random import Noise
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.modalities.image.extractors import weights
 from aigc_ops.modalities.image.extractors.base import Extractor, ExtractorIdentity
 from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.image_sets import ImageSet
-from aigc_ops.modalities.image.metrics.memorisation import ImageFeatures, detect_copies
 from aigc_ops.modalities.image.metrics.set_features import image_set_features
 from aigc_ops.modalities.text.metrics.minilm import load_text_extractor
-from aigc_ops.modalities.text.metrics.verbatim import detect_verbatim_copies
-from aigc_ops.modalities.text.model import TextData
-from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.statistics.frechet import Gaussian, frechet_distance
 from aigc_ops.statistics.intervals import frechet_estimate
 from aigc_ops.statistics.kernel import kernel_estimate
@@ -207,85 +201,6 @@ def coverage(record: Recorder, repeats: int = 100) -> None:
         record(f"coverage-{kind}", sorted(found), average=min)
 
 
-def copies(record: Recorder, repeats: int = 100) -> None:
-    """How often copying is found where a share of the samples are altered copies, and where none.
-
-    Each repeat deals the real digits out anew: 3,000 trained on, 500 held out, 1,000 samples,
-    of which a share is replaced by training digits, darker and with noise.
-    """
-    images, _ = digits(4500)
-    generator = torch.Generator().manual_seed(0)
-    noise = 4 * torch.randn(images.shape, generator=generator)
-    altered = (0.97 * images + noise).round().clamp(0, 255).to(torch.uint8)
-    extractor = image_extractor()
-    plain = ImageFeatures(images, extractor.features(images, what="digits"))
-    copied = ImageFeatures(altered, extractor.features(altered, what="altered digits"))
-
-    def rows(of: ImageFeatures, index: Tensor) -> ImageFeatures:
-        return ImageFeatures(of.images[index], of.features[index.numpy()])
-
-    for share in (0.0, 0.01, 0.02, 0.05, 0.1, 0.2):
-        flagged = 0
-        for _ in range(repeats):
-            order = torch.randperm(len(images), generator=generator)
-            train, heldout, clean = order.split([3000, 500, 1000])
-            num = int(share * len(clean))
-            parts = [rows(copied, train[:num]), rows(plain, clean[num:])]
-            samples = ImageFeatures(
-                torch.cat([part.images for part in parts]),
-                np.concatenate([part.features for part in parts]),
-            )
-            found = detect_copies(
-                samples, rows(plain, train), rows(plain, heldout), num_all=len(train)
-            )
-            assert found is not None
-            flagged += found[0].flagged
-        print(f"{share:4.0%} copies: flagged in {flagged} of {repeats}", flush=True)
-        record(f"copies-{100 * share:.0f}", [100 * flagged / repeats])
-
-
-def recitals(record: Recorder, repeats: int = 50) -> None:
-    """How often learning by heart is found where a GPT knows a share of its texts, and where none.
-
-    Each repeat draws texts of 24 random syllables anew: 80 of training, 60 held out. A small GPT
-    has seen a share of the first a hundred times (of none: 20 others), the rest never.
-    """
-    syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
-    for share in (0.0, 0.025, 0.05, 0.1, 0.25):
-        flagged = 0
-        for seed in range(repeats):
-            draw = random.Random(seed)
-            train, heldout, others = (
-                [" ".join(draw.choices(syllables, k=24)) for _ in range(num)]
-                for num in (80, 60, 20)
-            )
-            model = _taught(train[: round(share * len(train))] or others, num_steps=100)
-            data = TextData(train), TextData(heldout)
-            found = detect_verbatim_copies(model, *data, num=len(train))
-            assert not isinstance(found, str), found
-            flagged += found[0].flagged
-        print(f"{share:5.1%} known by heart: flagged in {flagged} of {repeats}", flush=True)
-        record(f"memorised-{1000 * share:.0f}", [100 * flagged / repeats])
-
-
-def _taught(known: list[str], *, num_steps: int) -> Gpt:
-    """A GPT of two layers after so many steps over all of these texts."""
-    torch.manual_seed(0)
-    config = GptConfig(
-        vocab_size=384, context_length=64, num_layers=2, num_heads=4, width=64, dropout=0.0,
-        optimizer={"learning_rate": 3e-3},
-    )  # fmt: skip
-    model = Gpt.from_data(config, TextData(known))
-    examples, optimizer = model.examples(TextData(known)), model.optimizer("network")
-    noise = Noise(0, rows=torch.arange(1), batch_size=1, device=torch.device("cpu"))
-    for _ in range(num_steps):
-        (loss,) = model.losses(examples, noise)
-        optimizer.zero_grad()
-        loss.value.backward()
-        optimizer.step()
-    return model.eval()
-
-
 def texts(_: Recorder, num: int = 300) -> None:
     """Distances of embeddings for worse and worse texts, against other real ones in English."""
     rows = pd.read_parquet("data/dialogue/train.parquet")
@@ -395,9 +310,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "costs": costs,
     "ladder": ladder,
     "coverage": coverage,
-    "copies": copies,
     "memory": memory,
-    "recitals": recitals,
     "texts": texts,
 }
 
@@ -405,7 +318,7 @@ PARTS: dict[str, Callable[..., None]] = {
 def build_parser() -> argparse.ArgumentParser:
     parser = benchmark_parser(__doc__, PARTS)
     parser.add_argument("--num", type=int, help="samples of a part (for costs, memory: at most)")
-    parser.add_argument("--repeats", type=int, help="of coverage, copies and recitals")
+    parser.add_argument("--repeats", type=int, help="of coverage")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     return parser
 
@@ -417,7 +330,7 @@ def main() -> None:
         return
     record = recorder(given)
     for part in given.parts or PARTS:
-        name = "repeats" if part in ("coverage", "copies", "recitals") else "num"
+        name = "repeats" if part == "coverage" else "num"
         number = getattr(given, name)
         PARTS[part](record, **({name: number} if number else {}))
 

@@ -29,13 +29,13 @@ SMALL = {
     "evaluation.py costs --num 600": [
         "frechet-seconds-2000", "frechet-seconds-5000", "frechet-seconds-600", "interval-seconds",
     ],
-    "evaluation.py copies --repeats 1": [
+    "copies.py images --repeats 1": [
         *("copies-0", "copies-1", "copies-10", "copies-2", "copies-20", "copies-5"),
     ],
     "evaluation.py coverage --repeats 2": ["coverage-limit", "coverage-value"],
     "evaluation.py ladder --num 20": [],
     "evaluation.py memory --num 600": ["memory-100k", "memory-25k"],
-    "evaluation.py recitals --repeats 1": [
+    "copies.py texts --repeats 1": [
         *("memorised-0", "memorised-100", "memorised-25", "memorised-250", "memorised-50"),
     ],
     "evaluation.py speed --num 32": [
