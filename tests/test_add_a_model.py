@@ -51,6 +51,7 @@ def test_the_laws_find_the_new_family_and_it_keeps_them(project):
     assert re.search(r"\d+ passed", run(project, block("sh", 1)))
 
 
+@pytest.mark.slow
 def test_the_new_family_keeps_our_lint_and_types(project):
     config = ROOT / "pyproject.toml"
     # Without the order of imports: in a project, aigc_ops is one package among others.

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from aigc_ops.cli import pipeline_commands
+from aigc_ops.cli.parser import parser
 from aigc_ops.models import family_names
 from tests.conftest import ROOT, answers, free_port
 
@@ -188,13 +190,22 @@ def test_every_file_that_the_readme_names_is_there(name):
         assert (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize(
-    "command", [pytest.param(c, marks=pytest.mark.slow if "--set" in c else ()) for c in QUICK]
-)
+@pytest.mark.parametrize("command", [c for c in commands("README.md") if c.startswith("aigc-ops ")])
+def test_the_arguments_of_every_command_exist(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments, flags = parser().parse_known_args(command.split()[1:])
+    pipeline_commands.require_usage(arguments, flags)
+    if "--help" not in command and hasattr(arguments, "config"):
+        pipeline_commands._load_config(arguments, flags)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", QUICK)
 def test_a_quick_command_works(checkout, command):
     assert run(checkout, command).stdout
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_commands_that_work_outside_the_environment_too(checkout):
     outside = {**environment(checkout), "PATH": os.defpath}
     again = (sys.executable, "-m", "aigc_ops", *SMOKE.split()[1:])
@@ -204,6 +215,7 @@ def test_a_run_ends_with_commands_that_work_outside_the_environment_too(checkout
         assert (checkout / words.split()[0]).is_file(), words
 
 
+@pytest.mark.slow
 def test_the_service_answers_the_readmes_request(checkout, ports):
     with served(checkout, SERVE, ports, "readyz") as url:
         if shutil.which("curl"):

@@ -3,17 +3,15 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT, answers, free_port
+from tests.conftest import ROOT, listening
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 LEFT_OUT = ("AIGC_OPS_", "PYTEST_", "PREFECT_", "MLFLOW_", "BENTOML_", "PYTHON")
@@ -62,24 +60,14 @@ def test_the_tutorial_leads_to_a_service_for_pictures_of_ones_own(
     assert "waits for a decision" in run(project, train)
     assert "champion" in run(project, review)
     assert "Bento: images:" in run(project, package)
-    port = free_port()
-    serve = ["bash", "-c", f"exec {blocks('text')[1].strip()} --port {port}"]
-    server = subprocess.Popen(serve, cwd=project, env=ENVIRONMENT, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not answers(f"http://127.0.0.1:{port}/readyz"):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+    serve = ["bash", "-c", f'exec {blocks("text")[1].strip()} "$@"', "bash"]
+    with listening(serve, cwd=project, log=tmp_path / "log", **ENVIRONMENT) as url:
         [body] = re.findall(r"-d '(.*?)'", blocks("text")[2])
         headers = {"content-type": "application/json"}
-        call = Request(f"http://127.0.0.1:{port}/generate", body.encode(), headers)
+        call = Request(f"{url}/generate", body.encode(), headers)
         with urlopen(call, timeout=60) as answer:
             assert answer.headers["X-AIGC-Label"] == str(json.loads(body)["label"])
             (project / "square.png").write_bytes(answer.read())
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
     with Image.open(project / "square.png") as picture:
         assert picture.size == (32, 32)
     shown = run(project, trace)

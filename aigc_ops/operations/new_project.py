@@ -70,7 +70,7 @@ def _files(project: str, *, sample: bool, prefect_yaml: str) -> Mapping[str, byt
 
 def _sample_files() -> dict[str, bytes]:
     """Return the sample configs, the pin of the sample data and the files of its DVC remote."""
-    # In a wheel they lie beside the template; in a checkout they are those at its top.
+    # In a wheel they are beside the template; in a checkout they are those at its top.
     bundled = Path(__file__).parent / "sample"
     root = bundled if bundled.is_dir() else Path(package_root())
     paths = [root / "configs" / f"{name}.yaml" for name in SAMPLE_CONFIGS]

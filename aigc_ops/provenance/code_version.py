@@ -30,7 +30,7 @@ def package_commit() -> str | None:
     if built_from.is_file():
         return built_from.read_text("utf-8").strip()
     root = package.parent
-    # Only the package's own repository: site-packages may lie in one of another project.
+    # Only the package's own repository: site-packages may be in one of another project.
     if not (root / ".git").exists():
         return None
     described = _git("-C", str(root), "describe", "--always", "--abbrev=40", "--dirty")

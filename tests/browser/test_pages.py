@@ -38,7 +38,7 @@ from tests.browser.reviewing import (
 from tests.conftest import ROOT, eventually
 from tests.flows.conftest import write_images
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NAME = "from-the-form"
 
@@ -195,7 +195,6 @@ def test_the_approved_version_is_packaged_as_the_reviews_page_shows(
     expect(page.get_by_text("package-from-the-form").first).to_be_visible(timeout=60 * SECONDS)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
 def test_a_stale_review_is_weighed_anew_and_a_rejection_leaves_the_champion(
     servers: Servers,
@@ -230,7 +229,6 @@ def test_a_stale_review_is_weighed_anew_and_a_rejection_leaves_the_champion(
     eventually(lambda: {rejected, rolled_back} <= set(messages))
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
 def test_where_two_must_agree_the_form_asks_for_another_name(
     servers: Servers, images: Path, page: Page, monkeypatch: pytest.MonkeyPatch
@@ -251,7 +249,6 @@ def test_where_two_must_agree_the_form_asks_for_another_name(
     assert champion(servers) == version
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fewer than the extractor's:UserWarning")
 def test_a_suspended_review_outlives_restarts_of_server_and_serving_process(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

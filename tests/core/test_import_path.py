@@ -109,6 +109,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_training_and_a_service_import_nothing_of_the_working_folder(
     folder: Folder, config: Path
 ) -> None:

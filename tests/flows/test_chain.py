@@ -169,6 +169,7 @@ def test_a_champion_deleted_by_hand_is_made_again(served, console, first, monkey
     assert shown(served.server) == PAGE, "though its first three stages were cached"
 
 
+@pytest.mark.slow
 def test_a_bento_deleted_by_hand_is_made_again(served, console, first):
     shutil.rmtree(first["bento"]["uri"])
     answer, _ = console.run("run", served.config)
@@ -343,6 +344,7 @@ def test_two_runs_at_once_on_one_home_queue(served, console, first):
     assert json.loads(printed)["version"]["version"] != other["version"]["version"]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_twice_in_mid_training_goes_on_where_it_was(
     served: Workplace, console, first
 ):

@@ -1,11 +1,9 @@
 """The old home's servers: Prefect with its suspended reviews, the served champion, the Bento."""
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from urllib.request import Request, urlopen
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT, answers, eventually, free_port, process
+from tests.conftest import ROOT, answers, eventually, free_port, listening, process
 from tests.flows.conftest import Console, Workplace
 from tests.old_home.conftest import missing
 from tests.old_home.facts import CONFIGS, again, keys_of, names_in
@@ -164,7 +162,7 @@ def test_stages_that_are_asked_again_answer_with_every_key_that_they_had(
 
 
 def test_the_champion_is_served_as_it_was(old: Workplace, facts: Any, tmp_path: Path) -> None:
-    command = ("-m", "aigc_ops", "serve", "models:/stripes/1")
+    command = (sys.executable, "-m", "aigc_ops", "serve", "models:/stripes/1")
     with listening(command, cwd=ROOT, log=tmp_path / "log", **old.environment) as url:
         check_golden(folder_of(facts["champion"]), lambda rows: served(url, rows, facts))
 
@@ -175,7 +173,7 @@ def test_a_bento_boots_with_the_code_that_it_holds(
     [bento] = old.home.glob(f"bentoml/bentos/{facts['bento'].replace(':', '/')}")
     variables = {**old.environment, "BENTOML_HOME": str(old.home / "bentoml")}
     variables.pop("PYTHONPATH", None)
-    command = ("-m", "bentoml", "serve", str(bento))
+    command = (sys.executable, "-m", "bentoml", "serve", str(bento))
     with listening(command, cwd=tmp_path, log=tmp_path / "log", **variables) as url:
         check_golden(folder_of(facts["champion"]), lambda rows: served(url, rows, facts))
 
@@ -187,29 +185,6 @@ def test_mlflow_loads_the_champion_by_itself(old: Workplace, facts: Any) -> None
     folder = folder_of(facts["champion"])
     model = mlflow.pyfunc.load_model(str(folder))
     check_golden(folder, lambda rows: model.predict(pd.DataFrame(rows))["image"])
-
-
-@contextmanager
-def listening(
-    command: tuple[str, ...], *, cwd: Path, log: Path, **environment: str
-) -> Iterator[str]:
-    """A service that is ready, at its address, until the block ends."""
-    port = free_port()
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, *command, "--port", str(port)],
-            cwd=cwd,
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        eventually(lambda: answers(f"http://127.0.0.1:{port}/readyz") or server.poll() is not None)
-        assert server.poll() is None, log.read_text()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
 
 
 def served(url: str, rows: list[dict[str, int]], facts: Any) -> Iterator[bytes]:

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -16,7 +15,7 @@ from aigc_ops.core.errors import ConfigError
 from aigc_ops.core.project import PROJECT_FILE, project_requirements
 from aigc_ops.operations.new_project import create_project
 from aigc_ops.pipeline.run_config import load_config
-from tests.conftest import ROOT, answers, free_port
+from tests.conftest import ROOT, listening
 
 
 def test_init_makes_a_project_whose_configs_and_data_are_read(
@@ -164,19 +163,10 @@ def test_the_wheel_takes_a_family_of_ones_own_to_a_served_bento(
     assert (source / "families" / "blur.py").read_text("utf-8") == family
     # The family leaves the project: the Bento has its own copy.
     (project / "families" / "blur.py").unlink()
-    port = free_port()
-    serve = ["bentoml", "serve", bento["uri"], "--port", str(port), "--host", "127.0.0.1"]
     environment["BENTOML_HOME"] = str(Path(bento["uri"]).parents[2])
-    server = subprocess.Popen([installed / serve[0], *serve[1:]], cwd=tmp_path, env=environment)
-    try:
-        deadline = time.monotonic() + 120
-        while not answers(f"http://127.0.0.1:{port}/readyz"):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        call = Request(f"http://127.0.0.1:{port}/generate", b'{"seed": 1}')
-        with urlopen(call, timeout=60) as answered:
-            assert answered.read().startswith(b"\x89PNG")
-    finally:
-        server.terminate()
-        server.wait(60)
+    serve = [installed / "bentoml", "serve", bento["uri"], "--host", "127.0.0.1"]
+    with (
+        listening(serve, cwd=tmp_path, log=tmp_path / "log", **environment) as url,
+        urlopen(Request(f"{url}/generate", b'{"seed": 1}'), timeout=60) as answered,
+    ):
+        assert answered.read().startswith(b"\x89PNG")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, answers, eventually, free_port
+from tests.conftest import ROOT, listening
 from tests.flows.conftest import Console
 from tests.pulses.conftest import PACKAGE, PulseWorkplace
 from tests.pulses.making import LENGTH
@@ -80,6 +80,7 @@ def test_its_champion_is_packaged_with_the_code_that_serves_it(first: Any) -> No
     assert "gauss = pulses.gauss" in next(source.glob("pulses-*/entry_points.txt")).read_text()
 
 
+@pytest.mark.slow
 def test_a_second_version_is_weighed_against_the_first(
     workplace: PulseWorkplace, console: Console, first: Any
 ) -> None:
@@ -126,23 +127,18 @@ def test_mlflow_and_the_service_give_the_same_samples(
     )
     pulses, columns = json.loads(done.stdout.splitlines()[-1])
     assert columns == ["seed", "label", "pulse"]
-    port = free_port()
-    server = workplace.start("serve", "models:/pulses@champion", "--port", port)
-    try:
-        eventually(lambda: answers(f"http://127.0.0.1:{port}/readyz"), seconds=120)
-        assert ask(port, label=1, seed=7) == bytes.fromhex(pulses[0])
-        assert ask(port, label=0, seed=8) == bytes.fromhex(pulses[1])
-        described = urllib.request.urlopen(f"http://127.0.0.1:{port}/docs.json").read().decode()
+    serve = workplace.command("serve", "models:/pulses@champion")
+    with listening(serve, cwd=ROOT, log=tmp_path / "log", **workplace.environment) as url:
+        assert ask(url, label=1, seed=7) == bytes.fromhex(pulses[0])
+        assert ask(url, label=0, seed=8) == bytes.fromhex(pulses[1])
+        described = urllib.request.urlopen(f"{url}/docs.json").read().decode()
         assert "Class of the pulse." in described
         assert "prompt" not in described
-    finally:
-        server.terminate()
-        server.communicate(timeout=60)
 
 
-def ask(port: int, **fields: int) -> bytes:
+def ask(url: str, **fields: int) -> bytes:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/generate",
+        f"{url}/generate",
         json.dumps(fields).encode(),
         {"content-type": "application/json"},
     )

@@ -1,6 +1,6 @@
 """Modules of the project: `project_modules.families.NAME` is its file `families/NAME.py`.
 
-In a Bento the folders `families` and `modalities` lie in this package's own folder, and the
+In a Bento the folders `families` and `modalities` are in this package's own folder, and the
 working folder is not searched.
 """
 

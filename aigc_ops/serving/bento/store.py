@@ -138,7 +138,7 @@ def package_root() -> Path:
 
 def bentofile(root: Path) -> Path:
     """Return the bentofile.yaml that lists the files of `aigc_ops` in a Bento."""
-    # In a checkout it is at the top, where `bentoml build` finds it; in a wheel it lies here.
+    # In a checkout it is at the top, where `bentoml build` finds it; in a wheel it is here.
     at_top = root / BENTOFILE
     return at_top if at_top.is_file() else root / "aigc_ops" / "serving" / "bento" / BENTOFILE
 
