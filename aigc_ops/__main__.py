@@ -13,11 +13,13 @@ import threading
 from typing import NoReturn
 
 from aigc_ops.cli.main import main
+from aigc_ops.core.utf8 import ensure_utf8
 from aigc_ops.core.workarounds import is_used
 
 
 def entry() -> NoReturn:
     """Run a command, then exit without the interpreter's slow shutdown (`fast-exit`)."""
+    ensure_utf8()
     code = main()
     if not is_used("fast-exit"):
         sys.exit(code)

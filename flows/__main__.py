@@ -6,6 +6,9 @@ if __name__ == "__main__":
     from aigc_ops.core.import_path import drop_working_folder, isolate
 
     drop_working_folder()
+    from aigc_ops.core.utf8 import ensure_utf8
+
+    ensure_utf8()
     from aigc_ops.core.state_dir import export_environment
 
     export_environment()

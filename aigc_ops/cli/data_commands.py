@@ -14,6 +14,7 @@ MAX_CLASSES = 20  # that are listed
 def data_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:
     """Return a dataset's size, digest and pin; or fetch the data that DVC pins."""
     from aigc_ops.data import DataConfig, dvc, open_dataset, pin_hint
+    from aigc_ops.data.reading import describe
     from aigc_ops.interfaces.discovery import find_modality
 
     if not arguments.path:
@@ -21,15 +22,18 @@ def data_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answe
     if arguments.action == "pull":
         dvc.pull(arguments.path)
         return {"pulled": arguments.path}, [f"{arguments.path} is the data that DVC pins"]
-    dataset = open_dataset(DataConfig(path=arguments.path))
+    config = DataConfig(path=arguments.path, allow_unread=True)  # it lists them, and trains nothing
+    dataset = open_dataset(config)
+    reading = describe(dataset, config)
     lines = [
         f"{find_modality(dataset.modality).unit}: {dataset.num_train} to train on, "
         f"{dataset.num_heldout} held out",
         *_shape_lines(dataset.sample_shape or {}),
+        *reading.lines(),
         f"digest: {dataset.content_digest}",
         pin_hint(dataset) or f"pinned by DVC as {dataset.dvc_digest}",
     ]
-    return dataset.model_dump(mode="json"), lines
+    return dataset.model_dump(mode="json") | reading.model_dump(mode="json"), lines
 
 
 def _shape_lines(shape: Mapping[str, Any]) -> list[str]:

@@ -282,6 +282,11 @@ def _add_score_commands(command: Command) -> None:
     score.add_argument(
         "--skip-damaged", action="store_true", help="skip damaged images and list them"
     )
+    score.add_argument(
+        "--allow-unread",
+        action="store_true",
+        help="accept that over 1%% of the files that could be images are not read",
+    )
 
     cache = command("cache")
     cache.add_argument("action", choices=("list", "prune"))

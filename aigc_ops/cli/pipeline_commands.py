@@ -105,18 +105,22 @@ def validate_command(
     arguments: argparse.Namespace, flags: Sequence[str]
 ) -> tuple[Answer, list[str]]:
     """Validate the config's dataset."""
+    from aigc_ops.data.reading import describe
     from aigc_ops.pipeline import chain
     from aigc_ops.pipeline.inputs import require_inputs
 
     config, overrides = _load_config(arguments, flags)
     require_inputs(config, Path(arguments.config), overrides, sections=["data"])
     with _state_lock():
-        report = chain.validate_stage(config, _open_data(config))
+        dataset = _open_data(config)
+        report = chain.validate_stage(config, dataset)
+        reading = describe(dataset, config.data)
     lines = [
         f"{report.num_expectations} expectations hold for {report.num_rows} rows",
+        *reading.lines(),
         f"report: {report.html_uri}",
     ]
-    return report.model_dump(mode="json"), lines
+    return report.model_dump(mode="json") | reading.model_dump(mode="json"), lines
 
 
 def train_command(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[Answer, list[str]]:
@@ -198,11 +202,12 @@ def score_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answ
     if isinstance(path := backbone.get("weights"), str):
         backbone["weights"] = locate("backbone.weights", path, file := Path(arguments.backbone))
         require("backbone.weights", backbone["weights"], find_project(file))
-    values = chain.score(
+    values, readings = chain.score(
         arguments.real,
         arguments.fake,
         [name.strip() for name in arguments.metrics.split(",")],
         skip_damaged=arguments.skip_damaged,
+        allow_unread=arguments.allow_unread,
         num_processes=arguments.processes,
         image={
             "extractor": arguments.extractor,
@@ -214,8 +219,9 @@ def score_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answ
         device=arguments.device,
         batch_size=arguments.batch_size,
     )
-    answer = {name: score.model_dump(mode="json") for name, score in values.items()}
-    return answer, values_lines(values)
+    read = [f"{name}: {line}" for name, each in readings.items() for line in each.lines()]
+    answer = {name: each.model_dump(mode="json") for name, each in (values | readings).items()}
+    return answer, [*read, *values_lines(values)]
 
 
 def cache_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answer, list[str]]:

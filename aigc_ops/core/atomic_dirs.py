@@ -59,7 +59,9 @@ def _seal(partial: Path, target: Path) -> str:
         for path in files
     }
     manifest = partial / MANIFEST
-    manifest.write_text(json.dumps({"files": entries}, indent=2, sort_keys=True) + "\n")
+    manifest.write_text(
+        json.dumps({"files": entries}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
     # 2. Sync before the rename: after a power loss, a renamed folder with empty files would look
     # complete.
     for path in [*files, manifest]:
@@ -139,7 +141,7 @@ def read_manifest(folder: Path) -> dict[str, str]:
     """Return the SHA-256 (hex) of each file of a folder, as recorded in its manifest."""
     manifest = folder / MANIFEST
     try:
-        files = json.loads(manifest.read_text())["files"]
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
         return {name: entry["sha256"] for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{manifest}: not a manifest ({error})") from error
@@ -148,7 +150,7 @@ def read_manifest(folder: Path) -> dict[str, str]:
 def read_model_json(folder: Path) -> dict[str, Any]:
     """Return `{"family", "config", "blueprint"}` of a model folder."""
     try:
-        record: dict[str, Any] = json.loads((folder / MODEL_JSON).read_text())
+        record: dict[str, Any] = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
         return {name: record[name] for name in ("family", "config", "blueprint")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder / MODEL_JSON}: unreadable ({error!r})") from error
@@ -157,7 +159,7 @@ def read_model_json(folder: Path) -> dict[str, Any]:
 def read_provenance(folder: Path) -> dict[str, Any]:
     """Return what training recorded about a model: step, data, seed, run, config, revision."""
     try:
-        record: dict[str, Any] = dict(json.loads((folder / PROVENANCE).read_text()))
+        record: dict[str, Any] = dict(json.loads((folder / PROVENANCE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder / PROVENANCE}: unreadable ({error!r})") from error
     return record

@@ -18,6 +18,7 @@ TELEMETRY_OFF = {
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PRIVATE_FOLDERS = {
     "DVC_SITE_CACHE_DIR": "dvc-site-cache",
     "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
@@ -67,6 +68,18 @@ def export_environment() -> None:
     # `or`, since a variable that is set to nothing counts as unset.
     for variable, value in defaults.items():
         os.environ[variable] = os.environ.get(variable) or value
+    _exempt_loopback()
+
+
+def _exempt_loopback() -> None:
+    """Keep requests to servers on this machine away from every proxy."""
+    # A proxy elsewhere would answer for its own loopback. Libraries read one spelling or the other,
+    # so both variables get the hosts of both.
+    variables = ("no_proxy", "NO_PROXY")
+    hosts = [host for variable in variables for host in os.environ.get(variable, "").split(",")]
+    merged = dict.fromkeys([*filter(None, map(str.strip, hosts)), *LOOPBACK])
+    for variable in variables:
+        os.environ[variable] = ",".join(merged)
 
 
 def num_processes() -> int:
@@ -106,12 +119,12 @@ def lock_state_dir(waiting: Callable[[str], None]) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        name = holder.read_text().strip() if holder.exists() else "another run"
+        name = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another run"
         waiting(name)
         lock.acquire()
     # Only for the message of the next one that waits: after a kill the file is stale.
     try:
-        holder.write_text(f"process {os.getpid()}")
+        holder.write_text(f"process {os.getpid()}", encoding="utf-8")
         yield
     finally:
         lock.release()

@@ -27,7 +27,8 @@ def content_digest(layout: Layout, heldout_fraction: float) -> str:
 
 def files_by_name(layout: Layout) -> dict[str, Path]:
     """Return the path of each file by its POSIX path relative to the root."""
-    return {name.as_posix(): layout.root / name for name in layout.every_file()}
+    names = (*layout.every_file(), *layout.label_files)
+    return {name.as_posix(): layout.root / name for name in names}
 
 
 def split_terms(
@@ -38,12 +39,15 @@ def split_terms(
     The held-out fraction is included only for data without splits, which it divides.
     """
     files = layout.files if layout.files is not None else {"all": layout.unsplit}
+    # Without label files the terms, and so the digest, are those of earlier versions.
+    labels = [[name.as_posix(), by_name[name.as_posix()]] for name in layout.label_files]
     return {
         "splits": {
             split: [[name.as_posix(), by_name[name.as_posix()]] for name in names]
             for split, names in files.items()
         },
         "heldout_fraction": heldout_fraction if layout.files is None else None,
+        **({"labels": labels} if labels else {}),
     }
 
 

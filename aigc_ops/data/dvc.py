@@ -56,7 +56,7 @@ def find_pin(path: str | Path) -> Pin | None:
     if file is None:
         return None
     try:
-        outputs = yaml.safe_load(file.read_text())["outs"]
+        outputs = yaml.safe_load(file.read_text(encoding="utf-8"))["outs"]
         pins = [
             Pin(file, file.parent / out["path"], str(out["md5"]), int(out.get("size", 0)))
             for out in outputs
@@ -197,7 +197,10 @@ def _repository(pin: Pin) -> "Repo":
 
     # The variable takes precedence over every config, also in repositories that this one imports.
     claim("DVC_SITE_CACHE_DIR")
-    return Repo(str(pin.file.parent))
+    folder = pin.file.parent.absolute()
+    # An unpacked archive of a repository has DVC's folder and no Git, which DVC asks for.
+    has_git = any((above / ".git").exists() for above in (folder, *folder.parents))
+    return Repo(str(folder), config=None if has_git else {"core": {"no_scm": True}})
 
 
 def _one_line(error: BaseException) -> str:

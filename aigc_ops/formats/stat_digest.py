@@ -45,6 +45,16 @@ def absolute(path: str | Path) -> Path:
 
 def visible_files(root: Path) -> Iterator[Path]:
     """Yield the paths below `root` of files that are not hidden, in order; `.` for a file."""
+    return filter(is_visible, all_files(root))
+
+
+def is_visible(name: Path) -> bool:
+    """Return whether no part of a relative path begins with a dot."""
+    return not any(part.startswith(".") for part in name.parts)
+
+
+def all_files(root: Path) -> Iterator[Path]:
+    """Yield the paths below `root` of all files, in order; a hidden folder is one path."""
     if root.is_file():
         yield Path()
     if not root.is_dir():
@@ -58,14 +68,14 @@ def visible_files(root: Path) -> Iterator[Path]:
                 "give a folder without such links"
             )
         visited.add(real)
+        hidden = {name for name in folders if name.startswith(".")}
         # In place, because os.walk reads this list: hidden folders are skipped, the order is fixed.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                path = (Path(folder) / name).relative_to(root)
-                if not os.fsencode(path).isascii():  # spares most names the check
-                    _require_utf8(path)
-                yield path
+        folders[:] = sorted({*folders} - hidden)
+        for name in sorted({*files, *hidden}):
+            path = (Path(folder) / name).relative_to(root)
+            if not os.fsencode(path).isascii():  # spares most names the check
+                _require_utf8(path)
+            yield path
 
 
 def require_regular(path: Path, most_bytes: int | None = None, what: str = "a file") -> None:

@@ -8,7 +8,7 @@ then adds its suffixes, the shape of its samples and their decoding.
 import abc
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,7 +19,8 @@ from aigc_ops.core.artifacts import DatasetRef
 from aigc_ops.core.errors import DataError
 from aigc_ops.core.file_contents import read_content
 from aigc_ops.interfaces.discovery import find_modality, modality_names
-from aigc_ops.interfaces.row import Row
+from aigc_ops.interfaces.reading import Unread
+from aigc_ops.interfaces.row import Label, Row
 from aigc_ops.interfaces.sections import SectionedConfig
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class DataSettings(SectionedConfig):
         lt=1,
         description="Share of rows held out of data that comes without a held-out split.",
     )
+    allow_unread: bool = Field(
+        default=False,
+        description="Accept that more than 1 % of the files that could be samples are not read.",
+    )
     label_column: str | None = Field(
         default="label",
         description="Parquet column of classes (integers or names); empty: ignore classes.",
@@ -87,7 +92,7 @@ class DataSettings(SectionedConfig):
     def decisive_values(self) -> dict[str, Any]:
         """Return the settings that affect the training data, for digests."""
         # The content of the files has a digest of its own, so moving a dataset changes nothing.
-        without_effect = ("path", "num_workers")
+        without_effect = ("path", "num_workers", "allow_unread")
         values = self.stable_dump().items()
         return {name: v for name, v in values if name.rpartition(".")[2] not in without_effect}
 
@@ -103,6 +108,12 @@ class Layout:
     files: Mapping[Split, tuple[Path, ...]] | None
     """Files of each split, relative to `root`; None for data without splits."""
     unsplit: tuple[Path, ...] = ()
+    label_files: tuple[Path, ...] = ()
+    """Files with the labels of sample files, relative to `root`."""
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    """Label of each sample file by its POSIX path, where `label_files` are given."""
+    unread: tuple[Unread, ...] = ()
+    """Files at `root` that are not read."""
 
     @property
     def hooks(self) -> "DataHooks":
@@ -207,6 +218,8 @@ class DataHooks(abc.ABC):
     # files would be skipped without a message.
     refused_suffixes: ClassVar[tuple[str, ...]] = ()
     """Suffixes of unsupported formats; such files are found, and refused by name."""
+    unread_suffixes: ClassVar[tuple[str, ...]] = ()
+    """Suffixes of files that may hold samples, but are not read; archives are known as such."""
     max_file_bytes: ClassVar[int | None] = None
     """Size limit of a file in bytes; None: unlimited."""
     has_many_rows_a_file: ClassVar[bool] = False
@@ -250,15 +263,22 @@ class DataHooks(abc.ABC):
     # Files
 
     def file_rows(self, layout: Layout, file: Path, config: DataSettings) -> Iterator[Row]:
-        """Yield the rows of a file below `layout.root`: one row, its class the sub-folder."""
+        """Yield the rows of a file below `layout.root`: one row.
+
+        Its class is that of the label files, else the sub-folder.
+        """
+        label: Label = None
         # With splits the first folder is the split's, so the class is the second.
         below = file.parts[1:] if layout.files is not None else file.parts
-        has_class = len(below) > 1 and "label" in self.columns((), config)
-        yield Row(
-            file.as_posix(),
-            read_bytes(layout.root / file),
-            label=below[0] if has_class else None,
-        )
+        if layout.label_files:
+            label = layout.labels.get(file.as_posix())
+        elif len(below) > 1 and "label" in self.columns((), config):
+            label = below[0]
+        yield Row(file.as_posix(), read_bytes(layout.root / file), label=label)
+
+    def file_columns(self, path: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the columns of a file that has some, such as the keys of JSON lines."""
+        return ()
 
     # Opening and reading
 

@@ -16,7 +16,7 @@ from aigc_ops.interfaces.discovery import (
 from aigc_ops.interfaces.modality import Modality
 from aigc_ops.interfaces.model import Generative
 
-__all__ = ["family_names", "family_type", "modality_of"]
+__all__ = ["family_names", "family_type", "modality_of", "require_fit"]
 
 
 def family_type(name: str) -> type[Generative[Any]]:
@@ -39,3 +39,16 @@ def family_type(name: str) -> type[Generative[Any]]:
 def modality_of(family: str) -> Modality[Any]:
     """Return the modality of a family's samples."""
     return find_modality(family_type(family).modality)
+
+
+def require_fit(family: str, modality: str, source: object) -> None:
+    """Raise ModelError naming the families that fit, unless a family takes data of a modality."""
+    expected = modality_of(family)
+    if expected.name == modality:
+        return
+    fitting = [name for name in family_names() if family_type(name).modality == modality]
+    advice = f"set model.family to {' or '.join(fitting)}" if fitting else "no family fits them"
+    raise ModelError(
+        f"a {family} learns {expected.unit}, but {source} holds {find_modality(modality).unit}; "
+        f"{advice}, or give other data"
+    )

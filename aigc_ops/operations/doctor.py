@@ -37,7 +37,7 @@ from aigc_ops.models import family_type
 from aigc_ops.provenance.environment import LOCK, OWN, compare
 from aigc_ops.registry import health
 from aigc_ops.registry.aliases import reconcile
-from aigc_ops.registry.audit_log import PAST, audit
+from aigc_ops.registry.audit_log import PAST, audit, audited_names
 from aigc_ops.registry.client import address
 from aigc_ops.registry.resolution import resolve_version, verify_stored
 from aigc_ops.registry.versions import CHAMPION, models
@@ -275,7 +275,8 @@ def _store() -> Iterator[Result]:
 
 
 def _aliases(*, repair: bool, revert: bool) -> Iterator[Result]:
-    names = sorted({row.name for row in models()})
+    # A model whose versions were all deleted has a log still, which names its champion.
+    names = sorted({*(row.name for row in models()), *audited_names()})
     if not names:
         yield "ok", "no model is registered", None
     for name in names:

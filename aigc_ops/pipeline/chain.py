@@ -33,10 +33,12 @@ from aigc_ops.data.validation import worker
 from aigc_ops.data.validation.suite import require
 from aigc_ops.evaluation import EvaluationConfig, evaluate
 from aigc_ops.interfaces.discovery import find_modality
+from aigc_ops.interfaces.reading import Reading
 from aigc_ops.interfaces.sections import with_present_names
 from aigc_ops.modalities.image import MODALITY as IMAGES
 from aigc_ops.modalities.image.image_sets import ImageSet
 from aigc_ops.modalities.image.metrics.compare_sets import METRICS, score_sets
+from aigc_ops.models import require_fit
 from aigc_ops.pipeline import stage_records
 from aigc_ops.pipeline.run_cache import RunRecord
 from aigc_ops.pipeline.run_config import RunConfig, merged, parse_config, run_config_type
@@ -98,6 +100,7 @@ def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> C
 
     `anew` trains from the first step, in a separate folder and MLflow run.
     """
+    require_fit(config.model.family, dataset.modality, dataset.uri)
     # 1. The run key digests everything that decides the weights, so it finds the folder of an
     # earlier run. With `anew` the time makes the key new.
     start = config.training.init_from
@@ -198,10 +201,14 @@ def score(
     metrics: Sequence[str],
     *,
     skip_damaged: bool,
+    allow_unread: bool,
     num_processes: int,
     **settings: Any,
-) -> dict[str, Score]:
-    """Return scores of one set of images against another; `settings` are EvaluationConfig's."""
+) -> tuple[dict[str, Score], dict[str, Reading]]:
+    """Return scores of one set of images against another, and what was read of both.
+
+    `settings` are those of EvaluationConfig. Raises DataError if too many files are unread.
+    """
     from pydantic import ValidationError
 
     if unknown := sorted(set(metrics) - set(METRICS)):
@@ -215,9 +222,12 @@ def score(
     except ValidationError as error:
         problem = error.errors()[0]
         raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+    sets = {"real": ImageSet(Path(real), skip_damaged), "fake": ImageSet(Path(fake), skip_damaged)}
+    for each in sets.values() if not allow_unread else ():
+        each.require_read()
     values = score_sets(
-        ImageSet(Path(real), skip_damaged=skip_damaged),
-        ImageSet(Path(fake), skip_damaged=skip_damaged),
+        sets["real"],
+        sets["fake"],
         [metric for metric in METRICS if metric in metrics],
         config.section(IMAGES.name),
         config,
@@ -225,7 +235,7 @@ def score(
         num_processes=num_processes,
     )
     caches.trim()
-    return values
+    return values, {name: each.reading() for name, each in sets.items()}
 
 
 def register_stage(

@@ -19,8 +19,8 @@ from aigc_ops.data.config import DataConfig
 from aigc_ops.data.dvc import check_pin
 from aigc_ops.formats.layout import find_layout
 from aigc_ops.formats.stat_digest import absolute, covering_pin
-from aigc_ops.interfaces.ingestion import all_data_hooks
-from aigc_ops.models import modality_of
+from aigc_ops.interfaces.ingestion import Layout, all_data_hooks
+from aigc_ops.models import modality_of, require_fit
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -108,7 +108,9 @@ def require_inputs(
         if sections is not None and name.split(".")[0] not in sections:
             continue
         if name == "data.path":
-            _require_data(config.data, project)
+            layout = _require_data(config.data, project)
+            if layout and (sections is None or "model" in sections):
+                require_fit(config.model.family, layout.modality, config.data.path)
         elif name == "training.init_from" and value.startswith(SCHEME):
             from aigc_ops.registry.resolution import resolve_version
 
@@ -143,13 +145,13 @@ def _similar_name(path: Path) -> str | None:
     return next(iter(difflib.get_close_matches(path.name, names, n=1)), None)
 
 
-def _require_data(config: DataConfig, project: Path | None) -> None:
+def _require_data(config: DataConfig, project: Path | None) -> Layout | None:
+    """Return the layout of the data; None where listing it would take long."""
     root = absolute(config.path)
     if not root.exists():
         check_pin(root)  # for pinned data, raises an error with the command that fetches it
         require("data.path", config.path, project)
-    if _has_few_names(root):
-        find_layout(root, config, all_data_hooks())
+    return find_layout(root, config, all_data_hooks()) if _has_few_names(root) else None
 
 
 def _has_few_names(root: Path) -> bool:

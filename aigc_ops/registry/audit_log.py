@@ -90,6 +90,17 @@ def audit(name: str) -> Audit:
     return Audit(model=name, entries=tuple(entries), aliases=aliases, problems=tuple(problems))
 
 
+def audited_names() -> list[str]:
+    """Return the names of all models with an audit log, also of those without a version."""
+    client, names, token = connect(), list[str](), None
+    with faults("listing the models"):
+        while token != "":
+            page = client.search_registered_models(max_results=1000, page_token=token)
+            names += [m.name for m in page if any(tag.startswith(ENTRY_TAG) for tag in m.tags)]
+            token = page.token or ""
+    return sorted(names)
+
+
 def moved_by_hand(entries: Sequence[Entry], aliases: Mapping[str, int]) -> list[str]:
     """Return a message for each alias that differs from the last entry."""
     recorded = aliases_after(entries)

@@ -162,13 +162,15 @@ def write_flavor(
     # 2. The environment. Exact versions: golden samples were generated with these.
     lines = [f"aigc-ops=={_public_version('aigc-ops')}", f"mlflow=={_public_version('mlflow')}"]
     lines += [f"{name}=={_public_version(name)}" for name in PINNED]
-    (folder / "requirements.txt").write_text("\n".join(lines) + "\n")
+    (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     environment = {
         "python": python_version(),
         "build_dependencies": ["pip"],
         "dependencies": ["-r requirements.txt"],
     }
-    (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
+    (folder / "python_env.yaml").write_text(
+        yaml.safe_dump(environment, sort_keys=False), encoding="utf-8"
+    )
 
 
 def signature(modality: str, has_controls: bool) -> "ModelSignature":

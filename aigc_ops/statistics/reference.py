@@ -124,7 +124,9 @@ def reference_statistics(
                 "features": reference.features,
             }
             save_file(arrays, partial / FACTOR)
-            (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+            (partial / DESCRIPTION).write_text(
+                json.dumps(description, indent=2) + "\n", encoding="utf-8"
+            )
 
         write_folder(folder, fill)
         return reference

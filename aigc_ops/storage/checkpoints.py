@@ -51,7 +51,7 @@ class StoredModel:
         """Write weights (safetensors) and JSON into an existing folder."""
         save_file(dict(self.weights), folder / WEIGHTS)
         text = json.dumps(self.record, indent=2, ensure_ascii=False)
-        (folder / MODEL_JSON).write_text(text + "\n")
+        (folder / MODEL_JSON).write_text(text + "\n", encoding="utf-8")
 
 
 def cpu_copy(tensor: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class RunFolder:
         """Return the final checkpoint if a run of this many steps has finished here."""
         # Anything unreadable means unfinished: training then resumes and writes it anew.
         try:
-            end = json.loads((self.path / FINISHED).read_text())
+            end = json.loads((self.path / FINISHED).read_text(encoding="utf-8"))
             if end["steps"] == steps:
                 return read_checkpoint(self.checkpoint(end["step"]))
         except (OSError, ValueError, KeyError, CheckpointError):
@@ -66,7 +66,7 @@ class RunFolder:
         # The checkpoint is read first, so that a record never names one that does not exist.
         checkpoint = read_checkpoint(self.checkpoint(step))
         partial = self.path / f".{FINISHED}.partial"
-        partial.write_text(json.dumps({"steps": steps, "step": step}) + "\n")
+        partial.write_text(json.dumps({"steps": steps, "step": step}) + "\n", encoding="utf-8")
         partial.replace(self.path / FINISHED)
         return checkpoint
 
@@ -80,7 +80,7 @@ class RunFolder:
         def fill(folder: Path) -> None:
             snapshot.write(folder)
             record = {"step": progress["step"], **provenance}
-            (folder / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n")
+            (folder / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             for samples in self._samples(progress["step"]).glob("samples.*"):
                 shutil.copy(samples, folder)
 

@@ -144,7 +144,7 @@ class Snapshot:
         """Write the sampling weights and the training state into an existing folder."""
         self.model.write(folder)
         save_file(dict(self.tensors), folder / TENSORS)
-        (folder / RECORD).write_text(json.dumps(self.record, indent=2) + "\n")
+        (folder / RECORD).write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass
@@ -205,7 +205,7 @@ class TrainingState:
 
     def restore(self, folder: Path) -> None:
         """Load what a snapshot wrote: weights, optimisers, EMA and progress."""
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         tensors = load_file(folder / TENSORS)
         load_weights(self.model, folder)
         for part, optimizer in self.optimizers.items():
@@ -260,7 +260,9 @@ def versions(device: torch.device, precision: Precision) -> dict[str, str | int]
 
 def recorded_versions(folder: Path) -> dict[str, str | int]:
     """Return the `versions` under which a checkpoint was written."""
-    recorded: dict[str, str | int] = json.loads((folder / RECORD).read_text())["versions"]
+    recorded: dict[str, str | int] = json.loads((folder / RECORD).read_text(encoding="utf-8"))[
+        "versions"
+    ]
     return recorded
 
 

@@ -23,6 +23,8 @@ HALF_MADE = ("duplicate column name", "already exists")
 """SQLite's errors when a migration is repeated that was interrupted before it was recorded."""
 ERROR = re.compile(r"^\s*([\w.]+(?:Error|Exception): .+)", re.MULTILINE)
 DATABASES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+OTHER = "PREFECT_SERVER_API_"
+"""Settings of another server, such as its password, which this one's client does not have."""
 EPHEMERAL = {
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "0",
     "PREFECT_UI_ENABLED": "0",
@@ -61,7 +63,7 @@ class TemporaryServer:
                 # import path, so it must be a folder without modules.
                 cwd=self.log.parent,
                 env={
-                    **os.environ,
+                    **{name: v for name, v in os.environ.items() if not name.startswith(OTHER)},
                     **EPHEMERAL,
                     "PREFECT_HOME": str(_prefect_home().absolute()),
                 },

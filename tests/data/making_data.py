@@ -8,6 +8,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from aigc_ops.data import DataConfig, open_dataset, read_split
+from aigc_ops.modalities.image.model import ImageData
+from aigc_ops.modalities.text.model import TextData
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -42,3 +46,17 @@ def write_images(folder: Path, names: list[str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(noise(seed)))
     return folder
+
+
+def images_of(path: Path, split: str = "train", **fields: object) -> ImageData:
+    config = DataConfig(path=str(path), **fields)
+    data = read_split(open_dataset(config), config, split)
+    assert isinstance(data, ImageData)
+    return data
+
+
+def texts_of(path: Path, split: str = "train", **fields: object) -> TextData:
+    config = DataConfig(path=str(path), **fields)
+    data = read_split(open_dataset(config), config, split)
+    assert isinstance(data, TextData)
+    return data

@@ -16,27 +16,20 @@ from aigc_ops.core.artifacts import DatasetRef
 from aigc_ops.core.errors import DataError
 from aigc_ops.data import DataConfig, open_dataset, pin_hint, read_split
 from aigc_ops.interfaces.ingestion import Split
-from aigc_ops.modalities.image.model import ImageData
-from aigc_ops.modalities.text.model import TextData
-from tests.data.making_data import PROJECT, encode, image_rows, noise, write_images, write_splits
+from tests.data.making_data import (
+    PROJECT,
+    encode,
+    image_rows,
+    images_of,
+    noise,
+    texts_of,
+    write_images,
+    write_splits,
+)
 
 
 def opened(path: Path, **fields: object) -> DatasetRef:
     return open_dataset(DataConfig(path=str(path), **fields))
-
-
-def images_of(path: Path, split: str = "train", **fields: object) -> ImageData:
-    config = DataConfig(path=str(path), **fields)
-    data = read_split(open_dataset(config), config, split)
-    assert isinstance(data, ImageData)
-    return data
-
-
-def texts_of(path: Path, split: str = "train", **fields: object) -> TextData:
-    config = DataConfig(path=str(path), **fields)
-    data = read_split(open_dataset(config), config, split)
-    assert isinstance(data, TextData)
-    return data
 
 
 # The sample data

@@ -42,6 +42,12 @@ def test_a_fresh_clone_pulls_its_data_without_a_network(clone: Path, run: Run) -
     assert check_pin(clone / "data/mnist") == pin.digest
 
 
+def test_an_unpacked_archive_pulls_its_data_without_git(clone: Path) -> None:
+    shutil.rmtree(clone / ".git")
+    pull(clone / "data")
+    assert open_dataset(DataConfig(path=str(clone / "data/mnist"))).num_train == 4500
+
+
 def test_data_not_yet_pulled_says_what_to_run(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clone)
     with pytest.raises(DataError, match="not here; run: aigc-ops data pull data"):

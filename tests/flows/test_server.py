@@ -3,6 +3,8 @@
 import shutil
 import sqlite3
 import ssl
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -14,6 +16,7 @@ import pytest
 import flows.runtime.server
 from aigc_ops.core.errors import AigcOpsError
 from flows.runtime.server import TemporaryServer, temporary_server
+from tests.conftest import ROOT, free_port
 
 
 def test_a_second_command_waits_for_the_server_that_the_first_began(monkeypatch):
@@ -56,6 +59,34 @@ def test_a_server_that_does_not_start_is_told_by_its_last_words(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(AigcOpsError, match="did not start: no space is left on"):
         server.wait()
+
+
+@pytest.mark.parametrize("lower", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_proxies_and_another_servers_password_do_not_concern_a_server_of_ones_own(
+    monkeypatch, lower
+):
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    others = {
+        "HTTP_PROXY": nowhere,
+        "ALL_PROXY": nowhere.replace("http", "socks5"),
+        "NO_PROXY": "example.org",
+    }
+    for name, value in others.items():
+        monkeypatch.setenv(name.lower() if lower else name, value)
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "ann:secret")
+    monkeypatch.setenv("PREFECT_SERVER_API_BASE_PATH", "/elsewhere")
+    code = """
+from aigc_ops.core.state_dir import export_environment
+export_environment()
+from flows.runtime.server import temporary_server
+temporary_server().wait()
+from prefect import get_client
+with get_client(sync_client=True) as client:
+    print(len(client.read_flows()))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n", done.stderr[-2000:]
 
 
 def test_a_configured_server_is_used_instead(monkeypatch):

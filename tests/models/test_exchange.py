@@ -170,6 +170,26 @@ def test_an_exported_model_can_be_started_from(tmp_path: Path) -> None:
     assert again.sample([request]) == model.sample([request])
 
 
+def test_a_base_model_without_a_template_is_exported_with_the_frame_that_it_learnt(
+    tmp_path: Path,
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = save_pretrained(tmp_path / "base", llama=True)
+    # No special token separates turns, so that a new line does; byte-level BPE spells it "\u010a".
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    text = json.dumps(tokenizer, ensure_ascii=False).replace("<|answer|>", "<|unused|>")
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    model = Gpt.from_data(GptConfig(pretrained=str(folder), context_length=64), DIALOGUE).eval()
+    new_line = model.vocabulary.tokenizer.encode("\n", add_special_tokens=False).ids
+    assert model.vocabulary.turn == new_line
+    model.export(tmp_path / "exported")
+    words = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    shown = [{"role": m.role, "content": m.text} for m in (*TURNS, Message("user", "Who?"))]
+    framed = words.apply_chat_template(shown)["input_ids"]
+    assert framed == model.vocabulary.prompt_tokens("Who?", TURNS)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

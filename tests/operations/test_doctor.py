@@ -102,6 +102,14 @@ def test_aliases_moved_by_hand_fail_until_they_are_put_back(
     assert [each.state for each in found("aliases and audit log")] == ["ok"]
 
 
+def test_a_champion_whose_model_has_no_version_left_fails(two: object, nowhere: Path) -> None:
+    for version in ("1", "2"):
+        connect().delete_model_version("digits", version)
+    [finding] = found("aliases and audit log")
+    assert finding.state == "FAIL"
+    assert finding.found.startswith("digits: champion was moved outside aigc-ops: it names no")
+
+
 def test_a_promotion_that_was_cut_short_is_completed(
     two: tuple[ModelVersion, ModelVersion], nowhere: Path
 ) -> None:

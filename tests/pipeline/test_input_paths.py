@@ -58,6 +58,12 @@ def error_of(capfd: pytest.CaptureFixture[str], *argv: object, code: int = 1) ->
         ("data.path", "imagez", 1, "imagez does not exist; looked in {here}; did you mean images?"),
         ("data.path", "empty", 1, "empty is not a dataset: no Parquet, no images and no text"),
         ("data.path", "pets.yaml", 1, "pets.yaml: expected a folder, or a file ending in"),
+        (
+            "data.path",
+            "a.txt",
+            1,
+            "a gan learns images, but a.txt holds texts; set model.family to gpt",
+        ),
         ("data.modality", "text", 1, "no Parquet|data.modality is text, but this is image data"),
         ("training.init_from", "absent", 2, "training.init_from: absent does not exist; looked"),
         ("training.init_from", "models:/absent@champion", 1, "no model is registered"),
@@ -85,6 +91,7 @@ def test_a_run_that_cannot_work_starts_no_server(
     message: str,
 ) -> None:
     Path("empty").mkdir()
+    Path("a.txt").write_text("one\ntwo\n")
     error = error_of(capfd, "run", config, f"--{flag}={value}", code=code)
     assert any(each.format(here=Path.cwd()) in error for each in message.split("|"))
 

@@ -53,7 +53,9 @@ def validate(
         html_uri=str((html / "index.html").absolute()),
     )
     record = {**report.model_dump(mode="json"), "expectations": results}
-    Path(report.json_uri).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    Path(report.json_uri).write_text(
+        json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return report
 
 

@@ -12,10 +12,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aigc_ops.core.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".webp", ".bmp", ".gif")
 # Formats that are not accepted. Their files are still read, so that an error names them;
 # otherwise they would be missing without a message.
-OTHER_SUFFIXES = (".tif", ".tiff", ".heic", ".avif", ".jp2", ".ico", ".tga", ".psd", ".eps")
+OTHER_SUFFIXES = (
+    *(".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".apng", ".ico", ".tga", ".psd"),
+    *(".eps", ".svg", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".dds", ".exr", ".hdr", ".dng"),
+    *(".cr2", ".cr3", ".nef", ".arw"),
+)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "P")

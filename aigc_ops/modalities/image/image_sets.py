@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 import numpy as np
@@ -16,12 +16,28 @@ from numpy.typing import NDArray
 
 from aigc_ops.core.errors import DataError
 from aigc_ops.formats.parquet import open_parquet, read_batches
-from aigc_ops.formats.stat_digest import require_regular, visible_files
+from aigc_ops.formats.stat_digest import all_files, require_regular, visible_files
+from aigc_ops.interfaces.reading import (
+    ARCHIVES,
+    Reading,
+    Unread,
+    grouped,
+    is_companion,
+    require_read,
+    unread_columns,
+)
 from aigc_ops.modalities.image.config import ImageDataConfig
-from aigc_ops.modalities.image.files import MAX_BYTES, SUFFIXES, decode_as_stored, fit
+from aigc_ops.modalities.image.files import (
+    MAX_BYTES,
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    decode_as_stored,
+    fit,
+)
 
 # np.savez's default name, and names that are common for saved samples.
 ARRAYS = ("arr_0", "images", "samples")
+COLUMN = ImageDataConfig.model_fields["column"].default
 KINDS = {".zip": "archive", ".parquet": "table", ".npy": "array", ".npz": "array"}
 
 Picture = NDArray[np.uint8]
@@ -95,15 +111,39 @@ class ImageSet:
                     ) from error
                 self.skipped.append(f"{name}: {error}")
 
+    def reading(self) -> Reading:
+        """Return what is read of the set, and what is not."""
+        columns, unread = dict[str, str](), tuple[Unread, ...]()
+        if self._kind == "table":
+            with open_parquet(self.path) as table:
+                names = table.schema_arrow.names
+            columns = {COLUMN: COLUMN}
+            unread = unread_columns([name for name in names if name != COLUMN])
+        elif self._kind != "array":
+            read = {*self._names}
+            unread = grouped((PurePath(n), *_why_unread(n)) for n in self._entries if n not in read)
+        return Reading(num_rows=len(self), columns=columns, labels_from=None, unread=unread)
+
+    def require_read(self) -> None:
+        """Raise DataError if too many files that could be images are not read."""
+        require_read(self.path, len(self), self.reading().unread, "--allow-unread")
+
     @cached_property
     def _names(self) -> list[str]:
         """Names of the images in a folder or an archive, sorted."""
+        return sorted(
+            name
+            for name in self._entries
+            if PurePath(name).suffix.lower() in SUFFIXES and not is_companion(PurePath(name))
+        )
+
+    @cached_property
+    def _entries(self) -> list[str]:
+        """Names of all files in a folder or an archive."""
         if self._kind == "archive":
             with _archive(self.path) as archive:
-                names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-        else:
-            names = [str(name) for name in visible_files(self.path)]
-        return sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES)
+                return [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        return [str(name) for name in all_files(self.path)]
 
     def _encoded(self, indices: Sequence[int]) -> Iterator[tuple[str, bytes | Exception]]:
         """Yield names and bytes of image files, or the error that prevented reading."""
@@ -124,22 +164,34 @@ class ImageSet:
                 yield str(file), _bytes_of(partial(_file_bytes, file))
 
     def _in_table(self, indices: Sequence[int]) -> Iterator[tuple[str, bytes]]:
-        column, first, wanted = ImageDataConfig.model_fields["column"].default, 0, set(indices)
+        first, wanted = 0, set(indices)
         with open_parquet(self.path) as table:
-            if column not in table.schema_arrow.names:
+            if COLUMN not in table.schema_arrow.names:
                 found = ", ".join(table.schema_arrow.names)
-                raise DataError(f"{self.path}: expected a column {column!r}; found {found}")
+                raise DataError(f"{self.path}: expected a column {COLUMN!r}; found {found}")
             for group in range(table.num_row_groups):
                 index, first = first, first + table.metadata.row_group(group).num_rows
                 # Skip row groups without a wanted row; a process reads only its block of the file.
                 if wanted.isdisjoint(range(index, first)):
                     continue
-                for batch in read_batches(self.path, [column], [group]):
+                for batch in read_batches(self.path, [COLUMN], [group]):
                     for value in batch.column(0).to_pylist():
                         content = value.get("bytes") if isinstance(value, dict) else value
                         if index in wanted:
                             yield f"{self.path} row {index}", content or b""
                         index += 1
+
+
+def _why_unread(name: str) -> tuple[str, bool]:
+    """Return why a file is not read, and whether it could be an image."""
+    path = PurePath(name)
+    if is_companion(path):
+        return "companion file", False
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        return "a format that is not accepted", True
+    if path.suffix.lower() in ARCHIVES:
+        return "an archive, which is not unpacked", True
+    return "not an image", False
 
 
 def _bytes_of(read: Callable[[], bytes]) -> bytes | Exception:

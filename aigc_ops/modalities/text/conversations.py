@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -13,7 +15,11 @@ from aigc_ops.interfaces.row import Row
 from aigc_ops.modalities.text.config import TextDataConfig
 
 ROLES = get_args(Role)
-OTHER_TEXT_COLUMNS = ("response", "answer", "completion")
+OTHER_TEXT_COLUMNS = ("response", "answer", "completion", "output")
+"""Columns of texts that are answers, in data without the default column."""
+OTHER_PROMPT_COLUMNS = ("question", "instruction")
+CONTEXT_COLUMNS = ("input", "context")
+"""Columns whose text follows such a prompt, after a blank line."""
 
 
 def text_settings(config: DataSettings) -> TextDataConfig:
@@ -32,6 +38,33 @@ def text_column(columns: Collection[str], settings: TextDataConfig) -> str | Non
     return next((name for name in OTHER_TEXT_COLUMNS if name in columns), None)
 
 
+def prompt_columns(columns: Collection[str], config: DataSettings) -> dict[str, str]:
+    """Return the columns of the fields `prompt` and `context`.
+
+    The default column that is absent is replaced by the question or instruction that an answer
+    comes with, as in GSM8K, Dolly and Alpaca. A column that the user chose is never replaced.
+    """
+    column = config.prompt_column
+    if not column:
+        return {}
+    is_default = column == DataSettings.model_fields["prompt_column"].default
+    if column in columns or not is_default:
+        return {"prompt": column}
+    is_answer = text_column(columns, text_settings(config)) in OTHER_TEXT_COLUMNS
+    other = next((name for name in OTHER_PROMPT_COLUMNS if is_answer and name in columns), None)
+    if other is None:
+        return {"prompt": column}
+    context = next((name for name in CONTEXT_COLUMNS if name in columns), None)
+    return {"prompt": other} | ({"context": context} if context else {})
+
+
+def with_context(prompt: bytes | None, context: Any) -> bytes | None:
+    """Return the prompt followed by its context, if it has one."""
+    if prompt is None or not isinstance(context, str) or not context.strip():
+        return prompt
+    return prompt + b"\n\n" + context.encode(errors="surrogatepass")
+
+
 def json_rows(path: Path, name: str, config: DataSettings) -> Iterator[Row]:
     """Yield rows of a JSON lines file; a line that is not an object gives a row with an error."""
     try:
@@ -41,6 +74,20 @@ def json_rows(path: Path, name: str, config: DataSettings) -> Iterator[Row]:
                     yield from _record_rows(f"{name} line {number}", line, config)
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def json_keys(path: Path) -> tuple[str, ...]:
+    """Return the keys of the first 1,000 lines, in order of their appearance."""
+    keys: dict[str, None] = {}
+    try:
+        with open_content(path) as lines:
+            for line in islice(lines, 1000):
+                with suppress(ValueError, RecursionError):
+                    record = json.loads(line)
+                    keys |= dict.fromkeys(record) if isinstance(record, dict) else {}
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return tuple(keys)
 
 
 def _record_rows(name: str, line: bytes, config: DataSettings) -> Iterator[Row]:
@@ -72,9 +119,16 @@ def _record_rows(name: str, line: bytes, config: DataSettings) -> Iterator[Row]:
             f"{settings.messages_column!r}; found {found}",
         )
         return
-    prompt = record.get(config.prompt_column) if config.prompt_column else None
-    text, question = _encoded(record[column]), _encoded(prompt)
-    yield Row(name, text, prompt=question, source=source, licence=licence)
+    fields = prompt_columns(record, config)
+    asked = fields.get("prompt")
+    is_default = asked == DataSettings.model_fields["prompt_column"].default
+    if asked and asked not in record and not is_default:
+        found = ", ".join(record)
+        yield Row(name, None, error=f"has no {asked!r} (data.prompt_column); found {found}")
+        return
+    context = record.get(fields.get("context", ""))
+    prompt = with_context(_encoded(record.get(asked or "")), context)
+    yield Row(name, _encoded(record[column]), prompt=prompt, source=source, licence=licence)
 
 
 def answer_rows(

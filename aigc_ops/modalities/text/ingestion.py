@@ -19,9 +19,12 @@ from aigc_ops.interfaces.row import Row
 from aigc_ops.modalities.text.config import TextValidationConfig
 from aigc_ops.modalities.text.conversations import (
     answer_rows,
+    json_keys,
     json_rows,
+    prompt_columns,
     text_column,
     text_settings,
+    with_context,
 )
 from aigc_ops.modalities.text.documents import split_documents
 
@@ -39,6 +42,10 @@ class TextFiles(DataHooks):
     files_noun = "text files"
     priority = 0
     suffixes = (".txt", ".text", ".md", JSON_LINES)
+    unread_suffixes = (
+        *(".json", ".csv", ".tsv", ".html", ".htm", ".xml", ".pdf", ".docx", ".doc", ".rtf"),
+        *(".odt", ".epub", ".rst", ".tex", ".srt", ".vtt"),
+    )
     has_many_rows_a_file = True
     optional_fields = ("prompt",)
     more_rows_hint = " (data.text.documents paragraph or line splits a text file into more rows)"
@@ -58,15 +65,21 @@ class TextFiles(DataHooks):
             facts = {field: columns[field] for field in ("source", "licence")}
             # A conversation holds its own prompts, so a prompt column is not read.
             return {"messages": settings.messages_column, **facts}
-        return {**columns, "content": text_column(found, settings) or settings.column}
+        content = text_column(found, settings) or settings.column
+        return {**columns, "content": content, **prompt_columns(found, config)}
 
     def column_rows(self, name: str, values: Mapping[str, Any]) -> Iterator[Row]:
         """Return one row, or one row per answer of a conversation."""
-        return (
-            answer_rows(name, **values)
-            if "messages" in values
-            else super().column_rows(name, values)
-        )
+        if "messages" in values:
+            return answer_rows(name, **values)
+        fields = dict(values)
+        if (context := fields.pop("context", None)) is not None:
+            fields["prompt"] = with_context(fields["prompt"], context)
+        return super().column_rows(name, fields)
+
+    def file_columns(self, path: Path) -> tuple[str, ...]:
+        """Return the keys of the first JSON lines; empty for other files."""
+        return json_keys(path) if path.suffix.lower() == JSON_LINES else ()
 
     def file_rows(self, layout: Layout, file: Path, config: DataSettings) -> Iterator[Row]:
         """Yield the documents of a text file, or the rows of JSON lines."""

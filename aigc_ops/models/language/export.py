@@ -1,5 +1,6 @@
 """Export of a GPT as a Hugging Face folder, which transformers loads with equal logits."""
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from aigc_ops.models.language.transformer import Transformer
 
 _TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
-    "{% if message['role'] == 'user' %}TURN"
+    "{% if message['role'] == 'user' %}{{ TURN }}"
     "{% elif message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}"
     "{% endfor %}"
 )
@@ -50,8 +51,10 @@ def _tokenizer(vocabulary: Vocabulary, context_length: int) -> Any:
     if vocabulary.template:
         exported.chat_template = vocabulary.template.source
     elif vocabulary.turn:
-        turn = vocabulary.tokenizer.id_to_token(vocabulary.turn[0])
-        exported.chat_template = _TEMPLATE.replace("TURN", str(turn))
+        # The text, not a token's spelling, which byte-level vocabularies write as "\u010a". As an
+        # expression: Jinja would drop a new line that follows a tag.
+        turn = vocabulary.tokenizer.decode(vocabulary.turn, skip_special_tokens=False)
+        exported.chat_template = _TEMPLATE.replace("TURN", json.dumps(turn, ensure_ascii=False))
     return exported
 
 

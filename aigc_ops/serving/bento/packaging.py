@@ -198,7 +198,7 @@ def _move(item: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     item.rename(target)
-    (target.parent / "latest").write_text(target.name)
+    (target.parent / "latest").write_text(target.name, encoding="utf-8")
 
 
 @contextlib.contextmanager

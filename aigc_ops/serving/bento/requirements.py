@@ -69,5 +69,5 @@ def _dependencies(name: str) -> list[str]:
 
 if __name__ == "__main__":
     root = package_root()
-    for name, text in requirement_files((root / LOCK).read_text()).items():
-        (root / REQUIREMENTS).with_name(name).write_text(text)
+    for name, text in requirement_files((root / LOCK).read_text(encoding="utf-8")).items():
+        (root / REQUIREMENTS).with_name(name).write_text(text, encoding="utf-8")
