@@ -46,6 +46,7 @@ def test_the_page_shows_the_results_and_every_documented_command_parses() -> Non
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_changed_figure_an_unknown_argument_and_a_missing_script_are_reported(
     folder: Path,
 ) -> None:

@@ -164,6 +164,7 @@ def test_where_all_packages_are_is_not_put_before_the_standard_library(
     assert "PYTHONPATH" not in os.environ
 
 
+@pytest.mark.slow
 def test_flows_are_those_beside_this_package_even_where_others_are_named_first(
     folder: Folder,
 ) -> None:

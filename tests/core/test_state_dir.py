@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,17 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     export_environment()
     assert os.environ["MLFLOW_TRACKING_URI"].startswith(f"sqlite:///{home()}")
     assert os.environ["BENTOML_HOME"] == "elsewhere"
+
+
+def test_the_loopback_is_exempt_from_every_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "a.example")
+    monkeypatch.setenv("NO_PROXY", "b.example, localhost")
+    monkeypatch.setenv("http_proxy", "http://proxy.example:1")
+    export_environment()
+    expected = "a.example,b.example,localhost,127.0.0.1,::1"
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == expected
+    assert urllib.request.proxy_bypass("127.0.0.1")
+    assert not urllib.request.proxy_bypass("c.example")
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,15 @@ def gb18030(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"LOCPATH": str(folder), "LC_ALL": "zh_CN.GB18030"}
 
 
-@pytest.mark.parametrize("start", ["program", "module"])
-@pytest.mark.parametrize("locale", ["gb18030", "ascii"])
+@pytest.mark.parametrize(
+    ("start", "locale"),
+    [
+        ("program", "gb18030"),
+        pytest.param("module", "gb18030", marks=pytest.mark.slow),
+        pytest.param("program", "ascii", marks=pytest.mark.slow),
+        pytest.param("module", "ascii", marks=pytest.mark.slow),
+    ],
+)
 def test_a_command_reads_and_prints_names_as_utf8(
     tmp_path: Path, gb18030: dict[str, str], start: str, locale: str
 ) -> None:

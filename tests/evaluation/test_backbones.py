@@ -174,7 +174,7 @@ def test_sets_are_scored_by_a_backbone_from_the_command_line(
     words = ["score", *sets, "--extractor", "backbone", "--backbone", str(described)]
     with pytest.warns(UserWarning, match="fewer than the extractor's 512 features"):
         answer, _ = pipeline_commands.score_command(parser().parse_args(words), [])
-    (name,) = answer
+    name, *_ = answer
     assert name == f"fd_resnet18_{digest(residual[1])[:8]}"
     assert answer[name]["contract"]["weights"] == digest(residual[1])
 

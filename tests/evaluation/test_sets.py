@@ -135,6 +135,7 @@ def test_a_run_of_a_set_is_that_part_of_it(tmp_path: Path, kind: str) -> None:
         assert all(np.array_equal(a, every[b]) for a, b in zip(part, places, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*1 damaged images:UserWarning")
 def test_a_large_set_is_the_same_read_by_one_process_or_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

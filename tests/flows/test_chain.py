@@ -177,6 +177,7 @@ def test_a_bento_deleted_by_hand_is_made_again(served, console, first):
     assert Path(answer["bento"]["uri"]).is_dir()
 
 
+@pytest.mark.slow
 def test_a_candidate_that_is_not_promoted_reports_the_champions_bento(served, console, first):
     answer, _ = console.run("run", served.config, "--seed", 1, "--promotion.min-improvement", 0.99)
     assert not answer["verdict"]["promoted"]

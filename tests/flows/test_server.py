@@ -61,7 +61,8 @@ def test_a_server_that_does_not_start_is_told_by_its_last_words(monkeypatch):
         server.wait()
 
 
-@pytest.mark.parametrize("lower", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lower", [False, True])
 def test_proxies_and_another_servers_password_do_not_concern_a_server_of_ones_own(
     monkeypatch, lower
 ):
