@@ -10,6 +10,7 @@ from aigc_ops.core.state_dir import lock_state_dir
 from aigc_ops.data import pin_hint
 from aigc_ops.formats.stat_digest import quick_digest
 from aigc_ops.pipeline import chain, run_cache
+from aigc_ops.pipeline.needs import require_stages
 from aigc_ops.pipeline.run_config import RunConfig
 from flows import stages, ui_artifacts
 from flows.promotion import ask_for_review
@@ -24,6 +25,7 @@ def run_chain(config: Config, *, force: bool = False) -> RunResult:
     dataset = chain.open_data(config)
     if hint := pin_hint(dataset):
         get_run_logger().warning(hint)
+    require_stages(config, dataset)
     report = stages.validate_task(config, dataset, force)
     checkpoint = stages.train_task(config, dataset, force)
     scores = stages.evaluate_task(config, dataset, checkpoint, force)

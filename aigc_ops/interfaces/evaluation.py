@@ -143,6 +143,14 @@ class EvaluationHooks(abc.ABC):
     not_examined: ClassVar[str] = "copies of training data were not looked for"
     """Note in a review when there is no score for copies of training data."""
 
+    def require(  # noqa: B027 - a modality may need nothing
+        self, ref: DatasetRef, section: Any, settings: EvaluationSettings
+    ) -> None:
+        """Raise EvaluationError for rows, weights or packages that an evaluation will lack.
+
+        A run calls it before training. `section` is the modality's own evaluation section.
+        """
+
     @abc.abstractmethod
     def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
         """Return all scores of a model, each with its evaluation conditions.

@@ -43,18 +43,22 @@ def reference_terms(
     `appearance` holds the settings that affect the samples read from the files. Raises
     EvaluationError with the advice when the split has fewer than two rows.
     """
-    available = ref.num_train if split == "train" else ref.num_heldout
-    if available < 2:
+    require_rows(ref, split, advice=advice)
+    terms: dict[str, JsonValue] = {
+        "dataset": ref.content_digest,
+        "split": split,
+        "num_reference": min(num_reference, ref.num_rows(split)),
+    }
+    return {**terms, "reference": json_digest({**terms, **appearance})}
+
+
+def require_rows(ref: DatasetRef, split: "Split", *, advice: str = MORE_ROWS) -> None:
+    """Raise EvaluationError with the advice when a split has fewer than two rows."""
+    if (available := ref.num_rows(split)) < 2:
         raise EvaluationError(
             f"{ref.uri}: the {split} split has {available} rows and a score needs at least 2; "
             f"{advice}"
         )
-    terms: dict[str, JsonValue] = {
-        "dataset": ref.content_digest,
-        "split": split,
-        "num_reference": min(num_reference, available),
-    }
-    return {**terms, "reference": json_digest({**terms, **appearance})}
 
 
 def reference_rows(available: int, num: int) -> list[int]:

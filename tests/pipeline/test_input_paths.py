@@ -99,7 +99,7 @@ def test_a_run_that_cannot_work_starts_no_server(
 def test_a_pretrained_network_is_a_path_or_a_pinned_one_of_the_hub(
     config: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Path("notes.txt").write_text("one\ntwo\nthree\n")
+    Path("notes.txt").write_text("".join(f"note {index}\n" for index in range(60)))
     Path("gpt.yaml").write_text("data: {path: notes.txt}\nmodel: {family: gpt}\n")
     error = error_of(capfd, "run", "gpt.yaml", "--model.pretrained=absent", code=2)
     assert "give a local Hugging Face folder, a GGUF file, or OWNER/NAME@COMMIT" in error

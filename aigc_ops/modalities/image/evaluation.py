@@ -6,14 +6,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from aigc_ops.core.artifacts import DatasetRef
 from aigc_ops.interfaces.evaluation import (
     Evaluation,
     EvaluationContext,
     EvaluationHooks,
+    EvaluationSettings,
     LoadedModel,
     Paired,
 )
 from aigc_ops.interfaces.media import Findings, Media, Picture, Section, Text
+from aigc_ops.modalities.image.config import ImageEvaluationConfig
 from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
@@ -29,9 +32,10 @@ from aigc_ops.modalities.image.metrics.report import (
     sample_sections,
 )
 from aigc_ops.modalities.image.metrics.score import score_images
-from aigc_ops.modalities.image.metrics.splits import Splits
+from aigc_ops.modalities.image.metrics.splits import MORE_IMAGES, Splits
 from aigc_ops.modalities.image.model import ImageLikelihoodModel, ImageModel
 from aigc_ops.statistics.intervals import paired_error
+from aigc_ops.statistics.reference import require_rows
 
 CONTROLS, TRAVERSALS = "controls.json", "controls.png"
 SIDE_BY_SIDE = "Samples from the same seeds"
@@ -51,6 +55,13 @@ class ImageEvaluation(EvaluationHooks):
         f"copies of training images were not measured: this needs {MIN_HELDOUT} held-out images "
         "as a control"
     )
+
+    def require(
+        self, ref: DatasetRef, section: ImageEvaluationConfig, settings: EvaluationSettings
+    ) -> None:
+        """Raise EvaluationError for a split with too few rows, or weights that cannot be read."""
+        require_rows(ref, section.reference, advice=MORE_IMAGES)
+        load_extractor(section, settings)
 
     def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
         """Return every score; models with controls or a likelihood add files."""

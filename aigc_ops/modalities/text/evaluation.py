@@ -5,16 +5,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aigc_ops.core.artifacts import DatasetRef
 from aigc_ops.interfaces.evaluation import (
     Evaluation,
     EvaluationContext,
     EvaluationHooks,
+    EvaluationSettings,
     LoadedModel,
     Paired,
 )
 from aigc_ops.interfaces.media import Section, Table, Text
+from aigc_ops.modalities.text.config import TextEvaluationConfig
 from aigc_ops.modalities.text.metrics import EVALUATION_VERSION
 from aigc_ops.modalities.text.metrics.generated import search_rows
+from aigc_ops.modalities.text.metrics.minilm import load_text_extractor
 from aigc_ops.modalities.text.metrics.overlap import overlap
 from aigc_ops.modalities.text.metrics.report import text_findings
 from aigc_ops.modalities.text.metrics.score import (
@@ -26,7 +30,7 @@ from aigc_ops.modalities.text.model import TextModel
 from aigc_ops.modalities.text.requests import PROMPT, prompt_conditions
 from aigc_ops.sampling import sampler
 from aigc_ops.statistics.intervals import paired_ratio_error
-from aigc_ops.statistics.reference import reference_rows
+from aigc_ops.statistics.reference import reference_rows, require_rows
 
 NUM_TEXTS = 12
 NUM_NEAR = 4  # texts of each model that are shown beside their nearest training texts
@@ -47,6 +51,14 @@ class TextEvaluation(EvaluationHooks):
         "verbatim memorisation of training texts was not measured: see the report for the reason, "
         "or evaluation.text.num_beginnings is 0"
     )
+
+    def require(
+        self, ref: DatasetRef, section: TextEvaluationConfig, settings: EvaluationSettings
+    ) -> None:
+        """Raise EvaluationError for too few held-out texts, or weights that cannot be read."""
+        require_rows(ref, "heldout")
+        if section.extractor:
+            load_text_extractor(settings)
 
     def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
         """Return scores of predicted held-out texts and of generated texts."""

@@ -22,6 +22,7 @@ from aigc_ops.statistics.reference import (
 # Data settings that decide, besides the files, which images are read. Names of before
 # modalities had sections: they enter the digests of stored references.
 READ_AS = ("image_column", "image_size")
+MORE_IMAGES = "hold out more data, or compare with another split (--evaluation.image.reference)"
 
 
 def image_terms(context: EvaluationContext, split: Split) -> dict[str, JsonValue]:
@@ -36,7 +37,7 @@ def image_terms(context: EvaluationContext, split: Split) -> dict[str, JsonValue
         split,
         context.settings.num_reference,
         appearance,
-        advice="hold out more data, or compare with another split (--evaluation.image.reference)",
+        advice=MORE_IMAGES,
     )
 
 
