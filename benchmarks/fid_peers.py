@@ -104,7 +104,8 @@ class Sides:
             sys.executable, "-m", "aigc_ops", "score", *self.folders, "--json",
             "--weights", str(self.weights), *options, AIGC_OPS_HOME=str(self.root / home),
         )  # fmt: skip
-        (score,) = json.loads(output).values()
+        # Beside the score the answer says what was read of both sets.
+        (score,) = (each for each in json.loads(output).values() if "value" in each)
         return float(score["value"])
 
     def torch_fidelity(self) -> float:

@@ -85,6 +85,8 @@ def opened(source: Path, **settings: object) -> Gpt:
 
 def test_a_gguf_file_is_the_model_of_the_folder_it_was_made_of(folder: Path, gguf: Path) -> None:
     left, right = opened(folder), opened(gguf)
+    assert not getattr(right.network.model, "is_quantized", False)
+    assert "quantization_config" not in right.network.record()
     ours, theirs = left.vocabulary.record(), right.vocabulary.record()
     assert {name: ours[name] for name in ("start", "turn", "end", "template")} == {
         name: theirs[name] for name in ("start", "turn", "end", "template")

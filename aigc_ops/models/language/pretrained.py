@@ -79,11 +79,16 @@ class Pretrained(nn.Module):
         Raises ModelError when weights are missing or unreadable, or when the network takes no
         position ids.
         """
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GgufConfig
 
         # Any, because mypy strict refuses calls of transformers' untyped functions.
         untyped: Any = AutoModelForCausalLM
         source = folder / gguf if gguf else folder
+        kind: dict[str, Any] = {"use_safetensors": True}
+        if gguf:
+            # Otherwise transformers leaves the weights in their blocks where it has a kernel for
+            # them, and they could not be trained.
+            kind = {"gguf_file": gguf, "quantization_config": GgufConfig(dequantize=True)}
         try:
             model, report = untyped.from_pretrained(
                 folder,
@@ -92,7 +97,7 @@ class Pretrained(nn.Module):
                 trust_remote_code=False,
                 dtype=torch.float32,
                 attn_implementation=_attention(),
-                **({"gguf_file": gguf} if gguf else {"use_safetensors": True}),
+                **kind,
             )
         except _UNREADABLE as error:
             hint = f"; is it whole? it has {source.stat().st_size:,} bytes" if gguf else ""
