@@ -1,9 +1,11 @@
 """A review as a person meets it: a suspended flow run, its form, and what it did."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
+import psutil
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import SECONDS, Servers, call, deployments
@@ -32,6 +34,15 @@ def run_of(servers: Servers, run: str, *states: str, seconds: float = 300) -> An
         return state if state["state_type"] in states else None
 
     return eventually(found, seconds=seconds)
+
+
+def has_ended(run: str) -> bool:
+    """Whether no process of this test's servers works on a flow run any more."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if child.environ().get("PREFECT__FLOW_RUN_ID") == run:
+                return False
+    return True
 
 
 def config_of(images: Path, seed: int, reviewers: int = 1) -> dict[str, Any]:

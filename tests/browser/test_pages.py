@@ -28,6 +28,7 @@ from tests.browser.reviewing import (
     begun_review,
     champion,
     choose,
+    has_ended,
     packet_digest_of,
     review_of,
     run_of,
@@ -261,6 +262,8 @@ def test_a_suspended_review_outlives_restarts_of_server_and_serving_process(
         with prefect_at(servers, tmp_path):
             version = weighed(images, 0)
             run = review_of(servers, version)
+            # Prefect cancels a run whose process has not ended yet when the runner stops.
+            eventually(lambda: has_ended(run))
         with prefect_at(servers, tmp_path):
             run_of(servers, run, "PAUSED")
             digest = packet_digest_of(version)
