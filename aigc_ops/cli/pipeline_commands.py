@@ -78,14 +78,11 @@ def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str |
     file = Path(arguments.config)
     require_inputs(config, file, overrides)
     with _state_lock():
-        # 2. Start the validation worker, a process that imports its libraries meanwhile. What the
-        # stages need is checked before a server starts.
-        worker.start()
-        from aigc_ops.pipeline.chain import config_digest, open_data, preload
-        from aigc_ops.pipeline.needs import require_stages
-
-        require_stages(config, open_data(config))
+        # 2. Start the Prefect server and the validation worker. Both are processes, so that this
+        # one imports its libraries at the same time.
         server = temporary_server()
+        worker.start()
+        from aigc_ops.pipeline.chain import config_digest, preload
         from flows.deployments import pipeline_of
 
         pipeline = pipeline_of(config.model.family)

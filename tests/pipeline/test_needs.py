@@ -1,7 +1,7 @@
-"""What a later stage lacks ends a run before its first step, and before a server starts."""
+"""What a later stage lacks ends a run before its first step."""
 
 import importlib.metadata
-import json
+import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,39 +9,56 @@ from typing import Any
 
 import pytest
 
-from aigc_ops.__main__ import main
+from aigc_ops.core.errors import AigcOpsError
+from aigc_ops.core.state_dir import export_environment
+from aigc_ops.pipeline import chain
+from aigc_ops.pipeline.needs import require_stages
+from aigc_ops.pipeline.run_config import load_config
+from flows import pipeline
 from tests.conftest import free_port
 from tests.flows.conftest import CONFIG, write_images
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A config that could run, where starting a server or a training fails the test."""
-
-    def fail(what: str) -> Any:
-        return lambda *_, **__: pytest.fail(f"{what} was started")
-
-    monkeypatch.setattr("flows.runtime.server.temporary_server", fail("a server"))
-    monkeypatch.setattr("aigc_ops.pipeline.chain.train", fail("a training"))
+    """A config that could run."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "pets.yaml"
     path.write_text(CONFIG % write_images(tmp_path / "images"))
+    export_environment()
     return path
 
 
-def error_of(capfd: pytest.CaptureFixture[str], config: Path, *flags: str) -> str:
-    assert main(["run", str(config), *flags, "--json"]) == 1
-    error: str = json.loads(capfd.readouterr().out)["error"]
-    return error
+def check(path: Path, **given: Any) -> None:
+    config = load_config(path, given)
+    require_stages(config, chain.open_data(config))
 
 
-def test_a_run_that_lacks_nothing_gets_to_its_server(config: Path) -> None:
-    with pytest.raises(pytest.fail.Exception, match="a server was started"):
-        main(["run", str(config)])
+def error_of(path: Path, **given: Any) -> str:
+    with pytest.raises(AigcOpsError) as error:
+        check(path, **given)
+    return str(error.value)
 
 
-def test_rows_for_the_evaluation(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_lacks_nothing_passes(config: Path) -> None:
+    check(config)
+
+
+def test_a_run_asks_before_it_validates_and_trains(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: object) -> None:
+        raise AigcOpsError("something is lacking")
+
+    monkeypatch.setattr(pipeline, "require_stages", lacking)
+    monkeypatch.setattr(pipeline, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(chain, "validate_stage", lambda *_, **__: pytest.fail("it validated"))
+    with pytest.raises(AigcOpsError, match="something is lacking"):
+        pipeline.run_chain(load_config(config))
+
+
+def test_rows_for_the_evaluation(config: Path) -> None:
     # One file a split is the layout of nanoGPT.
     for split in ("train", "val"):
         Path("texts", split).mkdir(parents=True)
@@ -49,7 +66,7 @@ def test_rows_for_the_evaluation(config: Path, capfd: pytest.CaptureFixture[str]
             "one line\n\nanother\n" * (split == "train") + "x"
         )
     Path("gpt.yaml").write_text("data: {path: texts}\nmodel: {family: gpt}\n")
-    error = error_of(capfd, Path("gpt.yaml"))
+    error = error_of(Path("gpt.yaml"))
     assert "the heldout split has 1 rows and a score needs at least 2" in error
 
 
@@ -62,7 +79,6 @@ def test_rows_for_the_evaluation(config: Path, capfd: pytest.CaptureFixture[str]
 )
 def test_weights_of_the_extractor(
     config: Path,
-    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     extractor: str,
     message: str,
@@ -72,28 +88,22 @@ def test_weights_of_the_extractor(
 
     monkeypatch.setattr("aigc_ops.modalities.image.extractors.weights.urlopen", offline)
     config.write_text(config.read_text().replace(", input_size: 32", ""))
-    assert message in error_of(capfd, config, f"--evaluation.image.extractor={extractor}")
+    assert message in error_of(config, evaluation={"image": {"extractor": extractor}})
 
 
-def test_disk_space(
-    config: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_space(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**28))
-    error = error_of(capfd, config)
+    error = error_of(config)
     assert "only 268,435,456 bytes are left on the disk of" in error
     assert "aigc-ops cache prune" in error
 
 
-def test_the_registry(
-    config: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_registry(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    assert "does not answer" in error_of(capfd, config)
+    assert "does not answer" in error_of(config)
 
 
-def test_the_tools_of_the_build(
-    config: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tools_of_the_build(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version = importlib.metadata.version
 
     def without_uv(name: str) -> str:
@@ -103,6 +113,5 @@ def test_the_tools_of_the_build(
 
     monkeypatch.setattr(importlib.metadata, "version", without_uv)
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert "BentoML builds with uv, which is not installed" in error_of(capfd, config)
-    with pytest.raises(pytest.fail.Exception, match="a server was started"):
-        main(["run", str(config), "--packaging.enabled=false"])
+    assert "BentoML builds with uv, which is not installed" in error_of(config)
+    check(config, packaging={"enabled": False})
