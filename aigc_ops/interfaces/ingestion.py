@@ -39,6 +39,8 @@ def _modality_choices() -> list[JsonValue]:
 class DataSettings(SectionedConfig):
     """Dataset settings shared by all modalities; `DataConfig` adds their sections."""
 
+    added_fields: ClassVar[frozenset[str]] = frozenset({"allow_unread"})
+
     path: str = Field(
         min_length=1,
         description=(

@@ -122,7 +122,8 @@ def test_pictures_beside_the_splits_stop_a_run_unless_that_is_allowed(tmp_path: 
     allowed = read(tmp_path, allow_unread=True)
     assert allowed.num_rows == 10
     assert groups(allowed) == {"outside the splits .png": 3}
-    # The setting changes nothing that is read.
+    # The setting changes nothing that is read, and no digest of a config that leaves it out.
+    assert "allow_unread" not in DataConfig(path="x").stable_dump()
     assert DataConfig(path="x").decisive_values() == (
         DataConfig(path="x", allow_unread=True).decisive_values()
     )
