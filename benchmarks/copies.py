@@ -1,4 +1,4 @@
-"""How often copies of training images, and texts known by heart, are found by an evaluation.
+"""How often copies of training images, and memorised texts, are found by an evaluation.
 
     python benchmarks/copies.py [PART ...] [--repeats N]
 
@@ -60,7 +60,7 @@ def images(record: Recorder, repeats: int = 100) -> None:
 
 
 def texts(record: Recorder, repeats: int = 50) -> None:
-    """How often learning by heart is found where a GPT knows a share of its texts, and where none.
+    """Record how often a GPT that has memorised a share of its texts, or none, is flagged.
 
     Each repeat draws texts of 24 random syllables anew: 80 of training, 60 held out. A small GPT
     has seen a share of the first a hundred times (of none: 20 others), the rest never.
@@ -79,12 +79,12 @@ def texts(record: Recorder, repeats: int = 50) -> None:
             found = detect_verbatim_copies(model, *data, num=len(train))
             assert not isinstance(found, str), found
             flagged += found[0].flagged
-        print(f"{share:5.1%} known by heart: flagged in {flagged} of {repeats}", flush=True)
+        print(f"{share:5.1%} memorised: flagged in {flagged} of {repeats}", flush=True)
         record(f"memorised-{1000 * share:.0f}", [100 * flagged / repeats])
 
 
 def _taught(known: list[str], *, num_steps: int) -> Gpt:
-    """A GPT of two layers after so many steps over all of these texts."""
+    """Return a GPT of two layers, trained for `num_steps` on all of these texts."""
     torch.manual_seed(0)
     config = GptConfig(
         vocab_size=384, context_length=64, num_layers=2, num_heads=4, width=64, dropout=0.0,

@@ -151,7 +151,7 @@ def encoded(num: int, start: int = 0) -> list[bytes]:
     return [encode(noise(start + index)) for index in range(num)]
 
 
-def said(num: int, form: str = "text {}") -> list[str]:
+def numbered(num: int, form: str = "text {}") -> list[str]:
     """Return numbered texts."""
     return [form.format(index) for index in range(num)]
 

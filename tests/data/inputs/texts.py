@@ -14,28 +14,28 @@ from tests.data.inputs.making import (
     files,
     lines,
     names,
+    numbered,
     pictures,
-    said,
     table,
     these,
 )
 
 TEXT_INPUTS: list[Input] = [
     # Texts
-    Input("lines of a `.txt`", at("a.txt", files(a__txt="\n".join(said(30)))), Read(30)),
+    Input("lines of a `.txt`", at("a.txt", files(a__txt="\n".join(numbered(30)))), Read(30)),
     Input(
         "paragraphs of a `.txt`",
-        at("a.txt", files(a__txt="\n\n".join(said(30, "one {}\ntwo")))),
+        at("a.txt", files(a__txt="\n\n".join(numbered(30, "one {}\ntwo")))),
         Read(30),
     ),
     Input(
         "a `.txt` with Windows' line ends",
-        at("a.txt", files(a__txt="\r\n".join(said(30)))),
+        at("a.txt", files(a__txt="\r\n".join(numbered(30)))),
         Read(30),
     ),
     Input(
         "a `.txt` with a byte order mark",
-        at("a.txt", files(a__txt="\ufeff" + "\n".join(said(30)))),
+        at("a.txt", files(a__txt="\ufeff" + "\n".join(numbered(30)))),
         Read(30),
     ),
     Input("a folder of `.md`", these({f"{i}.md": f"text {i}" for i in range(30)}), Read(30)),
@@ -49,7 +49,7 @@ TEXT_INPUTS: list[Input] = [
     ),
     Input(
         "a `.txt` in Latin-1",
-        files(a__txt="\n".join(said(30, "é{}")).encode("latin-1")),
+        files(a__txt="\n".join(numbered(30, "é{}")).encode("latin-1")),
         Refused("not UTF-8"),
     ),
     Input("an empty `.txt`", files(a__txt=""), Refused("split is empty")),
@@ -60,19 +60,21 @@ TEXT_INPUTS: list[Input] = [
     *(
         Input(
             f"a `{name}` beside a `.txt`",
-            both(files(a__txt="\n".join(said(30))), these({name: "-"})),
+            both(files(a__txt="\n".join(numbered(30))), these({name: "-"})),
             Refused("files that could be samples are not read"),
         )
         for name in ("b.csv", "b.json", "b.html", "b.docx", "b.pdf", "b.epub", "b.zip")
     ),
     # JSON lines and Parquet of texts
     Input(
-        "JSON lines of `text`", lines("a.jsonl", [{"text": t} for t in said(30)]), Read(30, TEXTS)
+        "JSON lines of `text`",
+        lines("a.jsonl", [{"text": t} for t in numbered(30)]),
+        Read(30, TEXTS),
     ),
     Input(
         "JSON lines beside README.md and LICENSE.txt",
         both(
-            lines("a.jsonl", [{"text": t} for t in said(30)]),
+            lines("a.jsonl", [{"text": t} for t in numbered(30)]),
             these({"README.md": "# Card\n", "LICENSE.txt": "-\n"}),
         ),
         Read(30, TEXTS, unread=(COMPANION,)),
@@ -193,27 +195,27 @@ TEXT_INPUTS: list[Input] = [
     Input("JSON lines of arrays", files(a__jsonl='["a"]\n["b"]\n'), Refused("not a JSON object")),
     Input(
         "a text that is a number",
-        lines("a.jsonl", [*({"text": t} for t in said(30)), {"text": 5}]),
+        lines("a.jsonl", [*({"text": t} for t in numbered(30)), {"text": 5}]),
         Refused("a.jsonl line 31"),
     ),
     Input(
         "a text that is null",
-        lines("a.jsonl", [*({"text": t} for t in said(30)), {"text": None}]),
+        lines("a.jsonl", [*({"text": t} for t in numbered(30)), {"text": None}]),
         Refused("a.jsonl line 31"),
     ),
     Input(
         "prompts in some rows only",
-        lines("a.jsonl", [{"text": "a"}, *({"text": t, "prompt": t} for t in said(30))]),
+        lines("a.jsonl", [{"text": "a"}, *({"text": t, "prompt": t} for t in numbered(30))]),
         Refused("a.jsonl line 1"),
     ),
     Input(
         "Parquet of texts with a column of topics",
-        table("a.parquet", [{"text": t, "topic": "x"} for t in said(30)]),
+        table("a.parquet", [{"text": t, "topic": "x"} for t in numbered(30)]),
         Read(30, TEXTS, unread=(OTHER_COLUMN,)),
     ),
     Input(
         "pictures beside texts",
-        both(pictures(*names(20)), files(a__txt="\n".join(said(30)))),
+        both(pictures(*names(20)), files(a__txt="\n".join(numbered(30)))),
         Read(20, unread=("not an image",)),
     ),
 ]
