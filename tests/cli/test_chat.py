@@ -99,6 +99,7 @@ def piped(folder: Path, *arguments: str) -> None:
     sys.exit(main(list(arguments)))
 
 
+@pytest.mark.slow
 def test_lines_piped_into_the_command_are_answered(model: Gpt, tmp_path: Path) -> None:
     provenance = {"step": 1, "dataset_digest": "0" * 64, "run_id": None, "rate": None}
 

@@ -40,6 +40,7 @@ def test_a_text_model_without_its_extra_is_answered_with_the_command(tmp_path: P
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_other_families_are_offered_without_it() -> None:
     code = (
         "import sys, warnings; sys.modules['tokenizers'] = None; warnings.simplefilter('ignore')\n"

@@ -129,6 +129,7 @@ def test_a_project_of_another_user_is_refused_from_below(
     assert project_root() == project
 
 
+@pytest.mark.slow
 def test_a_child_process_elsewhere_belongs_to_the_project(project: Path, tmp_path: Path) -> None:
     code = (
         "import os, pickle\n"

@@ -112,7 +112,7 @@ def unset_here(
     "place",
     [
         "the shared folder",
-        "one that the clone's config names",
+        pytest.param("one that the clone's config names", marks=pytest.mark.slow),
         pytest.param("the shared folder, in processes of their own", marks=pytest.mark.slow),
     ],
 )

@@ -202,7 +202,7 @@ def test_fewer_samples_than_features_warn(
 
 
 @pytest.mark.filterwarnings("ignore:.*fewer than the extractor:UserWarning")
-@pytest.mark.parametrize("num", [4, 10])
+@pytest.mark.parametrize("num", [pytest.param(4, marks=pytest.mark.slow), 10])
 def test_the_inception_score_is_told_of_ten_samples_and_more(
     gan: Checkpoint, image_folder: Path, random_weights: Path, tmp_path: Path, num: int
 ) -> None:

@@ -68,6 +68,7 @@ def scored(real: Path, fake: Path, cache: Path, *, metrics: Any = ("fid",), **se
     return score_sets(*sets, metrics, config.section("image"), config, cache=cache)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_the_values_are_torch_fidelitys(tmp_path: Path, random_weights: Path) -> None:
     import torch_fidelity

@@ -119,6 +119,7 @@ class Malice:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.slow
 def test_a_kept_result_replaced_by_a_pickle_is_made_again_and_never_loaded(
     served, console, first, tmp_path
 ):

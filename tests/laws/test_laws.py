@@ -201,6 +201,7 @@ def test_laws_without_data_are_skipped_with_the_method_to_implement(run):
     assert re.search(f"^SKIPPED .*{re.escape(reason)}$", run.stdout, re.M)
 
 
+@pytest.mark.slow
 def test_all_families_are_collected_where_unknown_markers_are_errors(package):
     run = laws(package, "--collect-only", "-q", "--strict-markers", "-W", "error")
     assert run.returncode == 0, run.stdout + run.stderr

@@ -33,6 +33,15 @@ def test_init_makes_a_project_whose_configs_and_data_are_read(
     for path in Path("configs").glob("*.yaml"):
         load_config(path)
     assert list(project_requirements(folder)) == []
+
+
+@pytest.mark.slow
+def test_commands_below_the_project_use_its_data_and_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIGC_OPS_HOME")
+    folder = tmp_path / "my digits"
+    create_project(folder, sample=True, prefect_yaml="")
     below = folder / "configs"
     assert "data that DVC pins" in aigc_ops("data", "pull", "../data", cwd=below).stdout
     shown = aigc_ops("data", "show", "../data/mnist", cwd=below).stdout
@@ -72,6 +81,7 @@ def test_a_path_that_no_state_directory_can_have_is_refused(tmp_path: Path) -> N
         create_project(tmp_path / "p?", sample=False, prefect_yaml="")
 
 
+@pytest.mark.slow
 def test_without_git_dvc_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "p"
     with monkeypatch.context() as patch:

@@ -122,6 +122,7 @@ def test_a_refusal_is_short_whatever_was_asked(
     assert len(answer.content) < 10_000
 
 
+@pytest.mark.slow
 def test_servers_of_one_home_keep_their_own_figures(
     server: ServerProcess, client: httpx.Client, gpt_folder: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_compiled_code_is_kept_in_a_private_folder(tmp_path, monkeypatch):
         run(DENSE, tmp_path, steps=2, compile=True, device="cpu")
 
 
+@pytest.mark.slow
 @traced
 def test_a_missing_compiler_is_told_in_plain_words(tmp_path, monkeypatch):
     torch.compiler.reset()

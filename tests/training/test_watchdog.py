@@ -49,6 +49,7 @@ def test_a_healthy_gan_of_the_same_networks_is_left_alone(healthy):
     assert healthy.step == 300
 
 
+@pytest.mark.slow
 def test_a_collapse_is_warned_of_or_ignored_as_configured(tmp_path, capsys):
     short, watch = {**LONG, "steps": 100}, {**WATCH, "grace_steps": 40}
     run(COLLAPSING, tmp_path / "warn", watch={**watch, "action": "warn"}, **short)
