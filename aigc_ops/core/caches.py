@@ -132,7 +132,8 @@ def _entries() -> Iterator[Entry]:
 
 def _statuses(folder: Path) -> Iterator[os.stat_result]:
     """Yield `stat()` of all files below a folder."""
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # another process has just removed the file
-            if path.is_file():
-                yield path.stat()
+    # `os.walk` skips a folder that another process has just removed, `rglob` raises.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # the file may be gone as well
+                yield Path(parent, name).stat()

@@ -37,6 +37,23 @@ def test_a_home_without_a_cache_has_no_entries(home: Path) -> None:
     assert caches.prune(0) == []
 
 
+def test_a_folder_that_goes_while_the_cache_is_listed_is_no_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("going", "staying"):
+        (home / "cache" / "reference" / name).mkdir(parents=True)
+    is_dir = Path.is_dir
+
+    def removes(path: Path) -> bool:
+        found = is_dir(path)
+        if path.name == "going":
+            path.rmdir()
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", removes)
+    assert "staying" in [entry.path.name for entry in caches.entries()]
+
+
 def test_half_written_folders_are_left_to_their_writers(home: Path) -> None:
     entry(home, ".half.partial", num_bytes=10, used=1)
     assert caches.prune(0) == []
