@@ -86,10 +86,13 @@ def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str |
         from flows.deployments import pipeline_of
 
         pipeline = pipeline_of(config.model.family)
-        # 3. Import torch in a thread while this one waits for the server and the validation.
-        threading.Thread(target=preload, name="preload", daemon=True).start()
+        # 3. Import torch and MLflow in a thread while this one waits for the server. The flow
+        # imports the same modules: two threads in one circle of imports find unfinished modules.
+        preloading = threading.Thread(target=preload, name="preload", daemon=True)
+        preloading.start()
         if server:
             server.wait()
+        preloading.join()
         # 4. Run the flow. `main` prints its error, so Prefect's log must not show it once more.
         leave_errors_to_caller()
         result: RunResult = pipeline(config, force=arguments.force)
