@@ -7,7 +7,7 @@
 lora        adapters of rank 8 on q and v, 2 x 128 tokens: our loop against transformers'
             Trainer with peft in fp32, and how far the two curves of losses are apart.
 generate    8 prompts x 64 tokens at once against `generate`, one prompt at a time.
-dialogue    bits per byte of a byte 5-gram on the held-out dialogue, beside the model's.
+dialogue    bits per byte of a Kneser-Ney n-gram on the held-out dialogue, beside the model's.
 
 MODEL is a Hugging Face folder or a GGUF file, such as `make smollm2` fetches.
 """
@@ -17,7 +17,6 @@ import math
 import statistics
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.dataset import open_dataset, read_split
 from aigc_ops.interfaces.request import SampleRequest
+from aigc_ops.modalities.text.metrics.kneser_ney import fit_baseline
 from aigc_ops.modalities.text.model import TextData
 from aigc_ops.models.gpt import Gpt, GptConfig
 from aigc_ops.storage.checkpoints import load_model
@@ -229,39 +229,6 @@ def _seconds(run: Callable[[], object]) -> float:
 # Dialogue
 
 
-def five_gram_bits(train: TextData, heldout: TextData, order: int = 5) -> float:
-    """Bits a byte of answers given prompts, by a byte n-gram with Witten-Bell smoothing."""
-    counts: dict[bytes, Counter[int]] = {}
-
-    def framed(data: TextData) -> list[tuple[bytes, int]]:
-        pairs = zip(data.prompts or (), data.texts, strict=True)
-        return [
-            (b"\x02" + p.encode() + b"\x03" + t.encode() + b"\x04", len(p.encode()) + 2)
-            for p, t in pairs
-        ]
-
-    for document, _ in framed(train):
-        for place, byte in enumerate(document):
-            for width in range(min(order, place + 1)):
-                counts.setdefault(document[place - width : place], Counter())[byte] += 1
-
-    def probability(context: bytes, byte: int) -> float:
-        lower = probability(context[1:], byte) if context else 1 / 256
-        seen = counts.get(context)
-        if not seen:
-            return lower
-        total, kinds = seen.total(), len(seen)
-        return (seen[byte] + kinds * lower) / (total + kinds)
-
-    bits, num_bytes = 0.0, 0
-    for document, first in framed(heldout):
-        for place in range(first, len(document)):
-            context = document[max(0, place - order + 1) : place]
-            bits -= math.log2(probability(context, document[place]))
-        num_bytes += len(document) - first - 1  # the end is predicted too, but is no byte
-    return bits / num_bytes
-
-
 def dialogue(name: str, record: Recorder) -> None:
     from aigc_ops.core.state_dir import export_environment
     from aigc_ops.pipeline import chain
@@ -275,9 +242,11 @@ def dialogue(name: str, record: Recorder) -> None:
     assert isinstance(model, Gpt)
     nats, _ = model.log_likelihood(heldout)
     num_bytes = sum(len(text.encode()) for text in heldout.texts)
-    peer_bits = five_gram_bits(train_data, heldout)
+    baseline, _ = fit_baseline(train_data)
+    peer_nats = baseline.negative_log_likelihood(heldout)
+    peer_bits = float(peer_nats.sum()) / math.log(2) / num_bytes
     bits = -nats.sum().item() / math.log(2) / num_bytes
-    print(f"byte 5-gram {peer_bits:.3f} bits a byte")
+    print(f"Kneser-Ney n-gram of order {baseline.order}: {peer_bits:.3f} bits a byte")
     print(f"{name} {bits:.3f} bits a byte")
     record("dialogue-bits", [bits], [peer_bits])
 

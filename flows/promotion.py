@@ -130,7 +130,7 @@ def _own_entries(candidate: ModelVersion) -> list[Entry]:
         entry
         for entry in audit(candidate.name).entries
         if entry.flow_run == str(flow_run.id)
-        and entry.action in ("approve", "promote", "reject", "challenge")
+        and entry.action in ("approve", "promote", "reject", "challenge", "hold")
     ]
 
 
@@ -172,7 +172,7 @@ def _evaluate(candidate: ModelVersion, times: int) -> Verdict:
 def _evaluate_once(candidate: ModelVersion, done: list[Entry], *, times: int) -> Verdict:
     """Evaluate the version, or return the verdict of an evaluation in an earlier pass."""
     # An evaluation takes minutes, and would make a new packet in each pass.
-    if done and done[0].action == "challenge":
+    if done and done[0].action in ("challenge", "hold"):
         return people.verdict_of(candidate, done.pop(0))
     return _EVALUATE(candidate, times)
 

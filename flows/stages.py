@@ -7,7 +7,7 @@ Prefect's own result cache is not used.
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task
+from prefect import Task, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
@@ -59,13 +59,21 @@ async def _is_registry_fault(_task: Any, _run: Any, state: Any) -> bool:
 @_task()
 def validate_task(config: Config, dataset: DatasetRef, force: bool) -> ValidationReport:
     """Return the report on the dataset; raises ValidationFailed if an expectation fails."""
-    return chain.validate_stage(config, dataset, force=force)
+    log = get_run_logger()
+    rows = dataset.num_train + dataset.num_heldout
+    log.info("checking %s rows of %s", f"{rows:,}", dataset.uri)
+    report = chain.validate_stage(config, dataset, force=force)
+    log.info("%d expectations hold", report.num_expectations)
+    return report
 
 
 @_task()
 def train_task(config: Config, dataset: DatasetRef, force: bool) -> Checkpoint:
     """Return the trained checkpoint: reused, resumed, or with `force` trained from step 0."""
+    log = get_run_logger()
+    log.info("training a %s to step %s", config.model.family, f"{config.training.steps:,}")
     checkpoint = chain.train_stage(config, dataset, anew=force)
+    log.info("trained: %s", checkpoint.uri)
     # Shown for a reused result as well, so that every run's page is complete.
     ui_artifacts.show_samples(config.name, checkpoint)
     return checkpoint
@@ -76,7 +84,11 @@ def evaluate_task(
     config: Config, dataset: DatasetRef, checkpoint: Checkpoint, force: bool
 ) -> Scores:
     """Return the checkpoint's scores, each with its interval and evaluation conditions."""
+    log = get_run_logger()
+    log.info("evaluating step %s", f"{checkpoint.step:,}")
     scores = chain.evaluate_stage(config, dataset, checkpoint, force=force)
+    first = scores.values[scores.primary]
+    log.info("%s %.4g (%.4g to %.4g)", scores.primary, first.value, first.low, first.high)
     ui_artifacts.show_scores(config.name, scores)
     return scores
 
@@ -87,6 +99,7 @@ def register_task(
 ) -> ModelVersion:
     """Return the checkpoint's version in the registry, registered on first use."""
     version = chain.register_stage(config, dataset, checkpoint, scores)
+    get_run_logger().info("registered as %s", version.uri)
     ui_artifacts.show_version(version)
     return version
 
@@ -94,7 +107,11 @@ def register_task(
 @_task(retries=2)
 def promote_task(config: Config, dataset: DatasetRef, version: ModelVersion) -> Verdict:
     """Return the decision on the version, or a verdict that waits for a reviewer."""
+    log = get_run_logger()
+    log.info("comparing %s with the champion", version.uri)
     verdict = chain.promote_stage(config, dataset, version, flow_run=flow_run.id)
+    outcome = "waits for a decision" if verdict.waiting else f"is {verdict.alias or 'held back'}"
+    log.info("%s %s: %s", version.uri, outcome, verdict.reasons[0])
     ui_artifacts.show_verdict(verdict)
     return verdict
 
@@ -116,4 +133,8 @@ def package_if_champion(config: Config, verdict: Verdict) -> BentoTag | None:
 @_task()
 def package_task(config: Config, version: ModelVersion) -> BentoTag:
     """Build the Bento of a version, start it and compare its samples."""
-    return chain.package_stage(config, version)
+    log = get_run_logger()
+    log.info("building the Bento of %s, and comparing its samples", version.uri)
+    bento = chain.package_stage(config, version)
+    log.info("%s gives %d golden samples", bento.tag, bento.num_golden)
+    return bento

@@ -68,7 +68,9 @@ def show_verdict(verdict: Verdict) -> None:
     # Reasons quote reviewers and file names: escaped, so that they add no links or images.
     version, key = verdict.model, _key(verdict.model.name, "verdict")
     reasons = "\n".join(f"- {markdown(reason)}" for reason in verdict.reasons)
-    what = "waits for a person's decision" if verdict.waiting else f"is **{verdict.alias}**"
+    what = f"is **{verdict.alias or 'held back'}**"
+    if verdict.waiting:
+        what = "waits for a person's decision"
     create_markdown_artifact(
         f"**{version.uri}** {what}.\n\n{reasons}\n\n"
         f"`aigc-ops review {version.name} {version.version}` opens the evidence.",

@@ -251,8 +251,11 @@ def held(url: str, what: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("command", LONG)
 def test_a_long_command_works(checkout, command):
     done = run(checkout, f"export {OWN_HOME}; {command}")
-    assert "champion" in done.stdout
-    assert "serve it" in done.stdout
+    if "--name" in command:  # too few rows are held out to look for copies
+        assert "copies were not examined" in done.stdout
+        assert "waits for a decision" in done.stdout
+    else:
+        assert "serve it" in done.stdout
 
 
 @pytest.mark.slow

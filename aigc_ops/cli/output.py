@@ -43,8 +43,10 @@ def run_summary(result: RunResult, *, reused: bool, seconds: float) -> list[str]
     if champion:
         lines.append(f"  champion   {champion.uri} (models:/{champion.name}@champion)")
     if result.bento:
+        # A version that was held back has no Bento, so that of the champion is shown.
+        whose = "" if result.bento.model == result.version else f" (of {result.bento.model.uri})"
         lines += [
-            f"  Bento      {result.bento.tag}",
+            f"  Bento      {result.bento.tag}{whose}",
             f"  serve it   {_program('aigc-ops')} serve models:/{result.name}@champion",
         ]
     # The SQLite store's path relative to the working folder, to be short; a server's URL as it is.
@@ -58,7 +60,7 @@ def verdict_text(verdict: Verdict) -> str:
     if verdict.waiting:
         name, number = verdict.model.name, verdict.model.version
         return f"waits for a decision ({_program('aigc-ops')} approve {name} {number})"
-    return f"is {verdict.alias}"
+    return f"is {verdict.alias}" if verdict.alias else "is held back"
 
 
 def _program(name: str) -> str:

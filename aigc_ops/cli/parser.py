@@ -236,7 +236,7 @@ def _add_score_commands(command: Command) -> None:
     score.add_argument(
         "--metrics",
         default="fid",
-        help="comma-separated: fid, kid, isc, prc (default: %(default)s)",
+        help="comma-separated: fid, kid, isc, prc, copies (default: %(default)s)",
     )
     score.add_argument(
         "--extractor",

@@ -150,7 +150,18 @@ def evaluate_command(
     config = _stored_config(checkpoint, flags)
     with _state_lock():
         scores = chain.evaluate_stage(config, _open_data(config), checkpoint)
-    return scores.model_dump(mode="json"), score_lines(scores)
+    lines = [*score_lines(scores), *_copy_lines(scores, config), f"report: {scores.report_uri}"]
+    return scores.model_dump(mode="json"), lines
+
+
+def _copy_lines(scores: Any, config: Any) -> list[str]:
+    """Return the line on copies of training data, if there is something to say."""
+    from aigc_ops.promotion.validity import memorisation_reason, unexamined_reason
+
+    if reason := memorisation_reason(scores, config.promotion):
+        return [f"copies: {reason}"]
+    reason = unexamined_reason(scores, config.promotion)
+    return [f"copies were not examined: {reason}"] if reason else []
 
 
 def register_command(

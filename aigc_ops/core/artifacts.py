@@ -206,7 +206,9 @@ class Verdict(Record):
 
     model: ModelVersion
     promoted: bool
-    alias: Literal["champion", "challenger"]
+    alias: Literal["champion", "challenger"] | None = Field(
+        description="The version's alias in MLflow; None if it was held back or rejected."
+    )
     champion: ModelVersion | None = Field(
         description="The champion after the decision; None while the first waits for a person."
     )

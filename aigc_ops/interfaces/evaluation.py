@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import JsonValue
 
-from aigc_ops.core.artifacts import Checkpoint, DatasetRef, Score
+from aigc_ops.core.artifacts import Checkpoint, DatasetRef, Score, Scores
 from aigc_ops.interfaces.media import Findings, Media, Section
 
 if TYPE_CHECKING:
@@ -23,6 +23,16 @@ COPIES = "copies_in_"
 """Prefix of score names: the share of samples that copy training data, in 0..1.
 
 A version is not promoted if the lower confidence bound exceeds `promotion.max_copies`.
+"""
+BASELINE = "baseline_"
+"""Prefix of the primary score's name: that score of the modality's trivial baseline.
+
+A first version that is no better is not promoted by itself.
+"""
+COPY_POWER = "copy_power"
+"""Score name: the share of planted altered copies of training data that the check finds.
+
+Below `promotion.min_copy_power`, copies count as not examined.
 """
 
 
@@ -140,8 +150,17 @@ class EvaluationHooks(abc.ABC):
     """
     num_timed: ClassVar[int] = 8
     """Number of samples generated from each model to compare sampling times."""
-    not_examined: ClassVar[str] = "copies of training data were not looked for"
-    """Note in a review when there is no score for copies of training data."""
+    not_examined: ClassVar[str] = "this modality does not look for copies of training data"
+    """Reason and cure when there is no score for copies of training data."""
+    copy_controls: ClassVar[Mapping[str, str]] = {}
+    """Name of a score that copying raises -> name of the same score of held-out data.
+
+    A version whose score is significantly above that of held-out data is held back.
+    """
+
+    def collapse_reason(self, scores: Scores) -> str | None:  # noqa: ARG002 - an optional hook
+        """Return why the scores are those of a collapsed model; None if they are not."""
+        return None
 
     def require(  # noqa: B027 - a modality may need nothing
         self, ref: DatasetRef, section: Any, settings: EvaluationSettings

@@ -55,6 +55,9 @@ class PromotionConfig(SectionedConfig):
     """Thresholds of the gate, and who decides on a promotion."""
 
     section_types: ClassVar[Mapping[str, type[SectionConfig]]] = {"guards": GuardLimits}
+    added_fields: ClassVar[frozenset[str]] = frozenset(
+        {"unexamined", "min_copy_power", "first_version_floor"}
+    )
 
     approval: Approval = Field(
         default="review",
@@ -96,6 +99,25 @@ class PromotionConfig(SectionedConfig):
         description="Maximum memorisation rate: the lower confidence bound of the share of samples "
         "that nearly copy training images, or of training texts that the model completes "
         "verbatim. By construction held-out data has a rate of 0.01.",
+    )
+    first_version_floor: bool = Field(
+        default=True,
+        description="Whether a first version must beat the trivial baseline of its modality (a "
+        "Gaussian of each pixel, an n-gram of bytes) and not be collapsed. If it does not, a "
+        "person decides.",
+    )
+    min_copy_power: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Minimum share of planted copies of training images that the check for copies "
+        "finds: mirrored, shifted by 1 or 2 pixels, JPEG of quality 30, other colours. Below it, "
+        "copies count as not examined.",
+    )
+    unexamined: Literal["ask", "allow"] = Field(
+        default="ask",
+        description="Decision on a version for which copying of training data could not be "
+        "examined. ask: a person decides. allow: the other evidence decides.",
     )
     guards: GuardLimits = Field(
         default=GuardLimits(),

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from aigc_ops.core.artifacts import Record, Score, Scores, contract_differences
+from aigc_ops.evaluation.paired import SamplingCosts
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.evaluation import Paired
 from aigc_ops.promotion.config import PromotionConfig
@@ -67,6 +68,11 @@ class Ruling(Record):
     outcome: Outcome
     reasons: tuple[str, ...]
     guards: tuple[GuardResult, ...] = ()
+    not_worse: bool = Field(
+        default=False,
+        description="Whether the version is significantly not worse than the champion by the "
+        "minimum improvement, and no guard fails.",
+    )
     looks: int = 1
     num: int | None = Field(
         default=None, description="Samples per model in the last interim analysis."
@@ -77,8 +83,7 @@ class Ruling(Record):
 class Costs:
     """Costs of serving a version, relative to the champion."""
 
-    slowdown: float
-    """Time per sample, divided by the champion's."""
+    sampling: SamplingCosts
     growth: float
     """Bytes of weights, divided by the champion's."""
 
@@ -134,7 +139,12 @@ def judge(
         outcome = "undecided"
         reasons += [guard.summary for guard in unsure]
     return Ruling(
-        outcome=outcome, reasons=tuple(reasons), guards=tuple(guards), looks=look, num=paired.num
+        outcome=outcome,
+        reasons=tuple(reasons),
+        guards=tuple(guards),
+        not_worse=high < worth and not failed,
+        looks=look,
+        num=paired.num,
     )
 
 
@@ -175,8 +185,8 @@ def guards_of(
             )
     return [
         *results,
-        _ratio("sampling time", costs.slowdown, "max_slowdown", config),
-        _ratio("bytes of weights", costs.growth, "max_growth", config),
+        _time_guard(costs.sampling, config),
+        _size_guard(costs.growth, config),
     ]
 
 
@@ -208,15 +218,29 @@ def _worse_by(
     return worse, low, high
 
 
-def _ratio(name: str, times: float, setting: str, config: PromotionConfig) -> GuardResult:
-    # A ratio has no interval: it is measured (time) or exact (bytes), not estimated from samples.
+def _time_guard(costs: SamplingCosts, config: PromotionConfig) -> GuardResult:
+    counted = "" if costs.operations is None else f" ({costs.operations:.3g} times the operations)"
     return GuardResult(
-        name=f"{name}, times the champion's",
-        candidate=times,
+        name=f"sampling time{counted}, times the champion's",
+        candidate=costs.slowdown,
         champion=1.0,
-        worse=times,
-        low=times,
-        high=times,
-        limit=getattr(config, setting),
-        setting=setting,
+        worse=costs.slowdown,
+        low=costs.low,
+        high=costs.high,
+        limit=config.max_slowdown,
+        setting="max_slowdown",
+    )
+
+
+def _size_guard(growth: float, config: PromotionConfig) -> GuardResult:
+    # Exact, so it has no interval.
+    return GuardResult(
+        name="bytes of weights, times the champion's",
+        candidate=growth,
+        champion=1.0,
+        worse=growth,
+        low=growth,
+        high=growth,
+        limit=config.max_growth,
+        setting="max_growth",
     )

@@ -1,5 +1,7 @@
 """Records a reviewer's decision on a version, bound to the review packet that was read."""
 
+from typing import Literal
+
 from aigc_ops.core.artifacts import ModelVersion, Verdict
 from aigc_ops.core.errors import DecisionError, StaleDecision
 from aigc_ops.promotion.config import PromotionConfig
@@ -65,21 +67,26 @@ def rollback(
 def verdict_of(version: ModelVersion, entry: Entry) -> Verdict:
     """Return the verdict of an audit-log entry on this version."""
     packet = read_packet(version)
+    aliases: dict[str, Literal["champion", "challenger"] | None] = {
+        "promote": "champion",
+        "hold": None,
+        "reject": None,
+    }
     return Verdict(
         model=version,
         promoted=entry.action == "promote",
-        alias="champion" if entry.action == "promote" else "challenger",
+        alias=aliases.get(entry.action, "challenger"),
         champion=champion(version.name),
         reasons=(_reason_of(entry),),
         gate=packet.content["ruling"]["outcome"],
-        waiting=entry.action in ("approve", "challenge"),
+        waiting=entry.action in ("approve", "challenge", "hold"),
         packet_digest=packet.packet_digest,
         packet_uri=f"{packet.folder}/{PAGE}",
     )
 
 
 def _reason_of(entry: Entry) -> str:
-    if entry.action == "challenge":
+    if entry.action in ("challenge", "hold"):
         return entry.reason
     decided = "rejected" if entry.action == "reject" else "approved"
     more = "; a second reviewer is required" if entry.action == "approve" else ""

@@ -24,13 +24,18 @@ from aigc_ops.core.state_dir import home
 from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data import DataConfig
 from aigc_ops.evaluation import EvaluationConfig, evaluate
-from aigc_ops.evaluation.paired import compare, sampling_time_ratio, side_by_side
+from aigc_ops.evaluation.paired import compare, compare_costs, side_by_side
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.media import Section
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Costs, Ruling, guards_of, judge, num_looks, unequal
 from aigc_ops.promotion.packet import write_packet
-from aigc_ops.promotion.validity import invalid_reason, memorisation_reason, unmeasured_note
+from aigc_ops.promotion.validity import (
+    first_version_ruling,
+    invalid_reason,
+    memorisation_reason,
+    with_unexamined,
+)
 from aigc_ops.registry import aliases as registry
 from aigc_ops.registry import evidence as store
 from aigc_ops.registry.aliases import AUTOMATIC, Decision
@@ -74,7 +79,8 @@ def promote(
 
     With `approval: automatic` a version that passes the gate becomes champion. Otherwise it becomes
     challenger and waits for a person, as does an undecided version, and one that was rolled back
-    from earlier. A version that the gate rejects becomes challenger without waiting. The same
+    from earlier. One that the gate holds back is challenger without waiting if it is not worse
+    than the champion by the margin, and has no alias otherwise. The same
     evidence gives the same verdict, until a person rejects the version or rolls back from it.
     Raises RegistryError or CheckpointError for a version that is not ready or is damaged.
     """
@@ -110,8 +116,12 @@ def promote(
     # replaced it since.
     if promoted:
         registry.promote(version, decision, champion=champion.version if champion else None)
-    elif not rejection:
+    waiting = not (promoted or rejection or ruling.outcome == "keep")
+    is_challenger = waiting or (ruling.not_worse and not (promoted or rejection))
+    if is_challenger:
         registry.challenge(version, decision)
+    elif not (promoted or rejection):
+        registry.hold(version, decision)
     reasons = (*ruling.reasons, *moved)
     if rejection:
         reasons = (registry.rejection_text(rejection), *reasons)
@@ -121,11 +131,11 @@ def promote(
     return Verdict(
         model=version,
         promoted=promoted,
-        alias="champion" if promoted else "challenger",
+        alias="champion" if promoted else "challenger" if is_challenger else None,
         champion=version if promoted else champion,
         reasons=reasons,
         gate=ruling.outcome,
-        waiting=not (promoted or rejection or ruling.outcome == "keep"),
+        waiting=waiting,
         packet_digest=digest,
         packet_uri=str(folder / store.PAGE),
     )
@@ -151,10 +161,9 @@ def _load_or_evaluate(
             pass  # the packet is missing or was changed: make another one
     # 2. Evaluate.
     ruling, candidate, rival = _decide(candidate, champion, context)
-    if ruling.outcome == "undecided" and ruling.num is None:
+    if champion and ruling.outcome == "undecided" and ruling.num is None:
         basis["settings"] = ""  # never equal: a champion that failed to load is tried again
-    if note := unmeasured_note(candidate.scores):
-        ruling = ruling.model_copy(update={"reasons": (*ruling.reasons, note)})
+    ruling = with_unexamined(ruling, candidate.scores, context.promotion)
     # 3. Write and store the packet. `store_packet` sets the version's tags last, so an interrupted
     #    upload leaves the previous packet in force.
     with tempfile.TemporaryDirectory(prefix=".packet-", dir=home()) as name:
@@ -208,8 +217,9 @@ def _decide(
     if champion is None:
         if invalid:
             return invalid, candidate, None
-        reason = f"the first valid version while {candidate.version.name} has no champion"
-        return Ruling(outcome="promote", reasons=(reason,)), candidate, None
+        assert candidate.scores is not None, candidate.version.uri
+        name = candidate.version.name
+        return first_version_ruling(candidate.scores, name, context.promotion), candidate, None
     rival = None
     try:
         rival = store.evidence_of(champion)
@@ -242,8 +252,9 @@ def _sequential_test(
     #    comparison uses all held-out data has nothing to double, and a single analysis.
     first = scores.values[scores.primary].contract.get("n")
     looks = num_looks(int(str(first)), context.promotion) if growing else 1
+    limit = context.promotion.max_slowdown
     costs = Costs(
-        slowdown=sampling_time_ratio(checkpoint, champion, context.evaluation),
+        sampling=compare_costs(checkpoint, champion, context.evaluation, limit=limit),
         growth=candidate.num_bytes / max(1, rival.num_bytes),
     )
     for look in range(1, looks + 1):

@@ -112,6 +112,21 @@ def challenge(version: ModelVersion, decision: Decision) -> Entry | None:
         return _decide(client, model, "challenge", version, aliases, after, decision)
 
 
+def hold(version: ModelVersion, decision: Decision) -> Entry | None:
+    """Record that the gate holds the version back; None if the same decision is recorded.
+
+    The version gets no alias, and loses that of challenger.
+    """
+    with _locked_model(version) as (client, model, aliases):
+        if (CHALLENGER, version.version) not in aliases.items() and _already_recorded(
+            client, version, decision
+        ):
+            return None
+        return _decide(
+            client, model, "hold", version, aliases, _unchallenged(aliases, version), decision
+        )
+
+
 def reject(version: ModelVersion, decision: Decision) -> Entry:
     """Record the rejection of the version and remove its challenger alias."""
     with _locked_model(version) as (client, model, aliases):
@@ -120,7 +135,7 @@ def reject(version: ModelVersion, decision: Decision) -> Entry:
                 f"{version.uri} is the champion; `aigc-ops rollback {version.name}` replaces it"
             )
         _require_not_rejected(model, version, decision)
-        after = {a: n for a, n in aliases.items() if (a, n) != (CHALLENGER, version.version)}
+        after = _unchallenged(aliases, version)
         return _decide(client, model, "reject", version, aliases, after, decision)
 
 
@@ -171,6 +186,11 @@ def reconcile(name: str, mode: Literal["flag", "revert"]) -> list[str]:
             entity = _require_ready(client, name, recorded.get(CHAMPION) or version)
             _decide(client, model, "revert", to_noun(entity), aliases, recorded, decision)
         return moves
+
+
+def _unchallenged(aliases: Aliases, version: ModelVersion) -> Aliases:
+    """Return the aliases without that of challenger, if it is the version's."""
+    return {a: n for a, n in aliases.items() if (a, n) != (CHALLENGER, version.version)}
 
 
 @contextmanager

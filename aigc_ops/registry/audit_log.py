@@ -27,7 +27,7 @@ FIRST = "0" * 64
 PAST = "between entries"
 """Prefix of problems that are in the past and cannot be repaired."""
 
-Action = Literal["promote", "challenge", "approve", "reject", "rollback", "revert"]
+Action = Literal["promote", "challenge", "hold", "approve", "reject", "rollback", "revert"]
 Aliases = dict[str, int]
 """Version by alias, for the three aliases that aigc-ops manages."""
 

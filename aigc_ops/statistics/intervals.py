@@ -1,14 +1,18 @@
 """Confidence intervals of scores, from features and likelihoods that are computed already."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc_ops.core.errors import EvaluationError
+from aigc_ops.core.tracking import progress_bar
 from aigc_ops.statistics.frechet import Array, Gaussian, check_features, frechet_terms, nuclear_norm
 from aigc_ops.statistics.moments import NUM_BLOCKS, FeatureSet, Moments, merged
+
+GroupT = TypeVar("GroupT")
 
 NUM_PAIRED_GROUPS = 20
 """More groups than for reported intervals: the gate uses tail quantiles, so freedom matters."""
@@ -74,10 +78,9 @@ def frechet_value(generated: FeatureSet, reference: Gaussian) -> float:
 
 def _by_moments(blocks: Sequence[Moments], reference: Gaussian) -> FrechetEstimate:
     whole = merged(blocks)
-    return _frechet(
-        _distance_of_moments(whole, reference),
-        [_distance_of_moments(whole.without(block), reference) for block in blocks],
-    )
+    value = _distance_of_moments(whole, reference)
+    without = (whole.without(block) for block in _shown(blocks))
+    return _frechet(value, [_distance_of_moments(part, reference) for part in without])
 
 
 def _frechet(value: float, replicates: Sequence[float]) -> FrechetEstimate:
@@ -136,11 +139,16 @@ def jackknife_replicates(
     """Return a statistic of all `num` rows, and of all rows but each group."""
     value = statistic(np.ones(num, dtype=bool))
     replicates = []
-    for block in np.array_split(np.arange(num), min(NUM_BLOCKS, num)):
+    for block in _shown(np.array_split(np.arange(num), min(NUM_BLOCKS, num))):
         mask = np.ones(num, dtype=bool)
         mask[block] = False
         replicates.append(statistic(mask))
     return value, replicates
+
+
+def _shown(groups: Sequence[GroupT]) -> Iterable[GroupT]:
+    """Return the groups that the jackknife leaves out, with a bar if they take over a second."""
+    return progress_bar(groups, desc="confidence interval", unit="group", delay=1, leave=False)
 
 
 def delete_a_group(value: float, replicates: Sequence[float]) -> Estimate:
@@ -208,7 +216,8 @@ def paired_error(
 
     candidate_distance, champion_distance = distances(np.ones(len(candidate), dtype=bool))
     replicates = []
-    for block in np.array_split(np.arange(len(candidate)), min(NUM_PAIRED_GROUPS, len(candidate))):
+    num_groups = min(NUM_PAIRED_GROUPS, len(candidate))
+    for block in _shown(np.array_split(np.arange(len(candidate)), num_groups)):
         mask = np.ones(len(candidate), dtype=bool)
         mask[block] = False
         a, b = distances(mask)

@@ -1,23 +1,19 @@
 """Statistics of the reference data, cached by everything that decides them."""
 
-import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from safetensors.numpy import load_file, save_file
 
 from aigc_ops.compute.random import sample_seeds
-from aigc_ops.core import caches
 from aigc_ops.core.artifacts import DatasetRef, json_digest
-from aigc_ops.core.atomic_dirs import verify_folder, write_folder
-from aigc_ops.core.errors import CheckpointError, EvaluationError
+from aigc_ops.core.errors import EvaluationError
+from aigc_ops.statistics.cached import Arrays, cached_arrays
 from aigc_ops.statistics.extractor import FeatureExtractor
 from aigc_ops.statistics.frechet import Gaussian
 from aigc_ops.statistics.moments import MAX_KEPT, FeatureSet
@@ -25,8 +21,6 @@ from aigc_ops.statistics.moments import MAX_KEPT, FeatureSet
 if TYPE_CHECKING:
     from aigc_ops.interfaces.ingestion import Split
 
-FACTOR = "reference.safetensors"
-DESCRIPTION = "reference.json"
 MORE_ROWS = "hold more data out"
 
 
@@ -108,44 +102,18 @@ def reference_statistics(
     `compute` extracts the features of the rows that `terms` name; it is not called on a cache hit.
     A damaged entry is computed again with a warning. A second process waits for the first.
     """
-    from filelock import FileLock
+
+    def arrays() -> Arrays:
+        features = compute().pooled()
+        gaussian = features.gaussian()
+        return {
+            "num": np.array(features.num),
+            "mean": gaussian.mean,
+            "factor": gaussian.factor,
+            "features": features.rows,
+        }
 
     description = {"kept": MAX_KEPT, "terms": terms, **computed_by(extractor, version)}
-    folder = cache / json_digest(description)
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if cached := _read(folder):
-            return cached
-        features = compute().pooled()
-        reference = Reference(features.num, features.gaussian(), features.rows)
-
-        def fill(partial: Path) -> None:
-            arrays: dict[str, NDArray[Any]] = {
-                "num": np.array(reference.num),
-                "mean": reference.gaussian.mean,
-                # safetensors writes raw memory, and a factor of eigenvectors is in column order.
-                "factor": np.ascontiguousarray(reference.gaussian.factor),
-                "features": reference.features,
-            }
-            save_file(arrays, partial / FACTOR)
-            (partial / DESCRIPTION).write_text(
-                json.dumps(description, indent=2) + "\n", encoding="utf-8"
-            )
-
-        write_folder(folder, fill)
-        return reference
-
-
-def _read(folder: Path) -> Reference | None:
-    """Return cached statistics, or None if they are missing or (with a warning) damaged."""
-    if not folder.exists():
-        return None
-    try:
-        verify_folder(folder)
-    except CheckpointError as error:
-        warnings.warn(f"reference statistics are computed again: {error}", stacklevel=2)
-        return None
-    caches.mark_used(folder)
-    arrays = load_file(folder / FACTOR)
-    gaussian = Gaussian(arrays["mean"], arrays["factor"])
-    return Reference(int(arrays["num"]), gaussian, arrays["features"])
+    found = cached_arrays(arrays, description, cache, name="reference")
+    gaussian = Gaussian(found["mean"], found["factor"])
+    return Reference(int(found["num"]), gaussian, found["features"])

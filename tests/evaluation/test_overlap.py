@@ -1,6 +1,6 @@
 """What texts share with training texts, by hand."""
 
-from aigc_ops.modalities.text.metrics.overlap import overlap
+from aigc_ops.modalities.text.metrics.overlap import nearest_passage, overlap
 
 TRAIN = [
     "It was the best of times, it was the worst of times",
@@ -53,3 +53,13 @@ def test_parts_of_an_overlap_are_those_of_their_texts() -> None:
     both, _ = overlap([TRAIN[0], TRAIN[1]], TRAIN, num_near=0)
     first, second = both.split(1)
     assert (first.num_runs.tolist(), second.longest.tolist()) == ([6], [14])
+
+
+def test_of_a_long_document_the_nearest_passage_is_shown() -> None:
+    before, after = (" ".join(f"{part}{index}" for index in range(300)) for part in "ab")
+    document = f"{before} the quick brown fox jumps {after}"
+    assert nearest_passage("A quick brown fox!", document) == "… quick brown fox jumps b0 b1 …"
+    assert nearest_passage("b297 b298 b299", document) == "… b297 b298 b299"
+    assert nearest_passage("A quick brown fox!", "a fox") == "a fox"
+    assert nearest_passage("unlike", document) == "a0 a1 …"
+    assert nearest_passage("", "") == ""

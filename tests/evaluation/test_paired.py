@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aigc_ops.core.artifacts import Checkpoint
 from aigc_ops.data import DataConfig, open_dataset
 from aigc_ops.evaluation import EvaluationConfig
 from aigc_ops.evaluation.context import load
-from aigc_ops.evaluation.paired import compare, side_by_side
+from aigc_ops.evaluation.paired import compare, compare_costs, median_interval, side_by_side
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.media import Picture
 from aigc_ops.modalities.image.metrics import kept_samples
@@ -109,3 +110,18 @@ def test_settings_by_their_former_names_are_those_of_today() -> None:
     former = EvaluationConfig(num_samples=7, extractor="inception-v3", text_extractor=None)
     image = {"num_samples": 7, "extractor": "inception-v3"}
     assert former == EvaluationConfig(image=image, text={"extractor": None})
+
+
+def test_the_same_model_is_not_slower_than_itself(gan: Checkpoint) -> None:
+    costs = compare_costs(gan, gan, settings(8), limit=2.0)
+    assert costs.low <= costs.slowdown <= costs.high
+    assert costs.low < 2  # whatever else the machine does
+    assert costs.operations == 1
+
+
+def test_the_interval_of_a_median_holds_it_whatever_the_distribution() -> None:
+    generator = np.random.default_rng(0)
+    for num in (9, 15, 25):
+        draws = generator.pareto(1.0, size=(2000, num))  # of infinite mean
+        held = [low <= 1.0 <= high for low, high in map(median_interval, draws.tolist())]
+        assert np.mean(held) > 0.98, num

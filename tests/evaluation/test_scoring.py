@@ -151,12 +151,15 @@ def test_scores_and_grid_are_left_in_the_folder_and_reported(
     assert tracker.metrics["controls/truncation/nats"] == (nats, gan.step)
     assert scores.values.keys() == {
         "fd_efficientnet_lite0",
+        "baseline_fd_efficientnet_lite0",
         "kd_efficientnet_lite0",
         "precision",
         "recall",
         "density",
         "coverage",
         "near_duplicates",
+        "exact_copies",
+        "real_exact_copies",
         "label_agreement",
         "real_label_agreement",
     }

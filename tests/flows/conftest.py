@@ -21,7 +21,7 @@ data: {path: %s}
 model: {family: gan, latent_dim: 4, generator_width: 4, critic_width: 4}
 training: {steps: 2, batch_size: 8}
 evaluation: {image: {num_samples: 8, input_size: 32}, num_reference: 8}
-promotion: {approval: automatic, max_samples: 8}
+promotion: {approval: automatic, max_samples: 8, unexamined: allow, first_version_floor: false}
 """
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -282,7 +283,9 @@ def test_a_backbones_weights_are_those_of_the_project(
     (project / "net.pt2").write_bytes(b"no program")
     file = project / "configs/net.yaml"
     file.write_text("{weights: net.pt2}")
-    score = ("score", project / "images", project / "images", "--extractor", "backbone")
+    other = shutil.copytree(project / "images", project / "other")
+    next(path for path in other.rglob("*") if path.is_file()).unlink()
+    score = ("score", project / "images", other, "--extractor", "backbone")
     assert str(project / "net.pt2") in error_of(capfd, *score, "--backbone", file)
 
 

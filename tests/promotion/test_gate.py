@@ -7,15 +7,16 @@ import pytest
 from numpy.typing import NDArray
 
 from aigc_ops.core.artifacts import Score, Scores
+from aigc_ops.evaluation.paired import SamplingCosts
 from aigc_ops.interfaces.evaluation import Paired
 from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Costs, Ruling, guards_of, judge, num_looks
-from aigc_ops.promotion.validity import unmeasured_note
 from aigc_ops.statistics.frechet import Gaussian
 from aigc_ops.statistics.intervals import paired_error, paired_ratio_error
 
 CONFIG = PromotionConfig(min_improvement=0.1, false_promotion_rate=0.02)
-FREE = Costs(slowdown=1.0, growth=1.0)
+SAME = SamplingCosts(slowdown=1.0, low=0.9, high=1.1, operations=1.0)
+FREE = Costs(sampling=SAME, growth=1.0)
 
 
 def paired(difference: float, error: float) -> Paired:
@@ -40,6 +41,17 @@ def test_what_is_sure_is_done_and_the_rest_is_undecided(
     ruling = judge(paired(difference, error), [], CONFIG)
     assert ruling.outcome == outcome
     assert "10" in ruling.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("difference", "error", "not_worse"),
+    [(-0.5, 0.1, True), (0.0, 0.1, True), (0.9, 0.3, False), (3.0, 0.1, False)],
+)
+def test_a_version_that_is_kept_back_is_not_worse_only_within_the_margin(
+    difference: float, error: float, not_worse: bool
+) -> None:
+    ruling = judge(paired(difference, error), [], CONFIG)
+    assert (ruling.outcome, ruling.not_worse) == ("keep", not_worse)
 
 
 def test_more_looks_ask_for_more_certainty_each() -> None:
@@ -103,21 +115,28 @@ def test_scores_under_unequal_contracts_leave_their_guard_unsure() -> None:
     assert (guard.state, guard.unequal) == ("unsure", "the evaluation conditions differ in n")
 
 
-def test_what_nobody_looked_for_is_told_of_copies() -> None:
-    assert unmeasured_note(scores(copies_in_pixels=(0, 0, 0.01))) is None
-    assert "100 held-out images" in (unmeasured_note(scores(coverage=(1, 1, 1))) or "")
-
-
 def test_where_lower_is_better_more_is_worse() -> None:
     mine, theirs = scores(near_duplicates=(0.3, 0.29, 0.31)), scores(near_duplicates=(0, 0, 0.01))
     assert guards_of(mine, theirs, FREE, CONFIG)[0].state == "fails"
     assert guards_of(theirs, mine, FREE, CONFIG)[0].state == "holds"
 
 
-@pytest.mark.parametrize("costs", [Costs(slowdown=9, growth=1), Costs(slowdown=1, growth=9)])
+SLOW = SamplingCosts(slowdown=9, low=8, high=10, operations=9.0)
+
+
+@pytest.mark.parametrize("costs", [Costs(sampling=SLOW, growth=1), Costs(sampling=SAME, growth=9)])
 def test_a_slower_or_larger_model_is_kept_back(costs: Costs) -> None:
     guards = guards_of(scores(), scores(), costs, CONFIG)
     assert judge(paired(-2, 0.1), guards, CONFIG).outcome == "keep"
+
+
+def test_a_time_that_a_busy_machine_blurs_is_a_persons_to_judge() -> None:
+    blurred = SamplingCosts(slowdown=2.5, low=0.8, high=4, operations=1.0)
+    guards = guards_of(scores(), scores(), Costs(sampling=blurred, growth=1), CONFIG)
+    ruling = judge(paired(-2, 0.1), guards, CONFIG)
+    assert ruling.outcome == "undecided"
+    assert "sampling time (1 times the operations)" in ruling.reasons[1]
+    assert "2.5 against 1: worse by 2.5 (0.8 to 4)" in ruling.reasons[1]
 
 
 def draws(generator: np.random.Generator, num: int, shift: float) -> NDArray[np.float64]:

@@ -65,6 +65,8 @@ NEVER = 1e-20
 """A rate so low that bounds are infinite: whatever the two models drew, nothing is sure."""
 LENIENT = {
     "approval": "automatic",
+    "unexamined": "allow",
+    "first_version_floor": False,
     "false_promotion_rate": 0.2,
     "max_slowdown": 1e6,
     "guards": {"coverage": 1, "near_duplicates": 1, "label_agreement": 1, "class_spread": 1},
@@ -76,10 +78,10 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
     tmp_path: Path, store: Path
 ) -> None:
     images = write_images(tmp_path / "images")
-    first, waiting = made(images, 0)
+    first, waiting = made(images, 0, first_version_floor=False)
     [champions] = stored_models(store)
     assert (waiting.waiting, waiting.champion) == (True, None)
-    again = made(images, 0)[1]
+    again = made(images, 0, first_version_floor=False)[1]
     assert again.packet_digest == waiting.packet_digest  # the same evidence, the same packet
     crown(first)
     assert weighed(images, first, 0).reasons == ("it is the champion already",)
@@ -93,6 +95,7 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
     assert {row["name"] for row in packet["changed"]["config"]} == {
         "seed",
         "evaluation.image.num_samples",
+        "promotion.first_version_floor",
     }
 
     unsure, looked = made(images, 3, min_improvement=0, false_promotion_rate=NEVER)
@@ -122,10 +125,27 @@ def test_the_stage_weighs_once_compares_equals_and_leaves_doubt_to_a_person(
     assert approve(second, who="Ann", reason="the champion is lost").promoted
 
 
+def test_a_first_version_below_the_baseline_is_held_back_and_a_person_may_approve_it(
+    tmp_path: Path,
+) -> None:
+    version, verdict = made(write_images(tmp_path / "images"), 0, unexamined="allow")
+    assert (verdict.gate, verdict.alias, verdict.waiting) == ("keep", None, False)
+    assert "does not beat the trivial baseline" in verdict.reasons[0]
+    assert approve(version, who="Ann", reason="a try").promoted
+
+
+def test_a_version_whose_copies_were_not_examined_waits_for_a_person(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    _, verdict = made(images, 0, **{**LENIENT, "unexamined": "ask"})
+    assert (verdict.gate, verdict.promoted, verdict.waiting) == ("undecided", False, True)
+    assert verdict.reasons[0].startswith("copies were not examined: altered copies of training")
+    assert "data.heldout_fraction" in verdict.reasons[0]
+
+
 def test_a_champion_scored_before_a_guard_existed_is_evaluated_anew(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     verdict = made(images, 0, **LENIENT)[1]
-    assert "copies of training images were not measured" in verdict.reasons[-1]
+    assert "copies were not examined, which promotion.unexamined allows" in verdict.reasons[-1]
     client = connect()
     stored = read_scores(client.get_model_version("pets", "1").tags)
     assert stored is not None

@@ -27,5 +27,5 @@ CONFIG = """\
 data: {{path: {data}}}
 model: {{family: gauss}}
 training: {{steps: {steps}, batch_size: 16}}
-promotion: {{approval: automatic}}
+promotion: {{approval: automatic, unexamined: allow}}
 """

@@ -52,6 +52,22 @@ def test_a_promotion_moves_three_aliases_and_is_told_on_the_version(stocked: Sto
     assert audit("digits").problems == ()
 
 
+def test_a_version_that_is_held_back_is_no_challenger(stocked: Stocked) -> None:
+    first, second = stocked(2)
+    registry.promote(first, ANN, champion=None)
+    registry.challenge(second, ANN)
+    worse = ANN.model_copy(update={"gate": "keep", "reason": "blurred digits"})
+    entry = registry.hold(second, worse)
+    assert entry is not None
+    assert entry.action == "hold"
+    assert aliases() == {1: ("champion",), 2: ()}
+    assert registry.hold(second, worse) is None  # the same decision is recorded once
+    entity = connect().get_model_version("digits", "2")
+    assert entity.tags["aigc_ops.decision"] == "hold"
+    assert "blurred digits" in entity.description
+    assert audit("digits").problems == ()
+
+
 def test_promoting_the_champion_again_changes_nothing(stocked: Stocked) -> None:
     [version] = stocked(1)
     registry.promote(version, ANN, champion=None)

@@ -177,6 +177,12 @@ class ImageEvaluationConfig(SectionConfig):
         description="Maximum number of the model's controls, in its own order, whose effect is "
         "shown and measured; 0: none.",
     )
+    copy_control: Literal["heldout", "cross_fitted"] = Field(
+        default="heldout",
+        description="Images that set the bound of near copies: held-out ones, of which 100 are "
+        "needed, or for small sets cross_fitted: training images, each compared with the others. "
+        "The latter finds less where training images are nearer to each other than to new ones.",
+    )
     num_draws: int = Field(
         default=100,
         ge=1,
@@ -239,6 +245,13 @@ MEANINGS = {
     "copies_in_pixels": "share of samples nearer to a training image than 99 % of held-out "
     "images are; 1 % is expected",
     "copies_in_features": "the same in features",
+    "copies_in_aligned": "the same in pixels after a small shift, zoom, turn or mirroring",
+    "copy_power": "share of planted copies of training images that these find: mirrored, shifted "
+    "by 1 or 2 pixels, JPEG of quality 30, other colours",
+    "baseline_*": "the same of the trivial baseline: pixels drawn from Gaussians fitted to the "
+    "training images of each class",
+    "exact_copies": "share of samples that equal a training image; real_exact_copies: the share "
+    "of held-out images",
     "nll": "importance-weighted NLL of held-out images, in nats; lower is better",
     "elbo": "evidence lower bound of held-out images, in nats; higher is better",
     "reconstruction": "expected log-likelihood term of the bound, in nats",

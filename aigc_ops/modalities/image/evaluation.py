@@ -1,12 +1,13 @@
 """Evaluation hooks of image models: scores, paired comparison, side-by-side samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-from aigc_ops.core.artifacts import DatasetRef
+from aigc_ops.core.artifacts import DatasetRef, Scores
 from aigc_ops.interfaces.evaluation import (
     Evaluation,
     EvaluationContext,
@@ -20,11 +21,12 @@ from aigc_ops.modalities.image.config import ImageEvaluationConfig
 from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
+from aigc_ops.modalities.image.metrics.closeness import NEXT, nearest
 from aigc_ops.modalities.image.metrics.controls import evaluate_controls
 from aigc_ops.modalities.image.metrics.grids import class_grid, pairs_grid
 from aigc_ops.modalities.image.metrics.kept_samples import first_samples, keep_samples
 from aigc_ops.modalities.image.metrics.likelihood import score_heldout
-from aigc_ops.modalities.image.metrics.memorisation import MIN_HELDOUT, NEXT, ImageFeatures, nearest
+from aigc_ops.modalities.image.metrics.memorisation import MIN_HELDOUT, ImageFeatures
 from aigc_ops.modalities.image.metrics.report import (
     CONTROLS_TEXT,
     memorisation_note,
@@ -52,9 +54,11 @@ class ImageEvaluation(EvaluationHooks):
     growing = "num_samples"
     num_timed = 32
     not_examined = (
-        f"copies of training images were not measured: this needs {MIN_HELDOUT} held-out images "
-        "as a control"
+        f"altered copies of training images are measured from {MIN_HELDOUT} held-out images on, "
+        "which are the control (hold out more, raise data.heldout_fraction, or set "
+        "evaluation.image.copy_control to cross_fitted)"
     )
+    copy_controls: ClassVar[Mapping[str, str]] = {"exact_copies": "real_exact_copies"}
 
     def require(
         self, ref: DatasetRef, section: ImageEvaluationConfig, settings: EvaluationSettings
@@ -62,6 +66,13 @@ class ImageEvaluation(EvaluationHooks):
         """Raise EvaluationError for a split with too few rows, or weights that cannot be read."""
         require_rows(ref, section.reference, advice=MORE_IMAGES)
         load_extractor(section, settings)
+
+    def collapse_reason(self, scores: Scores) -> str | None:
+        """Return why the scores are those of a collapsed model; None if they are not."""
+        coverage, duplicates = (scores.values.get(name) for name in ("coverage", "near_duplicates"))
+        if coverage and duplicates and coverage.value == 0 and duplicates.value == 1:
+            return "all samples are near duplicates, and none is near a real image (coverage 0)"
+        return None
 
     def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
         """Return every score; models with controls or a likelihood add files."""

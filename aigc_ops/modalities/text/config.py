@@ -102,6 +102,8 @@ GUARDS = {
 MEANINGS = {
     "bits_per_byte": "negative log-likelihood of held-out texts; lower is better; comparable "
     "across tokenizers",
+    "baseline_bits_per_byte": "the same of the trivial baseline, an n-gram of the training texts' "
+    "bytes (Kneser-Ney)",
     "bits_per_byte_before": "bits per byte before this training",
     "perplexity": "exponential of the negative log-likelihood per token of this tokenizer",
     "perplexity_before": "perplexity before this training",

@@ -1,7 +1,8 @@
 """Evaluation hooks of text models: scores, paired comparison, side-by-side samples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,13 +20,14 @@ from aigc_ops.modalities.text.config import TextEvaluationConfig
 from aigc_ops.modalities.text.metrics import EVALUATION_VERSION
 from aigc_ops.modalities.text.metrics.generated import search_rows
 from aigc_ops.modalities.text.metrics.minilm import load_text_extractor
-from aigc_ops.modalities.text.metrics.overlap import overlap
+from aigc_ops.modalities.text.metrics.overlap import nearest_passage, overlap
 from aigc_ops.modalities.text.metrics.report import text_findings
 from aigc_ops.modalities.text.metrics.score import (
     negative_log_likelihood,
     score_texts,
     text_terms,
 )
+from aigc_ops.modalities.text.metrics.verbatim import MIN_HELDOUT
 from aigc_ops.modalities.text.model import TextModel
 from aigc_ops.modalities.text.requests import PROMPT, prompt_conditions
 from aigc_ops.sampling import sampler
@@ -48,9 +50,13 @@ class TextEvaluation(EvaluationHooks):
     version = EVALUATION_VERSION
     num_timed = 4
     not_examined = (
-        "verbatim memorisation of training texts was not measured: see the report for the reason, "
-        "or evaluation.text.num_beginnings is 0"
+        f"verbatim memorisation is measured from {MIN_HELDOUT} held-out texts on, which are the "
+        "control (hold out more, or raise data.heldout_fraction); the report has the reason"
     )
+    copy_controls: ClassVar[Mapping[str, str]] = {
+        "train_overlap_8": "real_train_overlap_8",
+        "exact_copies": "real_exact_copies",
+    }
 
     def require(
         self, ref: DatasetRef, section: TextEvaluationConfig, settings: EvaluationSettings
@@ -141,7 +147,11 @@ def _nearest(texts: Sequence[str], train: Sequence[str]) -> list[tuple[str, str,
     pairs = [(text, near) for text, near in zip(texts, nearest, strict=True) if near]
     pairs.sort(key=lambda pair: -pair[1].similarity)
     return [
-        (text, _shortened(train[rows[near.index]]), f"{near.similarity:.2f}")
+        (
+            text,
+            _shortened(nearest_passage(text, train[rows[near.index]])),
+            f"{near.similarity:.2f}",
+        )
         for text, near in pairs[:NUM_NEAR]
     ]
 

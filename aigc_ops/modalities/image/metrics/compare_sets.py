@@ -1,6 +1,6 @@
 """Compare two sets of images without a model or a training run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from aigc_ops.modalities.image.image_sets import ImageSet
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
 from aigc_ops.modalities.image.metrics.inception_score import SEED, inception_scores
 from aigc_ops.modalities.image.metrics.score import MAX_NEIGHBOURS
+from aigc_ops.modalities.image.metrics.set_copies import set_copies
 from aigc_ops.modalities.image.metrics.set_features import image_set_features
 from aigc_ops.statistics.comparability import (
     INTERVAL,
@@ -33,8 +34,8 @@ from aigc_ops.statistics.moments import FeatureSet
 from aigc_ops.statistics.neighbours import neighbour_estimates
 from aigc_ops.statistics.reference import reference_rows, reference_statistics
 
-Metric = Literal["fid", "kid", "isc", "prc"]
-METRICS: tuple[Metric, ...] = ("fid", "kid", "isc", "prc")
+Metric = Literal["fid", "kid", "isc", "prc", "copies"]
+METRICS: tuple[Metric, ...] = ("fid", "kid", "isc", "prc", "copies")
 
 
 def score_sets(
@@ -51,10 +52,19 @@ def score_sets(
 
     `fid`: Fréchet distance of all images, in bounded memory. `kid` and `isc`: kernel distance
     and Inception Score (inception-v3 only) of at most 10,000 evenly spaced images per set.
-    `prc`: precision, recall, density and coverage among at most 5,000 images per set. Features
+    `prc`: precision, recall, density and coverage among at most 5,000 images per set. `copies`:
+    shares of fake images that copy a real one, among at most 10,000 images per set. Features
     of the real images are cached by content. Raises EvaluationError if a set is too small for a
-    metric.
+    metric, or if both are the same.
     """
+    digest = real.digest()
+    if digest == fake.digest():
+        raise EvaluationError(
+            f"{real.path} and {fake.path}: REAL and FAKE hold the same images; give the images "
+            "that a model was trained on, or others like them, and those that it generated"
+        )
+    if list(metrics) == ["copies"]:  # needs no features
+        return with_version(set_copies(real, fake, reference=digest), EVALUATION_VERSION)
     extractor = load_extractor(config, settings)
     if "isc" in metrics and extractor.classifier is None:
         raise EvaluationError(
@@ -73,7 +83,6 @@ def score_sets(
         return rows
 
     # 1. Features of both sets; those of the real images come from the cache if possible.
-    digest = real.digest()
     terms: dict[str, JsonValue] = {"collection": digest, "skipped": real.skip_damaged}
     reference = reference_statistics(
         lambda: features(real), terms, extractor, cache, version=EVALUATION_VERSION
@@ -104,16 +113,20 @@ def score_sets(
     if "isc" in metrics:
         values |= inception_scores(extractor, fakes.rows, contract, order=order)
     if "prc" in metrics:
-        real_rows, fake_rows = (_subsample(rows) for rows in (reference.features, fakes.rows))
-        among = {
-            **contract,
-            "n": len(fake_rows),
-            "num_reference": len(real_rows),
-            "interval": INTERVAL,
-        }
-        estimates = neighbour_estimates(real_rows, fake_rows)
-        values |= {name: score_of(estimate, among) for name, estimate in estimates.items()}
+        values |= _neighbour_scores(reference.features, fakes.rows, contract)
+    if "copies" in metrics:
+        values |= set_copies(real, fake, reference=digest)
     return with_version(values, EVALUATION_VERSION)
+
+
+def _neighbour_scores(
+    real: NDArray[np.float32], fake: NDArray[np.float32], contract: Mapping[str, JsonValue]
+) -> dict[str, Score]:
+    """Return precision, recall, density and coverage among at most 5,000 rows per set."""
+    real, fake = _subsample(real), _subsample(fake)
+    among = {**contract, "n": len(fake), "num_reference": len(real), "interval": INTERVAL}
+    estimates = neighbour_estimates(real, fake)
+    return {name: score_of(estimate, among) for name, estimate in estimates.items()}
 
 
 def _skipped_counts(**counts: int) -> dict[str, JsonValue]:

@@ -18,7 +18,13 @@ CONTROLS_TEXT = "Each control from low to high; everything else is fixed."
 def memorisation_note(scores: ImageScores) -> Note:
     """Return a note on copies of training images."""
     if scores.memorisation is None:
-        return Note(f"Copies were not measured: {MIN_HELDOUT} held-out images are needed.")
+        exact = scores.values["exact_copies"]
+        return Note(
+            f"Altered copies of training images were not examined: {MIN_HELDOUT} held-out images "
+            "are needed as a control, or evaluation.image.copy_control: cross_fitted. "
+            f"{exact.value:.1%} of the samples equal a training image.",
+            alarm=exact.value > 0,
+        )
     return Note(scores.memorisation.summary, alarm=scores.memorisation.flagged)
 
 

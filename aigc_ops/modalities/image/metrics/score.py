@@ -1,5 +1,6 @@
 """Scores of an image model: its samples compared with the data in a feature space."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,17 +12,17 @@ from torch import Tensor
 from aigc_ops.compute.random import sample_seeds
 from aigc_ops.core.artifacts import DatasetRef, ImageShape, Score
 from aigc_ops.core.errors import EvaluationError
-from aigc_ops.interfaces.evaluation import EvaluationContext
+from aigc_ops.interfaces.evaluation import BASELINE, COPIES, COPY_POWER, EvaluationContext
 from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.modalities.image.config import ImageEvaluationConfig
 from aigc_ops.modalities.image.extractors.base import Extractor
+from aigc_ops.modalities.image.metrics.alterations import USUAL
 from aigc_ops.modalities.image.metrics.classes import class_estimates, num_tested
+from aigc_ops.modalities.image.metrics.closeness import Nearest
 from aigc_ops.modalities.image.metrics.inception_score import NUM_SPLITS, inception_scores
 from aigc_ops.modalities.image.metrics.memorisation import (
-    MIN_HELDOUT,
     ImageFeatures,
     Memorisation,
-    Nearest,
     detect_copies,
 )
 from aigc_ops.modalities.image.metrics.splits import Splits
@@ -36,7 +37,12 @@ from aigc_ops.statistics.comparability import (
     score_of,
 )
 from aigc_ops.statistics.extraction import gather_features, plan_blocks
-from aigc_ops.statistics.intervals import Estimate, frechet_estimate, frechet_value
+from aigc_ops.statistics.intervals import (
+    Estimate,
+    frechet_estimate,
+    frechet_value,
+    share_estimate,
+)
 from aigc_ops.statistics.kernel import kernel_scores
 from aigc_ops.statistics.moments import FeatureSet
 from aigc_ops.statistics.neighbours import nearest_distances, neighbour_estimates
@@ -85,6 +91,9 @@ def score_images(
     others = _other_seeds(model, extractor, config, seed, reference)
     primary = values[extractor.metric].model_copy(update={"other_seeds": others})
     values[extractor.metric] = primary
+    trivial = splits.baseline(config.num_samples, config.reference)
+    terms_of_baseline = {**contract, "interval": INTERVAL, "baseline": "per-pixel Gaussian"}
+    values[f"{BASELINE}{extractor.metric}"] = score_of(trivial, terms_of_baseline)
 
     # 2. Nearest-neighbour and class metrics, among at most MAX_NEIGHBOURS images on each side.
     near = reference_rows(len(reference.features), MAX_NEIGHBOURS)
@@ -108,15 +117,15 @@ def score_images(
     if extractor.classifier is not None and len(features.rows) >= NUM_SPLITS:
         values |= inception_scores(extractor, features.rows, contract)
 
-    # 4. Copies of training images, if there are enough held-out images as a control.
+    # 4. Exact copies of training images, which are counted in any data.
+    values |= exact_copy_scores(samples.images, splits, contract)
+    # 5. Altered copies, if there are enough held-out images as a control.
     memorisation = nearest = None
-    if ref.num_heldout >= MIN_HELDOUT:
-        result = detect_copies(
-            samples, splits.pictured("train"), splits.pictured("heldout"), num_all=ref.num_train
-        )
-        if result:
-            memorisation, nearest = result
-            values |= _copy_scores(memorisation, contract, splits.terms("heldout"))
+    if controls := splits.copy_controls():
+        train = splits.pictured("train")
+        memorisation, nearest = detect_copies(samples, train, controls, num_all=ref.num_train)
+        heldout = None if controls.is_cross_fitted else splits.terms("heldout")["reference"]
+        values |= _copy_scores(memorisation, {**contract, "heldout": heldout})
     return ImageScores(
         primary=extractor.metric,
         values=values,
@@ -152,23 +161,47 @@ def _other_seeds(
     return tuple(distances)
 
 
-def _copy_scores(
-    result: Memorisation, contract: Mapping[str, JsonValue], heldout: Mapping[str, JsonValue]
-) -> dict[str, Score]:
-    """Return the shares of near copies as scores."""
+def _copy_scores(result: Memorisation, contract: Mapping[str, JsonValue]) -> dict[str, Score]:
+    """Return the shares of near copies, and the power of the check, as scores."""
     terms: dict[str, JsonValue] = {
         **contract,
         "num_train": result.num_train,
-        "heldout": heldout["reference"],
         "interval": EXACT_INTERVAL,
     }
-    return {
-        name: score_of(Estimate(copies.share, copies.low, copies.high), terms)
-        for name, copies in {
-            "copies_in_pixels": result.in_pixels,
-            "copies_in_features": result.in_features,
-        }.items()
+    values = {
+        f"{COPIES}{space}": score_of(
+            Estimate(copies.share, copies.low, copies.high),
+            {**terms, "expected": round(copies.expected, 4)},
+        )
+        for space, copies in result.copies.items()
     }
+    power_terms: dict[str, JsonValue] = {
+        **terms,
+        "n": result.num_planted,
+        "alterations": list(USUAL),
+    }
+    return {**values, COPY_POWER: score_of(result.power, power_terms)}
+
+
+def exact_copy_scores(
+    samples: Tensor, splits: Splits, contract: Mapping[str, JsonValue]
+) -> dict[str, Score]:
+    """Return the share of samples, and of held-out images, that equal a training image."""
+    train = splits.images("train").images
+    known = set(map(_digest, train))
+    shares = {"exact_copies": samples}
+    if splits.num_rows("heldout") >= 2:
+        shares["real_exact_copies"] = splits.images("heldout").images
+    values = {}
+    for name, images in shares.items():
+        estimate = share_estimate(sum(_digest(image) in known for image in images), len(images))
+        terms: dict[str, JsonValue] = {"n": len(images), "num_train": len(train)}
+        values[name] = score_of(estimate, {**contract, **terms, "interval": EXACT_INTERVAL})
+    return values
+
+
+def _digest(image: Tensor) -> bytes:
+    return hashlib.sha256(image.numpy().tobytes()).digest()
 
 
 def check_shape(model: ImageModel, ref: DatasetRef) -> None:

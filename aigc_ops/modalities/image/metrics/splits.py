@@ -1,6 +1,10 @@
 """Reference images of each split and their features, read and computed once."""
 
+from collections.abc import Callable, Mapping
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor
 
@@ -8,12 +12,23 @@ from aigc_ops.interfaces.evaluation import EvaluationContext
 from aigc_ops.interfaces.ingestion import Split
 from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
-from aigc_ops.modalities.image.metrics.memorisation import ImageFeatures
+from aigc_ops.modalities.image.metrics.alterations import ALTERATIONS
+from aigc_ops.modalities.image.metrics.baseline import baseline_features
+from aigc_ops.modalities.image.metrics.memorisation import (
+    COPIES_VERSION,
+    MIN_HELDOUT,
+    CopyControls,
+    ImageFeatures,
+    copy_controls,
+)
 from aigc_ops.modalities.image.model import ImageData
+from aigc_ops.statistics.cached import Arrays, cached_arrays
 from aigc_ops.statistics.extraction import gather_features, plan_blocks
+from aigc_ops.statistics.intervals import Estimate, frechet_estimate
 from aigc_ops.statistics.moments import MAX_KEPT, FeatureSet
 from aigc_ops.statistics.reference import (
     Reference,
+    computed_by,
     reference_rows,
     reference_statistics,
     reference_terms,
@@ -51,6 +66,10 @@ class Splits:
     def terms(self, split: Split) -> dict[str, JsonValue]:
         """Return the terms that identify this split in evaluation conditions."""
         return image_terms(self._context, split)
+
+    def num_rows(self, split: Split) -> int:
+        """Return the number of images of a split, before a selection."""
+        return self._context.ref.num_rows(split)
 
     def _rows(self, split: Split) -> Tensor:
         """Return the indices of a split's reference images."""
@@ -96,3 +115,52 @@ class Splits:
     def pictured(self, split: Split) -> ImageFeatures:
         """Return the stored images of a split together with their features."""
         return ImageFeatures(self.images(split).images, self.reference(split).features)
+
+    def baseline(self, num: int, reference: Split) -> Estimate:
+        """Return the distance of `num` samples of the trivial baseline to a split."""
+        seed = self._context.seed
+
+        def compute() -> Arrays:
+            features = baseline_features(self.images("train"), self._extractor, num=num, seed=seed)
+            found = frechet_estimate(features, self.reference(reference).gaussian)
+            return {"estimate": np.array([found.value, found.low, found.high])}
+
+        terms: dict[str, JsonValue] = {
+            "baseline": 1,  # raise it when the baseline changes
+            "n": num,
+            "seed": seed,
+            "train": self.terms("train"),
+            "reference": self.terms(reference),
+        }
+        found = self._cached(compute, terms, "baseline")
+        return Estimate(*found["estimate"].tolist())
+
+    def copy_controls(self) -> CopyControls | None:
+        """Return what the check for copies is calibrated with; None without enough images."""
+        is_cross_fitted = self._context.section.copy_control == "cross_fitted"
+        if not is_cross_fitted and self.num_rows("heldout") < MIN_HELDOUT:
+            return None
+
+        def compute() -> Arrays:
+            def extract(images: Tensor) -> NDArray[np.floating]:
+                return self._extractor.features(images, what="planted copies")
+
+            heldout = None if is_cross_fitted else self.pictured("heldout")
+            controls = copy_controls(self.pictured("train"), heldout, extract)
+            return controls.arrays() if controls else {}
+
+        terms: dict[str, JsonValue] = {
+            "train": self.terms("train"),
+            "heldout": None if is_cross_fitted else self.terms("heldout"),
+            "alterations": list(ALTERATIONS),
+            "version": COPIES_VERSION,
+        }
+        arrays = self._cached(compute, terms, "copies")
+        return CopyControls.from_arrays(arrays) if arrays else None
+
+    def _cached(
+        self, compute: Callable[[], Arrays], terms: Mapping[str, JsonValue], name: str
+    ) -> Arrays:
+        made_by = computed_by(self._extractor, EVALUATION_VERSION)
+        description = {"terms": dict(terms), **made_by}
+        return cached_arrays(compute, description, self._context.cache, name=name)

@@ -1,5 +1,6 @@
 """Scores of generated texts: diversity, similarity to held-out texts, overlap, copies."""
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,12 @@ from aigc_ops.statistics.comparability import (
     score_of,
 )
 from aigc_ops.statistics.frechet import Array
-from aigc_ops.statistics.intervals import Estimate, frechet_estimate, ratio_estimate
+from aigc_ops.statistics.intervals import (
+    Estimate,
+    frechet_estimate,
+    ratio_estimate,
+    share_estimate,
+)
 from aigc_ops.statistics.kernel import kernel_scores
 from aigc_ops.statistics.moments import FeatureSet
 from aigc_ops.statistics.reference import reference_rows, reference_statistics
@@ -133,8 +139,8 @@ def overlap_scores(
     If there is much training text, an evenly spaced selection is searched. Indices are those
     of `train`.
     """
-    # Generated and held-out texts are searched in one pass over the training texts; only the
-    # generated ones need a nearest text.
+    # 1. Runs of words. Generated and held-out texts are searched in one pass over the training
+    # texts. Only the generated ones need a nearest text.
     rows = search_rows(train.texts)
     both, near = overlap(
         [*texts, *heldout.texts], (train.texts[row] for row in rows), num_near=len(texts)
@@ -154,12 +160,26 @@ def overlap_scores(
     if of_heldout.num_runs.sum():
         share = ratio_estimate(of_heldout.num_found, of_heldout.num_runs, seed=seed)
         values["real_train_overlap_8"] = score_of(share, {"n": len(heldout), **contract})
+    # 2. Whole texts. Short ones have no run of eight words, and recur in the data itself.
+    known = {_digest(text) for text in train.texts}
+    for name, part, conditions in (
+        ("exact_copies", texts, terms),
+        ("real_exact_copies", heldout.texts, {"n": len(heldout), **contract}),
+    ):
+        found = sum(_digest(text) in known for text in part)
+        share = share_estimate(found, len(part))
+        values[name] = score_of(share, {**conditions, "interval": EXACT_INTERVAL})
     longest = float(of_generated.longest.max())
     values["longest_match"] = score_of(
         Estimate(longest, longest, longest),
         {**terms, "interval": "none: the most of these texts"},
     )
     return values, of_generated, [n and Nearest(rows[n.index], n.similarity) for n in near]
+
+
+def _digest(text: str) -> bytes:
+    """Return a digest that ignores letter case and white space."""
+    return hashlib.sha256(" ".join(text.casefold().split()).encode()).digest()
 
 
 def search_rows(texts: Sequence[str]) -> Sequence[int]:

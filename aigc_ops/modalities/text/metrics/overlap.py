@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_ops.modalities.text.metrics.ngrams import ngrams, words
+from aigc_ops.modalities.text.metrics.ngrams import ngrams, spans, words
 from aigc_ops.statistics.frechet import Array
 
 NUM_WORDS = 8  # of a run: shorter ones are often common phrases
@@ -59,6 +59,25 @@ def overlap(
         runs.add(train_words)
         pairs.add(index, train_words)
     return runs.overlap(), pairs.nearest
+
+
+def nearest_passage(text: str, document: str) -> str:
+    """Return the part of a document that shares most pairs of words with a text, of its length.
+
+    Dots show where the document goes on.
+    """
+    places, wanted = spans(document), _pieces(words(text))
+    num = max(len(words(text)), 1)
+    if len(places) <= num:
+        return document
+    found = [piece in wanted for piece in ngrams(words(document), 2)] or [False]
+    # The window with most of the pairs, from its first pair on; of equal windows the first.
+    totals = np.convolve(found, np.ones(min(num, len(found))), mode="valid")
+    window = int(totals.argmax())
+    first = window + int(np.argmax(found[window : window + num]))
+    last = min(first + num, len(places) - 1)
+    passage = document[places[first][0] : places[last][1]]
+    return f"{'… ' * (first > 0)}{passage}{' …' * (last < len(places) - 1)}"
 
 
 class _Runs:

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from aigc_ops.interfaces.media import Findings, Note, Section, Table
-from aigc_ops.modalities.text.metrics.overlap import NUM_WORDS
+from aigc_ops.modalities.text.metrics.overlap import NUM_WORDS, nearest_passage
 from aigc_ops.modalities.text.metrics.score import NUM_SHOWN, TextScores
 from aigc_ops.modalities.text.requests import PROMPT
 
 NUM_RANKED = 6
 MAX_CHARACTERS = 400
 NEAREST_TEXT = (
-    "The training text that shares most pairs of words (1: all of them), and the longest run of "
-    f"words, if at least {NUM_WORDS}, that a sample shares with any training text."
+    "The training text that shares most pairs of words (1: all of them), of which the nearest "
+    f"passage is shown. The longest run of words, if at least {NUM_WORDS}, is that which a sample "
+    "shares with any training text."
 )
 RANKED_TEXT = "Ranked by the cosine of a sample's embedding and that of the nearest held-out text."
 VERBATIM_TEXT = (
@@ -33,7 +34,7 @@ def text_findings(scores: TextScores) -> Findings:
             findings.notes.append(Note(scores.likeness.note))
         findings.sections.append(_ranked(scores, scores.likeness.similarity))
     if isinstance(scores.verbatim, str):
-        findings.notes.append(Note(f"Verbatim memorisation was not measured: {scores.verbatim}."))
+        findings.notes.append(Note(f"Verbatim memorisation was not examined: {scores.verbatim}."))
     elif scores.verbatim:
         memorisation, copies = scores.verbatim
         findings.notes.append(Note(memorisation.summary, alarm=memorisation.flagged))
@@ -55,7 +56,11 @@ def _samples(scores: TextScores) -> Section:
         near = scores.nearest[index]
         row = [PROMPT.of(request) or "", generated.texts[index]]
         row += [generated.before[index]] if generated.before else []
-        row += [scores.train.texts[near.index], f"{near.similarity:.2f}"] if near else ["none", ""]
+        if near:
+            document = scores.train.texts[near.index]
+            row += [nearest_passage(generated.texts[index], document), f"{near.similarity:.2f}"]
+        else:
+            row += ["none", ""]
         rows.append([*row, str(scores.overlap.longest[index])])
     before = ("before this training",) if generated.before else ()
     columns = ("prompt", "text", *before, "nearest training text", "similarity", "longest run")

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from pydantic import JsonValue
 
 from aigc_ops.core.artifacts import DatasetRef, Score
 from aigc_ops.core.errors import EvaluationError
 from aigc_ops.core.tracking import progress_bar
-from aigc_ops.interfaces.evaluation import EvaluationContext
+from aigc_ops.interfaces.evaluation import BASELINE, EvaluationContext
 from aigc_ops.interfaces.ingestion import SPLITS, Split
 from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.modalities.text.metrics.generated import (
@@ -21,6 +22,7 @@ from aigc_ops.modalities.text.metrics.generated import (
     overlap_scores,
     variety,
 )
+from aigc_ops.modalities.text.metrics.kneser_ney import fit_baseline
 from aigc_ops.modalities.text.metrics.overlap import Nearest, Overlap
 from aigc_ops.modalities.text.metrics.verbatim import (
     Continuation,
@@ -104,6 +106,16 @@ def score_texts(model: TextModel, context: EvaluationContext) -> TextScores:
     if origin is not None:
         origin.to(next(model.parameters()).device)
     values = _predictions(model, origin, data, {"n": num, **terms}, ref, seed=seed)
+    baseline, num_counted = fit_baseline(train)
+    nats, num_bytes = baseline.negative_log_likelihood(data), _num_bytes(data)
+    values[f"{BASELINE}bits_per_byte"] = score_of(
+        ratio_estimate(nats / math.log(2), num_bytes, seed=seed),
+        {
+            **values["bits_per_byte"].contract,
+            "baseline": f"interpolated Kneser-Ney over bytes, order {baseline.order}",
+            "num_train_bytes": num_counted,
+        },
+    )
     if config.general_path:
         values |= _forgetting(model, origin, context)
 
@@ -164,7 +176,7 @@ def _bits_and_perplexity(
     seed: int,
 ) -> dict[str, Score]:
     """Return bits per byte and perplexity under the model and its base model."""
-    num_bytes = torch.tensor([len(t.encode()) for t in data.texts]).double().numpy()
+    num_bytes = _num_bytes(data)
     if not num_bytes.sum():
         raise EvaluationError(f"{what} are empty; bits per byte need at least one byte")
     nats, num_tokens = negative_log_likelihood(model, data)
@@ -182,6 +194,10 @@ def _bits_and_perplexity(
         before = _bits_and_perplexity(origin, None, data, contract, what, seed=seed)
         values |= {f"{name}_before": score for name, score in before.items()}
     return values
+
+
+def _num_bytes(data: TextData) -> Array:
+    return np.array([len(text.encode()) for text in data.texts], np.float64)
 
 
 def _generate(
