@@ -163,11 +163,11 @@ def delete_a_group(value: float, replicates: Sequence[float]) -> Estimate:
     return Estimate(value, value - margin, value + margin)
 
 
-def share_estimate(num: int, total: int) -> Estimate:
-    """Return num / total with its exact 95 % interval (Clopper & Pearson 1934)."""
+def share_estimate(num: int, total: int, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Return num / total with its exact interval, of 95 % by default (Clopper & Pearson 1934)."""
     from scipy.stats import binomtest
 
-    interval = binomtest(num, total).proportion_ci(CONFIDENCE, method="exact")
+    interval = binomtest(num, total).proportion_ci(confidence, method="exact")
     return Estimate(num / total, float(interval.low), float(interval.high))
 
 
