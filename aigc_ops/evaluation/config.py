@@ -1,6 +1,6 @@
 """Settings of the evaluate stage: common ones, and a section for each modality."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from aigc_ops.interfaces.sections import SectionedConfig, with_sections
 
 class EvaluationConfig(SectionedConfig):
     """Settings of the reference data, device and precision; modalities add sections."""
+
+    added_fields: ClassVar[frozenset[str]] = frozenset({"canaries"})
 
     num_reference: int = Field(
         default=5000,
@@ -27,6 +29,13 @@ class EvaluationConfig(SectionedConfig):
         default="auto",
         description="auto: bf16 for efficientnet-lite0 if the hardware supports it; fp32 for "
         "other extractors, so that `fid` equals published values.",
+    )
+    canaries: int = Field(
+        default=0,
+        ge=0,
+        description="Number of random canaries for a privacy audit: each is put into the training "
+        "data with probability 1/2. A run with canaries is a diagnosis and is never promoted. "
+        "0: no audit.",
     )
 
 

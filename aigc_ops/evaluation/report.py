@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import JsonValue
 
 from aigc_ops.core.artifacts import Checkpoint, DatasetRef, Score, json_digest
+from aigc_ops.evaluation.canaries import MEANINGS as CANARY_MEANINGS
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.media import (
     Audio,
@@ -136,8 +137,8 @@ def meaning_of(name: str, meanings: Mapping[str, str]) -> str:
     `meanings` are those of the modality; a key that ends in `*` is a prefix of names.
     """
     # Exact names first, then suffixes, then prefixes: `fd_x_std` is a spread, not a distance.
-    if name in meanings:
-        return meanings[name]
+    if named := {**CANARY_MEANINGS, **meanings}.get(name):
+        return named
     for suffix, meaning in SUFFIX_MEANINGS.items():
         if name.endswith(suffix):
             return f"{meaning} {name.removesuffix(suffix)}"

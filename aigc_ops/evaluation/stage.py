@@ -9,12 +9,19 @@ from aigc_ops.core.artifacts import Checkpoint, DatasetRef, Scores
 from aigc_ops.core.errors import EvaluationError
 from aigc_ops.core.tracking import Tracker
 from aigc_ops.data import DataConfig
+from aigc_ops.evaluation.canaries import (
+    EPSILON,
+    audit_section,
+    audit_text,
+    canary_scores,
+    require_same_canaries,
+)
 from aigc_ops.evaluation.config import EvaluationConfig
 from aigc_ops.evaluation.context import load, make_context
 from aigc_ops.evaluation.report import curves_picture, render
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.evaluation import Evaluation
-from aigc_ops.interfaces.media import Media, Picture, Section, Text
+from aigc_ops.interfaces.media import Media, Note, Picture, Section, Text
 from aigc_ops.statistics.comparability import with_version
 
 SCORES, REPORT = "scores.json", "report.html"
@@ -47,10 +54,15 @@ def evaluate(
             f"{checkpoint.uri} is a model of {modality.unit}, but {ref.uri} holds "
             f"{find_modality(ref.modality).unit}; give the data it was trained on"
         )
+    canaries = require_same_canaries(checkpoint, config.canaries)
     # 1. Measure.
     context = make_context(ref, data_config, config, seed=seed, cache=cache)
-    evaluation = modality.evaluation.evaluate(load(checkpoint, config), context)
-    values = with_version(evaluation.values, modality.evaluation.version)
+    candidate = load(checkpoint, config)
+    evaluation = modality.evaluation.evaluate(candidate, context)
+    measured = dict(evaluation.values)
+    if canaries:
+        measured |= canary_scores(candidate, canaries, context)
+    values = with_version(measured, modality.evaluation.version)
     preview = f"{PREVIEW}{evaluation.preview.suffix}"
     scores = Scores(
         checkpoint_digest=checkpoint.manifest_digest,
@@ -62,6 +74,9 @@ def evaluate(
     )
     # 2. Render the report, with the training curves if the run has any.
     findings = evaluation.findings
+    if text := audit_text(values):
+        findings.notes.append(Note(text, alarm=values[EPSILON].value > 0))
+    findings.sections[:0] = audit_section(scores)
     if curves := curves_picture(tracker.curves()):
         picture = Picture(curves, is_smooth=True)
         findings.sections.append(Section("Training curves", items=[("", picture)]))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from aigc_ops.interfaces.canaries import CanaryHooks
     from aigc_ops.interfaces.evaluation import EvaluationHooks
     from aigc_ops.interfaces.guard import Guard
     from aigc_ops.interfaces.ingestion import DataHooks
@@ -79,3 +80,8 @@ class Modality(abc.ABC, Generic[SamplesT]):
     @abc.abstractmethod
     def evaluation(self) -> "EvaluationHooks":
         """Hooks that score a trained model and compare two models."""
+
+    @property
+    def canaries(self) -> "CanaryHooks | None":
+        """Hooks for canaries in the training data (`evaluation.canaries`); None: not possible."""
+        return None

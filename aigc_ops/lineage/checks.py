@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from aigc_ops.core import prefect_http
 from aigc_ops.core.artifacts import Record
 from aigc_ops.core.errors import AigcOpsError
 from aigc_ops.core.escaping import printable
+from aigc_ops.interfaces.canaries import canaries_of, digest_with
 from aigc_ops.lineage.facts import Facts
 from aigc_ops.pipeline import run_cache
 from aigc_ops.provenance.code_version import has_commit
@@ -276,7 +277,7 @@ def data(facts: Facts) -> Link:
         )
     details["path"] = str(path)
     try:
-        present = _present_digest(path, digest, facts.provenance.get("config") or {})
+        present = _present_digest(path, digest, facts.provenance)
     except AigcOpsError as error:
         return Link(name="data", state="broken", message=str(error), details=details)
     shown = os.path.relpath(path)
@@ -346,8 +347,8 @@ def _data_path(facts: Facts) -> Path | None:
     )
 
 
-def _present_digest(path: Path, recorded: str, config: dict[str, Any]) -> str:
-    """Return the content digest of the data at a path."""
+def _present_digest(path: Path, recorded: str, provenance: Mapping[str, Any]) -> str:
+    """Return the content digest of the data at a path, with the run's canaries if it had any."""
     from aigc_ops.formats.stat_digest import quick_digest
 
     # Hashing all content takes minutes for a large dataset. Names, sizes and times that equal those
@@ -360,8 +361,9 @@ def _present_digest(path: Path, recorded: str, config: dict[str, Any]) -> str:
     from aigc_ops.data import DataConfig
     from aigc_ops.data.dataset import present_digest
 
+    config = provenance.get("config") or {}
     settings = DataConfig.model_validate({**(config.get("data") or {}), "path": str(path)})
-    return present_digest(path, settings)
+    return digest_with(present_digest(path, settings), canaries_of(provenance))
 
 
 def _bring_back(facts: Facts, shown: str, dvc: str | None) -> str:

@@ -200,6 +200,7 @@ class Gan(ImageModel):
 
     config_type = GanConfig
     averaged_parts = frozenset({"generator"})
+    membership_score = "logit of the discriminator"
     judged_by = "samples/coverage"
     higher_is_better = True
     # Bounds were read from the healthy and collapsed runs that docs/training.md describes.
@@ -296,6 +297,11 @@ class Gan(ImageModel):
         if self.config.loss == "least_squares":
             return 0.5 * (fake_logits - 1).square().mean()
         return -fake_logits.mean()  # hinge and wasserstein
+
+    @torch.no_grad()
+    def membership_scores(self, batch: dict[str, Tensor], noise: Noise) -> Tensor:  # noqa: ARG002
+        logits: Tensor = self.critic(to_unit_range(batch["images"]), batch.get("labels"))[0]
+        return logits
 
     def controls(self) -> Mapping[str, Control]:
         truncation = Control(

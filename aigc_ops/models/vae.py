@@ -33,6 +33,7 @@ from aigc_ops.models.nn.networks import Network, build_downsampling, build_upsam
 
 # A latent unit is active if its mean varies by more over the data: Burda et al. 2016, section 5.2.
 ACTIVE_VARIANCE = 0.01
+MEMBERSHIP_DRAWS = 16  # codes per image, over which a membership score is averaged
 MIN_ROWS = 4  # fewer rows do not estimate that variance
 NUM_INTERPOLATIONS = 10
 NUM_STEPS = 10  # images of an interpolation, both ends included
@@ -116,6 +117,7 @@ class Vae(ImageLikelihoodModel):
 
     config_type = VaeConfig
     averaged_parts = frozenset({"autoencoder"})
+    membership_score = "evidence lower bound, less its maximum for these grey levels"
     alarms = (
         Alarm("active_units", "the latent code ignores the image", at_least=0.5),
         Alarm("samples/class_spread", "the samples of a class are all alike", at_least=0.2),
@@ -201,6 +203,20 @@ class Vae(ImageLikelihoodModel):
         nll = math.log(num_draws) - torch.stack(log_weights).logsumexp(dim=0)
         values = {"nll": nll, "elbo": -reconstruction - kl, "reconstruction": reconstruction}
         return ImageFigures({**values, "kl": kl}, self._terms())
+
+    @torch.no_grad()
+    def membership_scores(self, batch: dict[str, Tensor], noise: Noise) -> Tensor:
+        images, labels = self._prepared(batch["images"], noise), batch.get("labels")
+        mean, log_variance = self.autoencoder.encode(images, labels)
+        deviation, pixels = torch.exp(0.5 * log_variance), (images + 1) / 2
+        nlls = []
+        for _ in range(MEMBERSHIP_DRAWS):
+            codes = mean + noise.normal(self.config.latent_dim) * deviation
+            nlls.append(self._nll(self.autoencoder.decode(codes, labels), pixels))
+        # Images differ in the least value that their grey levels allow, which is no membership.
+        least = self._nll(torch.logit(pixels, eps=1e-6), pixels)
+        elbo = -torch.stack(nlls).mean(dim=0) - _kl_divergence(mean, log_variance).sum(dim=1)
+        return elbo + least
 
     def _terms(self) -> dict[str, JsonValue]:
         # Stored with each score: likelihoods compare only under equal terms, so no text may change.

@@ -29,9 +29,11 @@ from aigc_ops.core.errors import ConfigError, ModelError, RegistryError
 from aigc_ops.core.state_dir import home, is_first_process, num_processes
 from aigc_ops.core.tracking import SilentTracker, Tracker
 from aigc_ops.data import Dataset, open_dataset, read_split
+from aigc_ops.data.canaries import make_canaries, require_canaries
 from aigc_ops.data.validation import worker
 from aigc_ops.data.validation.suite import require
 from aigc_ops.evaluation import EvaluationConfig, evaluate
+from aigc_ops.interfaces.canaries import CANARIES, canaries_of
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.reading import Reading
 from aigc_ops.interfaces.sections import with_present_names
@@ -101,12 +103,21 @@ def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> C
     `anew` trains from the first step, in a separate folder and MLflow run.
     """
     require_fit(config.model.family, dataset.modality, dataset.uri)
+    num_canaries = config.evaluation.canaries
+    require_canaries(dataset, num_canaries, seed=config.seed)
     # 1. The run key digests everything that decides the weights, so it finds the folder of an
     # earlier run. With `anew` the time makes the key new.
     start = config.training.init_from
     initial = resolution.resolve(start) if start else None
+    _require_clean_start(initial)
     key = run_key(
-        config.model, config.training, dataset, config.data, seed=config.seed, initial=initial
+        config.model,
+        config.training,
+        dataset,
+        config.data,
+        seed=config.seed,
+        initial=initial,
+        canaries=num_canaries,
     )
     if anew:
         key += time.strftime("-%Y%m%dT%H%M%SZ", time.gmtime())
@@ -119,29 +130,46 @@ def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> C
     if is_idle and (finished := folder.finished(config.training.steps)):
         return finished
     # 3. Train, with the config, the revision and the machine recorded in the checkpoint.
-    source = revision()
+    source, read = revision(), Dataset(dataset, config.data).read
+    more: dict[str, Any] = {}
+    record: dict[str, Any] = {
+        "config": config.model_dump(mode="json"),
+        "revision": source and source.model_dump(mode="json"),
+        "machine": describe_machine(),
+    }
+    if num_canaries:
+        canaries = make_canaries(dataset, read("train"), num_canaries, seed=config.seed)
+        dataset, more = canaries.dataset(dataset), {"plant": canaries.plant}
+        record[CANARIES] = canaries.record.model_dump(mode="json")
     with tracking(config, dataset, folder.path.name, journal) as tracker:
         trained = train(
             TrainingJob(
                 model=config.model,
                 config=config.training,
                 dataset=dataset,
-                read_data=Dataset(dataset, config.data).read,
+                read_data=read,
                 seed=config.seed,
                 folder=folder,
                 tracker=tracker,
                 initial=initial,
                 cache=home() / "cache" / "examples",
-                record={
-                    "config": config.model_dump(mode="json"),
-                    "revision": source and source.model_dump(mode="json"),
-                    "machine": describe_machine(),
-                },
+                record=record,
+                **more,
             )
         )
     # 4. Training may have added tokenised texts and row groups to the cache.
     caches.trim()
     return trained
+
+
+def _require_clean_start(initial: Checkpoint | None) -> None:
+    """Raise ConfigError for first weights that were trained on canaries."""
+    # What starts from a diagnosis contains its canaries too, and its own record would not say so.
+    if initial and canaries_of(read_provenance(Path(initial.uri))):
+        raise ConfigError(
+            f"training.init_from: {initial.uri} was trained with canaries, which a run with "
+            "evaluation.canaries adds for a diagnosis; start from a model without them"
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Any
 from aigc_ops.core.artifacts import DatasetRef
 from aigc_ops.core.errors import AigcOpsError
 from aigc_ops.core.state_dir import full_disk_message, home
+from aigc_ops.data.canaries import require_canaries
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.models import require_fit
 from aigc_ops.pipeline.run_config import RunConfig
@@ -26,6 +27,7 @@ def require_stages(config: RunConfig[Any], dataset: DatasetRef) -> None:
     modality.evaluation.require(
         dataset, config.evaluation.section(modality.name), config.evaluation
     )
+    require_canaries(dataset, config.evaluation.canaries, seed=config.seed)
     if shortage := full_disk_message(home(), NEEDED_BYTES):
         raise AigcOpsError(
             f"{shortage}, and a run needs {NEEDED_BYTES:,}; free space (`aigc-ops cache prune`), "

@@ -24,6 +24,7 @@ from aigc_ops.core.state_dir import home
 from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data import DataConfig
 from aigc_ops.evaluation import EvaluationConfig, evaluate
+from aigc_ops.evaluation.canaries import audit_section
 from aigc_ops.evaluation.paired import compare, compare_costs, side_by_side
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.media import Section
@@ -31,6 +32,7 @@ from aigc_ops.promotion.config import PromotionConfig
 from aigc_ops.promotion.gate import Costs, Ruling, guards_of, judge, num_looks, unequal
 from aigc_ops.promotion.packet import write_packet
 from aigc_ops.promotion.validity import (
+    canary_ruling,
     first_version_ruling,
     invalid_reason,
     memorisation_reason,
@@ -89,6 +91,8 @@ def promote(
     moved = registry.reconcile(version.name, context.promotion.guard)
     champion = champion_of(version.name)
     if champion == version:
+        # Only an alias that was moved outside aigc-ops can name a version with canaries.
+        registry.require_servable(version)
         return Verdict(
             model=version,
             promoted=True,
@@ -176,7 +180,7 @@ def _load_or_evaluate(
             candidate,
             rival,
             ruling,
-            _sample_sections(sides, names, context),
+            [*_sample_sections(sides, names, context), *audit_section(candidate.scores)],
             [(n, store.curves_of(side.version)) for n, side in zip(names, sides, strict=True)],
             context.promotion,
         )
@@ -213,7 +217,8 @@ def _decide(
     candidate: Evidence, champion: ModelVersion | None, context: PromotionContext
 ) -> tuple[Ruling, Evidence, Evidence | None]:
     """Return the gate's ruling, and both records with the scores of the last interim analysis."""
-    invalid = _validity_ruling(candidate.scores, context)
+    invalid = canary_ruling(candidate.provenance, candidate.scores)
+    invalid = invalid or _validity_ruling(candidate.scores, context)
     if champion is None:
         if invalid:
             return invalid, candidate, None

@@ -1,8 +1,12 @@
 """Checks of scores before they may support a promotion: validity and memorisation."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from aigc_ops.core.artifacts import Score, Scores
+from aigc_ops.evaluation.canaries import audit_text
+from aigc_ops.interfaces.canaries import canaries_of
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.evaluation import BASELINE, COPIES, COPY_POWER
 from aigc_ops.promotion.config import PromotionConfig
@@ -22,6 +26,19 @@ def invalid_reason(scores: Scores | None) -> str | None:
     if scores.primary not in scores.values:
         return f"its primary metric {scores.primary} was not measured"
     return None
+
+
+def canary_ruling(provenance: Mapping[str, Any], scores: Scores | None) -> Ruling | None:
+    """Return the rejection of a version that was trained with canaries, None for others."""
+    canaries = canaries_of(provenance)
+    if canaries is None:
+        return None
+    reason = (
+        f"a run with canaries is a diagnosis: it was trained with some of {canaries.num} random "
+        "canaries and is never promoted; train without evaluation.canaries"
+    )
+    text = audit_text(scores.values) if scores else None
+    return Ruling(outcome="keep", reasons=(reason, *([text] if text else [])))
 
 
 def memorisation_reason(scores: Scores | None, config: PromotionConfig) -> str | None:

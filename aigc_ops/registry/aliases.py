@@ -14,12 +14,13 @@ from pydantic import StringConstraints, field_validator
 from aigc_ops.core.artifacts import ModelVersion, Record
 from aigc_ops.core.errors import DecisionError, RegistryError, StaleDecision
 from aigc_ops.core.escaping import printable
+from aigc_ops.interfaces.canaries import canaries_of
 from aigc_ops.registry import audit_log
 from aigc_ops.registry.audit_log import Action, Aliases, Entry
 from aigc_ops.registry.client import connect, faults
 from aigc_ops.registry.lock import store_lock
 from aigc_ops.registry.model_card import with_decision
-from aigc_ops.registry.resolution import verify_stored
+from aigc_ops.registry.resolution import stored_provenance
 from aigc_ops.registry.versions import (
     ALIASES,
     AUDIT_TAG,
@@ -84,6 +85,7 @@ def promote(
             return None
         _require_champion(version, aliases, champion)
         _require_not_rejected(model, version, decision)
+        require_servable(version)
         earlier = _approvals(model, version, decision)
         if decision.who.casefold() in earlier:
             raise DecisionError(
@@ -91,8 +93,6 @@ def promote(
             )
         if len(earlier) + 1 < reviewers:
             return _decide(client, model, "approve", version, aliases, dict(aliases), decision)
-        # The store's copy is downloaded and verified now: it is what will be served.
-        verify_stored(version)
         after = {**aliases, CHAMPION: version.version}
         if champion is not None:
             after[PREVIOUS] = champion
@@ -158,7 +158,7 @@ def rollback(name: str, to: int | None, decision: Decision) -> Entry:
                 + f"; earlier champions are {', '.join(map(str, known)) or 'none'}"
             )
         entity = _require_ready(client, name, target)
-        verify_stored(to_noun(entity))
+        require_servable(to_noun(entity))
         after = {**aliases, CHAMPION: target}
         if current := aliases.get(CHAMPION):
             after[PREVIOUS] = current
@@ -186,6 +186,16 @@ def reconcile(name: str, mode: Literal["flag", "revert"]) -> list[str]:
             entity = _require_ready(client, name, recorded.get(CHAMPION) or version)
             _decide(client, model, "revert", to_noun(entity), aliases, recorded, decision)
         return moves
+
+
+def require_servable(version: ModelVersion) -> None:
+    """Raise CheckpointError for a version that is damaged, DecisionError for one with canaries."""
+    # The store's copy is downloaded and verified now: it is what will be served.
+    if canaries_of(stored_provenance(version)):
+        raise DecisionError(
+            f"{version.uri} was trained with canaries: such a run is a diagnosis and is never "
+            "promoted; train without evaluation.canaries"
+        )
 
 
 def _unchallenged(aliases: Aliases, version: ModelVersion) -> Aliases:

@@ -163,6 +163,7 @@ def run_key(
     *,
     seed: int,
     initial: Checkpoint | None = None,
+    canaries: int = 0,
 ) -> str:
     """Return the key of a training run: 16 hex digits over all that decides its weights.
 
@@ -183,6 +184,9 @@ def run_key(
     local = {
         name: Path(path) for name, path in collect_inputs(model).items() if Path(path).exists()
     }
+    # Runs without canaries keep the key that they had before there were any.
+    if canaries:
+        decisive["canaries"] = canaries
     if local:
         decisive["files"] = {name: path_digest(path) for name, path in local.items()}
     return json_digest(decisive)[:16]

@@ -57,6 +57,8 @@ class TrainingJob:
     """Values stored in the provenance of each checkpoint."""
     cache: Path | None = None
     """Folder of the cache for examples made of large texts."""
+    plant: Callable[[TrainingData], TrainingData] = lambda data: data
+    """Function that adds canaries to the training data; monitoring does not see them."""
 
 
 def train(job: TrainingJob) -> Checkpoint:
@@ -115,7 +117,8 @@ def _components(job: TrainingJob, processes: ProcessGroup) -> _Components:
     data = job.read_data("train")
     if len(data) == 0:
         raise TrainingError("the training split is empty; there is nothing to learn from")
-    state = _initial_state(job, data, processes, precision)
+    planted = job.plant(data)
+    state = _initial_state(job, planted, processes, precision)
     model = state.model
     read_heldout = partial(job.read_data, "heldout") if job.dataset.num_heldout else None
     num_rows = config.batch_size // (config.micro_batches * processes.size)
@@ -126,7 +129,7 @@ def _components(job: TrainingJob, processes: ProcessGroup) -> _Components:
         data=data,
         take_step=make_take_step(state, config, processes=processes, precision=precision),
         batches=Batches(
-            Examples(model, data, processes.device, job.cache), config, job.seed, processes
+            Examples(model, planted, processes.device, job.cache), config, job.seed, processes
         ),
         watchdog=Watchdog(config.watch, online, job.folder, job.tracker, processes),
         curves=Curves(modality.rate_name, is_scaled=state.scaler.is_enabled()),

@@ -15,6 +15,7 @@ from aigc_ops.modalities.image.config import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from aigc_ops.interfaces.canaries import CanaryHooks
     from aigc_ops.interfaces.evaluation import EvaluationHooks
     from aigc_ops.interfaces.ingestion import DataHooks
     from aigc_ops.interfaces.sampling import RequestFields, SampleCodec
@@ -64,6 +65,12 @@ class Image(Modality["Tensor"]):
         from aigc_ops.modalities.image.evaluation import ImageEvaluation
 
         return ImageEvaluation()
+
+    @cached_property
+    def canaries(self) -> "CanaryHooks":
+        from aigc_ops.modalities.image.canaries import ImageCanaries
+
+        return ImageCanaries()
 
 
 MODALITY = Image()

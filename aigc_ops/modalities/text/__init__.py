@@ -13,6 +13,7 @@ from aigc_ops.modalities.text.config import (
 )
 
 if TYPE_CHECKING:
+    from aigc_ops.interfaces.canaries import CanaryHooks
     from aigc_ops.interfaces.evaluation import EvaluationHooks
     from aigc_ops.interfaces.ingestion import DataHooks
     from aigc_ops.interfaces.sampling import RequestFields, SampleCodec
@@ -63,6 +64,12 @@ class Text(Modality[list[str]]):
         from aigc_ops.modalities.text.evaluation import TextEvaluation
 
         return TextEvaluation()
+
+    @cached_property
+    def canaries(self) -> "CanaryHooks":
+        from aigc_ops.modalities.text.canaries import TextCanaries
+
+        return TextCanaries()
 
 
 MODALITY = Text()

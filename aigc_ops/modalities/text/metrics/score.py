@@ -245,10 +245,15 @@ def _exp(nats: float) -> float:
 
 
 @torch.inference_mode()
-def negative_log_likelihood(model: TextModel, data: TextData) -> tuple[Array, Array]:
-    """Return the negative log-likelihood (nats) and tokens of each text, both (N,) float64."""
+def negative_log_likelihood(
+    model: TextModel, data: TextData, *, noun: str = "held-out text"
+) -> tuple[Array, Array]:
+    """Return the negative log-likelihood (nats) and tokens of each text, both (N,) float64.
+
+    `noun` names a text in messages. Raises EvaluationError if a value is not finite.
+    """
     nats, num_tokens = [], []
-    with progress_bar(total=len(data), desc="held-out texts", unit="texts") as bar:
+    with progress_bar(total=len(data), desc=f"{noun}s", unit="texts") as bar:
         for start in range(0, len(data), NUM_TEXTS_AT_ONCE):
             part = data.take(range(start, min(start + NUM_TEXTS_AT_ONCE, len(data))))
             likelihoods, counts = model.log_likelihood(part)
@@ -259,7 +264,7 @@ def negative_log_likelihood(model: TextModel, data: TextData) -> tuple[Array, Ar
     if not total.isfinite().all():
         index = int((~total.isfinite()).nonzero()[0])
         raise EvaluationError(
-            f"the log-likelihood of held-out text {index} is {-total[index].item()}; expected a "
+            f"the log-likelihood of {noun} {index} is {-total[index].item()}; expected a "
             "finite value; the weights are damaged or the training diverged"
         )
     return total.numpy(), torch.cat(num_tokens).numpy()
