@@ -1,12 +1,17 @@
 """The interface by which a stage logs metrics and files; the registry implements it for MLflow."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 from tqdm import tqdm
+
+_subjects: ContextVar[tuple[str, ...]] = ContextVar("subjects", default=())
+"""What the current work is about, for progress bars; the outermost first."""
 
 
 class Tracker(Protocol):
@@ -54,8 +59,29 @@ class SilentTracker:
         return {}
 
 
-def progress_bar(iterable: Any = None, **options: Any) -> Any:
-    """Return a tqdm bar on standard error, redrawn every 0.1 s, in a log file every 10 s."""
+@contextmanager
+def progress_of(subject: str) -> Iterator[None]:
+    """Name the subject of the work, such as `version 3`, in progress bars within the block."""
+    token = _subjects.set((*_subjects.get(), subject) if subject else _subjects.get())
+    try:
+        yield
+    finally:
+        _subjects.reset(token)
+
+
+def progress_bar(iterable: Any = None, *, desc: str, **options: Any) -> Any:
+    """Return a tqdm bar on standard error, redrawn every 0.1 s, in a log file every 10 s.
+
+    Before the description stand the subjects of `progress_of`.
+    """
     # In a file each redraw is a new line.
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(iterable, file=sys.stderr, mininterval=interval, maxinterval=interval, **options)
+    subjects = ", ".join(_subjects.get())
+    return tqdm(
+        iterable,
+        file=sys.stderr,
+        mininterval=interval,
+        maxinterval=interval,
+        desc=f"{subjects}: {desc}" if subjects else desc,
+        **options,
+    )

@@ -36,8 +36,8 @@ def make_context(
     )
 
 
-def load(checkpoint: Checkpoint, config: EvaluationConfig) -> LoadedModel:
-    """Return the checkpoint's model on its device, in eval mode."""
+def load(checkpoint: Checkpoint, config: EvaluationConfig, *, name: str = "") -> LoadedModel:
+    """Return the checkpoint's model on its device, in eval mode; `name` is for progress bars."""
     folder = Path(checkpoint.uri)
     # The digest is checked again: the folder may have changed since the checkpoint was made.
     model = load_model(folder, expected=checkpoint.manifest_digest)
@@ -48,4 +48,5 @@ def load(checkpoint: Checkpoint, config: EvaluationConfig) -> LoadedModel:
         checkpoint=checkpoint,
         model=model.to(choose_device(config.device)).eval(),
         content_digest=json_digest([digests[WEIGHTS], digests[MODEL_JSON]]),
+        name=name,
     )

@@ -46,14 +46,16 @@ def compare(
     *,
     seed: int,
     cache: Path,
+    names: tuple[str, str] = ("", ""),
 ) -> Paired:
     """Return the paired difference of two checkpoints on their modality's primary metric.
 
-    Both get the same seeds, requests and reference. Samples of an earlier evaluation, stored beside
-    `cache`, may be reused. Raises EvaluationError when a model does not fit the data.
+    Both get the same seeds, requests and reference. What an earlier evaluation computed, stored
+    beside `cache`, is reused. `names` are those of both in progress bars. Raises EvaluationError
+    when a model does not fit the data.
     """
     context = make_context(ref, data_config, config, seed=seed, cache=cache)
-    models = (load(candidate, config), load(champion, config))
+    models = (load(candidate, config, name=names[0]), load(champion, config, name=names[1]))
     return find_modality(ref.modality).evaluation.compare(*models, context)
 
 

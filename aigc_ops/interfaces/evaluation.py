@@ -64,6 +64,8 @@ class LoadedModel:
     model: "Generative[Any]"
     content_digest: str
     """Digest of weights and config; a registered version has the digest of its training run."""
+    name: str = ""
+    """Name in progress bars, such as `version 3`; empty: none."""
 
 
 @dataclass(frozen=True)

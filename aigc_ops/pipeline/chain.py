@@ -295,7 +295,9 @@ def promote_stage(
     context = PromotionContext(
         dataset, config.data, config.evaluation, config.promotion, config.seed
     )
-    return promote(version, context, flow_run=flow_run)
+    verdict = promote(version, context, flow_run=flow_run)
+    caches.trim()  # a comparison keeps samples of both models
+    return verdict
 
 
 def package_stage(config: Config, version: ModelVersion) -> BentoTag:

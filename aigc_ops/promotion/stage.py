@@ -21,7 +21,7 @@ from aigc_ops.core.errors import (
     RegistryError,
 )
 from aigc_ops.core.state_dir import home
-from aigc_ops.core.tracking import SilentTracker
+from aigc_ops.core.tracking import SilentTracker, progress_of
 from aigc_ops.data import DataConfig
 from aigc_ops.evaluation import EvaluationConfig, evaluate
 from aigc_ops.evaluation.canaries import audit_section
@@ -262,31 +262,35 @@ def _sequential_test(
         sampling=compare_costs(checkpoint, champion, context.evaluation, limit=limit),
         growth=candidate.num_bytes / max(1, rival.num_bytes),
     )
+    names = (f"version {candidate.version.version}", f"version {rival.version.version}")
     for look in range(1, looks + 1):
         evaluation = context.evaluation
         if growing:
             num = int(str(first)) * 2 ** (look - 1)
             evaluation = evaluation.with_section(modality, **{growing: num})
-        # 2. The paired comparison: same seeds and requests, so what both models share cancels.
-        paired = compare(
-            checkpoint,
-            champion,
-            context.dataset,
-            context.data,
-            evaluation,
-            seed=context.seed,
-            cache=context.cache,
-        )
-        # 3. The scores for the guards. Stored ones serve while their evaluation conditions are
-        #    equal. The champion's may be older than a guard or have fewer samples. The candidate's
-        #    may be of other conditions than this run's, which only the second test shows.
-        is_fresh = look > 1 or paired.metric != scores.primary
-        if is_fresh:
-            scores = _evaluate_quietly(checkpoint, evaluation, context)
-        if rival_scores is None or not _is_comparable(scores, rival_scores):
-            rival_scores = _evaluate_quietly(champion, evaluation, context)
-            if not (is_fresh or _is_comparable(scores, rival_scores)):
-                scores = _evaluate_quietly(checkpoint, evaluation, context)
+        with progress_of(f"look {look} of {looks}"):
+            # 2. The paired comparison: same seeds and requests, so what both share cancels.
+            paired = compare(
+                checkpoint,
+                champion,
+                context.dataset,
+                context.data,
+                evaluation,
+                seed=context.seed,
+                cache=context.cache,
+                names=names,
+            )
+            # 3. The scores for the guards. Stored ones serve while their evaluation conditions are
+            #    equal. The champion's may be older than a guard or have fewer samples. The
+            #    candidate's may be of other conditions than this run's, which only the second test
+            #    shows.
+            is_fresh = look > 1 or paired.metric != scores.primary
+            if is_fresh:
+                scores = _evaluate_quietly(checkpoint, evaluation, context, name=names[0])
+            if rival_scores is None or not _is_comparable(scores, rival_scores):
+                rival_scores = _evaluate_quietly(champion, evaluation, context, name=names[1])
+                if not (is_fresh or _is_comparable(scores, rival_scores)):
+                    scores = _evaluate_quietly(checkpoint, evaluation, context, name=names[0])
         guards = guards_of(scores, rival_scores, costs, context.promotion)
         # 4. The ruling. Memorisation may become significant only with more samples.
         ruling = _validity_ruling(scores, context) or judge(
@@ -310,18 +314,22 @@ def _is_comparable(scores: Scores, reference: Scores) -> bool:
 
 
 def _evaluate_quietly(
-    checkpoint: Checkpoint, evaluation: EvaluationConfig, context: PromotionContext
+    checkpoint: Checkpoint, evaluation: EvaluationConfig, context: PromotionContext, *, name: str
 ) -> Scores:
-    """Return scores under this run's evaluation conditions; nothing is logged to MLflow."""
+    """Return scores under this run's evaluation conditions; nothing is logged to MLflow.
+
+    `name` is the model's name in progress bars.
+    """
     # One folder per model and config: no evaluation overwrites the report of another one.
     digest = json_digest([checkpoint.manifest_digest, evaluation.stable_dump()])
-    return evaluate(
-        checkpoint,
-        context.dataset,
-        context.data,
-        evaluation,
-        seed=context.seed,
-        cache=context.cache,
-        folder=home() / "evaluations" / "compared" / digest[:16],
-        tracker=SilentTracker(),
-    )
+    with progress_of(name):
+        return evaluate(
+            checkpoint,
+            context.dataset,
+            context.data,
+            evaluation,
+            seed=context.seed,
+            cache=context.cache,
+            folder=home() / "evaluations" / "compared" / digest[:16],
+            tracker=SilentTracker(),
+        )

@@ -27,14 +27,35 @@ def cached_arrays(
     They lie in `name`.safetensors, their description beside it. A damaged entry is computed again
     with a warning. A second process waits for the first.
     """
+
+    def extend(cached: Arrays | None) -> Arrays | None:
+        return compute() if cached is None else None
+
+    return extended_arrays(extend, description, cache, name=name)
+
+
+def extended_arrays(
+    extend: Callable[[Arrays | None], Arrays | None],
+    description: Mapping[str, JsonValue],
+    cache: Path,
+    *,
+    name: str,
+) -> Arrays:
+    """Return the cached arrays of a description, replaced by what `extend` makes of them.
+
+    `extend` gets None where nothing is cached, and returns None where the cached ones suffice.
+    Otherwise like `cached_arrays`.
+    """
     from filelock import FileLock
 
     folder = cache / json_digest(description)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if (cached := _read(folder, name)) is not None:
+        cached = _read(folder, name)
+        arrays = extend(cached)
+        if arrays is None:
+            assert cached is not None, description
             return cached
-        arrays = compute()
 
         def fill(partial: Path) -> None:
             # safetensors writes raw memory, whatever the order of an array's axes.

@@ -55,6 +55,11 @@ def shuffled(num: int) -> NDArray[np.intp]:
     return np.random.default_rng(0).permutation(num)
 
 
+def rows_at_once(num_bytes: int) -> int:
+    """Return how many samples of `num_bytes` each are read or generated at once."""
+    return max(1, MAX_BYTES_AT_ONCE // num_bytes)
+
+
 def gather_features(
     blocks: Sequence[Block],
     read: Callable[[NDArray[np.intp]], Any],
@@ -68,7 +73,7 @@ def gather_features(
     `read` returns the samples at given indices, for at most 256 MiB of samples of `num_bytes`
     each. `what` names them in the progress bar.
     """
-    at_once = max(1, MAX_BYTES_AT_ONCE // num_bytes)
+    at_once = rows_at_once(num_bytes)
     parts = []
     for block in blocks:
         accumulator = block.accumulator(extractor.identity.width)

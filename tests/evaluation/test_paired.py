@@ -63,12 +63,19 @@ def test_what_an_evaluation_generated_is_not_generated_again(
     difference, num = compared(20)
     assert (drawn, num) == ([], 20)
     assert difference != 0
-    assert compared(24)[1] == 24
-    assert drawn == [24, 24]  # more than were kept
-    assert compared(20)[0] == pytest.approx(difference, rel=1e-5)
+    assert compared(80)[1] == 80
+    assert drawn == [64, 16] * 2  # 20 are less than a whole batch, which is what can be used again
+    assert compared(144)[1] == 144
+    assert drawn == [64, 16] * 2 + [64, 16] * 2
+    drawn.clear()
+    assert compared(20)[0] == difference
+    assert drawn == [20, 20]
     monkeypatch.setattr(kept_samples, "EVALUATION_VERSION", 2)
-    compared(20)
-    assert drawn == [24, 24, 20, 20]  # kept by another version of the evaluation
+    compared(144)
+    assert drawn[2:] == [64, 64, 16] * 2  # kept by another version of the evaluation
+    monkeypatch.setattr(kept_samples, "code_digest", lambda: "other code")
+    compared(144)
+    assert drawn[8:] == [64, 64, 16] * 2  # a family may now sample otherwise
 
 
 def test_a_registered_version_has_the_digest_of_the_run_that_trained_it(

@@ -46,8 +46,8 @@ def test_a_text_model_is_scored_by_what_it_predicts(
 
 @pytest.mark.filterwarnings(FEW_TEXTS)
 def test_text_scores_are_the_same_again(gpt: Checkpoint, text_file: Path, tmp_path: Path) -> None:
-    first = judged(gpt, text_file, tmp_path / "a")
-    assert first.values == judged(gpt, text_file, tmp_path / "b").values
+    first = judged(gpt, text_file, tmp_path / "one" / "a")
+    assert first.values == judged(gpt, text_file, tmp_path / "other" / "a").values
 
 
 @pytest.mark.filterwarnings(FEW_TEXTS)

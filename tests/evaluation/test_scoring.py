@@ -102,9 +102,9 @@ def test_an_image_model_is_scored_with_its_contract(
 def test_scores_are_the_same_again_and_others_by_another_seed(
     gan: Checkpoint, image_folder: Path, tmp_path: Path
 ) -> None:
-    first = judged(gan, image_folder, tmp_path / "a")
-    again = judged(gan, image_folder, tmp_path / "b")
-    other = judged(gan, image_folder, tmp_path / "c", seed=1)
+    first = judged(gan, image_folder, tmp_path / "one" / "a")
+    again = judged(gan, image_folder, tmp_path / "other" / "a")
+    other = judged(gan, image_folder, tmp_path / "one" / "b", seed=1)
     assert first.values == again.values
     assert first.values[first.primary].value != other.values[other.primary].value
 
@@ -226,7 +226,7 @@ def test_real_digits_are_nearer_than_those_of_an_untrained_model(
     monkeypatch.setattr(
         "aigc_ops.models.gan.Gan.sample", lambda _, asked: real[: len(asked)].clone()
     )
-    copied = judged(gan, image_folder, tmp_path / "b").values["fd_efficientnet_lite0"]
+    copied = judged(gan, image_folder, tmp_path / "copied" / "b").values["fd_efficientnet_lite0"]
     assert copied.high < untrained.low
 
 

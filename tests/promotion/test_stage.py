@@ -9,6 +9,7 @@ import pytest
 from aigc_ops.core.artifacts import ModelVersion, Score, Scores, Verdict
 from aigc_ops.core.errors import DecisionError
 from aigc_ops.core.state_dir import home
+from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.pipeline import chain
 from aigc_ops.pipeline.run_config import RunConfig, parse_config
 from aigc_ops.promotion import stage
@@ -134,6 +135,49 @@ def test_a_first_version_below_the_baseline_is_held_back_and_a_person_may_approv
     assert approve(version, who="Ann", reason="a try").promoted
 
 
+def test_a_second_look_draws_the_new_samples_alone_and_names_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = write_images(tmp_path / "images")
+    first, _ = made(images, 0, num=64)
+    crown(first)
+    passes: list[tuple[str, int]] = []
+    features = Extractor.features
+
+    def counted(self: Extractor, samples: Any, *, what: str) -> Any:
+        passes.append((what, len(samples)))
+        return features(self, samples, what=what)
+
+    settings = {"min_improvement": 0, "false_promotion_rate": NEVER, "max_samples": 128}
+    config = config_of(images, 1, 64, 2, **settings)
+    dataset = chain.open_data(config)
+    checkpoint = chain.train_stage(config, dataset)
+    scores = chain.evaluate_stage(config, dataset, checkpoint)
+    version = chain.register_stage(config, dataset, checkpoint, scores)
+    monkeypatch.setattr(Extractor, "features", counted)
+    capsys.readouterr()
+    chain.promote_stage(config, dataset, version)
+    found = read_packet(version).content
+    assert (found["ruling"]["looks"], found["ruling"]["num"]) == (2, 128)
+    drawn = [each for each in passes if each[0] in ("the samples", "the baseline")]
+    # The champion was drawn with the seed of its own run, so its first look is new.
+    assert sorted(drawn) == [("the baseline", 64)] + [("the samples", 64)] * 3
+    shown = capsys.readouterr().err
+    for subject in ("look 1 of 2, version 1", "look 2 of 2, version 1", "look 2 of 2, version 2"):
+        assert f"{subject}: sample:" in shown, shown
+        assert f"{subject}: features of the samples:" in shown, shown
+    passes.clear()
+    weighed(images, version, 1, num=64, **{**settings, "max_growth": 5})
+    assert [each for each in passes if each[0] == "the samples"] == []
+    # Without what was kept, the packet has the same numbers to the last bit.
+    shutil.rmtree(home() / "cache" / "samples")
+    weighed(images, version, 1, num=64, **{**settings, "max_growth": 6})
+    assert [each for each in passes if each[0] == "the samples"] != []
+    anew = read_packet(version).content
+    assert anew["scores"] == found["scores"]
+    assert anew["ruling"]["reasons"][0] == found["ruling"]["reasons"][0]
+
+
 def test_a_version_whose_copies_were_not_examined_waits_for_a_person(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     _, verdict = made(images, 0, **{**LENIENT, "unexamined": "ask"})
@@ -181,8 +225,8 @@ def test_copying_that_only_more_samples_show_keeps_a_version_back(
     made(images, 0, **LENIENT)
     evaluated = stage._evaluate_quietly
 
-    def copying(*arguments: Any) -> Scores:
-        scores = evaluated(*arguments)
+    def copying(*arguments: Any, **named: Any) -> Scores:
+        scores = evaluated(*arguments, **named)
         copies = Score(value=0.5, low=0.4, high=0.6, contract={})
         return scores.model_copy(update={"values": {**scores.values, "copies_in_pixels": copies}})
 

@@ -24,7 +24,7 @@ from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
 from aigc_ops.modalities.image.metrics.closeness import NEXT, nearest
 from aigc_ops.modalities.image.metrics.controls import evaluate_controls
 from aigc_ops.modalities.image.metrics.grids import class_grid, pairs_grid
-from aigc_ops.modalities.image.metrics.kept_samples import first_samples, keep_samples
+from aigc_ops.modalities.image.metrics.kept_samples import first_samples
 from aigc_ops.modalities.image.metrics.likelihood import score_heldout
 from aigc_ops.modalities.image.metrics.memorisation import MIN_HELDOUT, ImageFeatures
 from aigc_ops.modalities.image.metrics.report import (
@@ -76,12 +76,10 @@ class ImageEvaluation(EvaluationHooks):
 
     def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
         """Return every score; models with controls or a likelihood add files."""
-        # 1. Scores of generated samples. The samples are stored, so that a later comparison with
-        #    this model generates nothing again.
+        # 1. Scores of generated samples.
         model = _image_model(candidate)
         extractor = load_extractor(context.section, context.settings)
-        scores = score_images(model, context, extractor)
-        keep_samples(scores.samples, candidate, extractor, seed=context.seed, cache=context.cache)
+        scores = score_images(candidate, context, extractor)
         num_classes = model.shape.num_classes
         grid = class_grid(scores.samples.images, num_classes)
         sections = sample_sections(scores, grid, num_classes)

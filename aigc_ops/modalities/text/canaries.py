@@ -11,7 +11,7 @@ from aigc_ops.core.errors import EvaluationError
 from aigc_ops.interfaces.canaries import CanaryHooks, CanaryScores
 from aigc_ops.interfaces.data import TrainingData
 from aigc_ops.interfaces.evaluation import EvaluationContext, LoadedModel
-from aigc_ops.modalities.text.metrics.score import negative_log_likelihood
+from aigc_ops.modalities.text.metrics.kept_texts import negative_log_likelihood
 from aigc_ops.modalities.text.model import TextData, TextModel
 
 MAX_READ = 10_000  # texts from which the characters and the usual length are taken

@@ -19,14 +19,11 @@ from aigc_ops.interfaces.media import Section, Table, Text
 from aigc_ops.modalities.text.config import TextEvaluationConfig
 from aigc_ops.modalities.text.metrics import EVALUATION_VERSION
 from aigc_ops.modalities.text.metrics.generated import search_rows
+from aigc_ops.modalities.text.metrics.kept_texts import KeptTexts
 from aigc_ops.modalities.text.metrics.minilm import load_text_extractor
 from aigc_ops.modalities.text.metrics.overlap import nearest_passage, overlap
 from aigc_ops.modalities.text.metrics.report import text_findings
-from aigc_ops.modalities.text.metrics.score import (
-    negative_log_likelihood,
-    score_texts,
-    text_terms,
-)
+from aigc_ops.modalities.text.metrics.score import score_texts, text_terms
 from aigc_ops.modalities.text.metrics.verbatim import MIN_HELDOUT
 from aigc_ops.modalities.text.model import TextModel
 from aigc_ops.modalities.text.requests import PROMPT, prompt_conditions
@@ -68,7 +65,7 @@ class TextEvaluation(EvaluationHooks):
 
     def evaluate(self, candidate: LoadedModel, context: EvaluationContext) -> Evaluation:
         """Return scores of predicted held-out texts and of generated texts."""
-        scores = score_texts(_text_model(candidate), context)
+        scores = score_texts(candidate, context)
         return Evaluation(
             primary=scores.primary,
             values=scores.values,
@@ -87,7 +84,7 @@ class TextEvaluation(EvaluationHooks):
         # Bytes rather than tokens in the denominator: the two models may have different tokenizers.
         num_bytes = np.array([float(len(text.encode())) for text in data.texts])
         bits = [
-            negative_log_likelihood(_text_model(each), data)[0] / math.log(2)
+            KeptTexts(each, context).likelihoods(data)[0] / math.log(2)
             for each in (candidate, champion)
         ]
         error = paired_ratio_error(bits[0], bits[1], num_bytes)

@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from aigc_ops.compute.random import derive_seed
-from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.model import ImageData
-from aigc_ops.statistics.extraction import gather_features, plan_blocks
-from aigc_ops.statistics.moments import FeatureSet
 
 
 class PixelGaussian:
@@ -41,15 +38,3 @@ class PixelGaussian:
             noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
             images.append((mean + deviation * noise).round().clamp(0, 255).to(torch.uint8))
         return torch.stack(images)
-
-
-def baseline_features(data: ImageData, extractor: Extractor, *, num: int, seed: int) -> FeatureSet:
-    """Return the features of `num` samples of the baseline that is fitted to the images."""
-    baseline = PixelGaussian(data)
-    return gather_features(
-        plan_blocks(num, scattered=False),
-        lambda indices: baseline.sample(indices, seed=seed),
-        extractor,
-        num_bytes=data.shape.channels * data.shape.height * data.shape.width,
-        what="the baseline",
-    )

@@ -5,14 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import JsonValue
 from torch import Tensor
 
 from aigc_ops.compute.random import sample_seeds
-from aigc_ops.core.artifacts import DatasetRef, ImageShape, Score
-from aigc_ops.core.errors import EvaluationError
-from aigc_ops.interfaces.evaluation import BASELINE, COPIES, COPY_POWER, EvaluationContext
+from aigc_ops.core.artifacts import Score
+from aigc_ops.interfaces.evaluation import (
+    BASELINE,
+    COPIES,
+    COPY_POWER,
+    EvaluationContext,
+    LoadedModel,
+)
 from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.modalities.image.config import ImageEvaluationConfig
 from aigc_ops.modalities.image.extractors.base import Extractor
@@ -20,6 +24,7 @@ from aigc_ops.modalities.image.metrics.alterations import USUAL
 from aigc_ops.modalities.image.metrics.classes import class_estimates, num_tested
 from aigc_ops.modalities.image.metrics.closeness import Nearest
 from aigc_ops.modalities.image.metrics.inception_score import NUM_SPLITS, inception_scores
+from aigc_ops.modalities.image.metrics.kept_samples import check_shape, kept_samples
 from aigc_ops.modalities.image.metrics.memorisation import (
     ImageFeatures,
     Memorisation,
@@ -36,7 +41,6 @@ from aigc_ops.statistics.comparability import (
     frechet_scores,
     score_of,
 )
-from aigc_ops.statistics.extraction import gather_features, plan_blocks
 from aigc_ops.statistics.intervals import (
     Estimate,
     frechet_estimate,
@@ -44,7 +48,6 @@ from aigc_ops.statistics.intervals import (
     share_estimate,
 )
 from aigc_ops.statistics.kernel import kernel_scores
-from aigc_ops.statistics.moments import FeatureSet
 from aigc_ops.statistics.neighbours import nearest_distances, neighbour_estimates
 from aigc_ops.statistics.reference import Reference, reference_rows
 
@@ -73,10 +76,12 @@ class ImageScores:
 
 
 def score_images(
-    model: ImageModel, context: EvaluationContext, extractor: Extractor
+    loaded: LoadedModel, context: EvaluationContext, extractor: Extractor
 ) -> ImageScores:
     """Return every score of a model's samples against the data, with the images behind them."""
     ref, config, seed = context.ref, _section(context), context.seed
+    model = loaded.model
+    assert isinstance(model, ImageModel), type(model)
     # 1. Fréchet distance of all samples to the reference, for the first seed and others.
     check_shape(model, ref)
     splits = Splits(context, extractor)
@@ -84,11 +89,11 @@ def score_images(
     reference = splits.reference(config.reference)
     requests = sampler.requests(model, config.num_samples, seed=seed)
     contract = distance_contract(config.num_samples, extractor, terms, seed)
-    samples, features = generate(model, extractor, requests)
+    samples, features = kept_samples(loaded, context, extractor, config.num_samples, seed=seed)
     distance = frechet_estimate(features, reference.gaussian)
     values = frechet_scores(extractor, distance, contract)
     del contract["below_width"]  # concerns only the Fréchet distance
-    others = _other_seeds(model, extractor, config, seed, reference)
+    others = _other_seeds(loaded, context, extractor, reference)
     primary = values[extractor.metric].model_copy(update={"other_seeds": others})
     values[extractor.metric] = primary
     trivial = splits.baseline(config.num_samples, config.reference)
@@ -145,18 +150,14 @@ def _section(context: EvaluationContext) -> ImageEvaluationConfig:
 
 
 def _other_seeds(
-    model: ImageModel,
-    extractor: Extractor,
-    config: ImageEvaluationConfig,
-    seed: int,
-    reference: Reference,
+    loaded: LoadedModel, context: EvaluationContext, extractor: Extractor, reference: Reference
 ) -> tuple[float, ...]:
     """Return the distances of equally many samples for each further seed."""
+    config = _section(context)
     # The first seed of `sample_seeds` is the seed itself, which gave the score.
     distances = []
-    for other in sample_seeds(seed, config.num_seeds)[1:]:
-        requests = sampler.requests(model, config.num_samples, seed=other)
-        _, features = generate(model, extractor, requests)
+    for other in sample_seeds(context.seed, config.num_seeds)[1:]:
+        _, features = kept_samples(loaded, context, extractor, config.num_samples, seed=other)
         distances.append(frechet_value(features, reference.gaussian))
     return tuple(distances)
 
@@ -202,42 +203,3 @@ def exact_copy_scores(
 
 def _digest(image: Tensor) -> bytes:
     return hashlib.sha256(image.numpy().tobytes()).digest()
-
-
-def check_shape(model: ImageModel, ref: DatasetRef) -> None:
-    """Raise EvaluationError unless the model generates images of the data's own shape."""
-    # Class names may differ: only sizes must agree for features to be comparable.
-    model_size = _size_text(model.shape)
-    data_size = ref.image_shape and _size_text(ref.image_shape)
-    if data_size != model_size:
-        raise EvaluationError(
-            f"the model generates images of {model_size}, "
-            f"the data has {data_size}; use the data it was trained on, or set --data.image.size"
-        )
-
-
-def _size_text(shape: ImageShape) -> str:
-    return f"{shape.width}x{shape.height} with {shape.channels} channels"
-
-
-def generate(
-    model: ImageModel, extractor: Extractor, requests: Sequence[SampleRequest]
-) -> tuple[ImageFeatures, FeatureSet]:
-    """Return the first samples with their features, and the features of all samples."""
-    first: list[Tensor] = []
-
-    def generate_block(indices: NDArray[np.intp]) -> Tensor:
-        images = sampler.generate(model, [requests[index] for index in indices], progress=True)
-        # Only the first block's images are kept for reports; all together may exceed memory.
-        first[:] = first or [images]
-        return images
-
-    shape = model.shape
-    features = gather_features(
-        plan_blocks(len(requests), scattered=False),
-        generate_block,
-        extractor,
-        num_bytes=shape.channels * shape.height * shape.width,
-        what="the samples",
-    )
-    return ImageFeatures(first[0][: len(features.rows)], features.rows), features

@@ -13,7 +13,8 @@ from aigc_ops.interfaces.ingestion import Split
 from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
 from aigc_ops.modalities.image.metrics.alterations import ALTERATIONS
-from aigc_ops.modalities.image.metrics.baseline import baseline_features
+from aigc_ops.modalities.image.metrics.baseline import PixelGaussian
+from aigc_ops.modalities.image.metrics.kept_samples import Source, kept_rows
 from aigc_ops.modalities.image.metrics.memorisation import (
     COPIES_VERSION,
     MIN_HELDOUT,
@@ -121,17 +122,26 @@ class Splits:
         seed = self._context.seed
 
         def compute() -> Arrays:
-            features = baseline_features(self.images("train"), self._extractor, num=num, seed=seed)
+            data = self.images("train")
+            drawn = PixelGaussian(data)
+            source = Source(
+                lambda rows: drawn.sample(rows, seed=seed),
+                data.shape,
+                self._extractor,
+                "the baseline",
+                keeps_images=False,
+            )
+            cache = self._context.cache.with_name("samples")
+            _, features = kept_rows(source, num, made_of, cache, name="baseline")
             found = frechet_estimate(features, self.reference(reference).gaussian)
             return {"estimate": np.array([found.value, found.low, found.high])}
 
-        terms: dict[str, JsonValue] = {
+        made_of: dict[str, JsonValue] = {
             "baseline": 1,  # raise it when the baseline changes
-            "n": num,
             "seed": seed,
             "train": self.terms("train"),
-            "reference": self.terms(reference),
         }
+        terms = {**made_of, "n": num, "reference": self.terms(reference)}
         found = self._cached(compute, terms, "baseline")
         return Estimate(*found["estimate"].tolist())
 

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from aigc_ops.core.artifacts import DatasetRef, Score
 from aigc_ops.interfaces.evaluation import EvaluationContext
 from aigc_ops.modalities.text.metrics import EVALUATION_VERSION
+from aigc_ops.modalities.text.metrics.kept_texts import kept_embeddings
 from aigc_ops.modalities.text.metrics.minilm import (
     MINILM_MISSING,
     TextExtractor,
@@ -101,7 +102,7 @@ def likeness(
         context.cache,
         version=EVALUATION_VERSION,
     )
-    generated = extractor.features(texts, what="the samples")
+    generated = kept_embeddings(extractor, texts, context)
     distances = distance_contract(len(texts), extractor, terms, context.seed)
     contract = {**distances, "decoding": decoding}
     estimate = frechet_estimate(FeatureSet(generated), reference.gaussian)

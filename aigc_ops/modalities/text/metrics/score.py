@@ -1,17 +1,15 @@
 """Scores of a text model: likelihood of held-out texts, and quality of generated ones."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from pydantic import JsonValue
 
 from aigc_ops.core.artifacts import DatasetRef, Score
 from aigc_ops.core.errors import EvaluationError
-from aigc_ops.core.tracking import progress_bar
-from aigc_ops.interfaces.evaluation import BASELINE, EvaluationContext
+from aigc_ops.interfaces.evaluation import BASELINE, EvaluationContext, LoadedModel
 from aigc_ops.interfaces.ingestion import SPLITS, Split
 from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.modalities.text.metrics.generated import (
@@ -21,6 +19,11 @@ from aigc_ops.modalities.text.metrics.generated import (
     memorisation_score,
     overlap_scores,
     variety,
+)
+from aigc_ops.modalities.text.metrics.kept_texts import (
+    KeptTexts,
+    Likelihoods,
+    negative_log_likelihood,
 )
 from aigc_ops.modalities.text.metrics.kneser_ney import fit_baseline
 from aigc_ops.modalities.text.metrics.overlap import Nearest, Overlap
@@ -40,7 +43,6 @@ from aigc_ops.statistics.reference import reference_rows, reference_terms
 # Data settings that decide, besides the files, which texts are read.
 READ_AS = ("text_column", "prompt_column", "documents")
 DECODING = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "stop")
-NUM_TEXTS_AT_ONCE = 256
 NUM_SHOWN = 8
 
 
@@ -90,13 +92,15 @@ def text_terms(context: EvaluationContext) -> dict[str, JsonValue]:
     return reference_terms(context.ref, "heldout", context.settings.num_reference, appearance)
 
 
-def score_texts(model: TextModel, context: EvaluationContext) -> TextScores:
+def score_texts(loaded: LoadedModel, context: EvaluationContext) -> TextScores:
     """Return every score of a text model, and the texts they were computed from.
 
     For dialogue, bits per byte and perplexity are those of the answers given their prompts.
     """
     # 1. Likelihood of held-out texts, under the model and, after finetuning, its base model.
     ref, seed, config = context.ref, context.seed, context.section
+    model, kept = loaded.model, KeptTexts(loaded, context)
+    assert isinstance(model, TextModel), type(model)
     terms = text_terms(context)
     num = terms["num_reference"]
     assert isinstance(num, int), num
@@ -105,7 +109,18 @@ def score_texts(model: TextModel, context: EvaluationContext) -> TextScores:
     origin = model.origin(data)
     if origin is not None:
         origin.to(next(model.parameters()).device)
-    values = _predictions(model, origin, data, {"n": num, **terms}, ref, seed=seed)
+    contract: dict[str, JsonValue] = {
+        "n": num,
+        **terms,
+        "prompted": data.prompts is not None,
+        "precision": "fp32",
+        "seed": seed,
+        "interval": OTHER_TEXTS,
+    }
+    what = f"{ref.uri}: the held-out texts"
+    values = _bits_and_perplexity(
+        model, origin, data, contract, what, seed=seed, predict=kept.likelihoods
+    )
     baseline, num_counted = fit_baseline(train)
     nats, num_bytes = baseline.negative_log_likelihood(data), _num_bytes(data)
     values[f"{BASELINE}bits_per_byte"] = score_of(
@@ -117,12 +132,12 @@ def score_texts(model: TextModel, context: EvaluationContext) -> TextScores:
         },
     )
     if config.general_path:
-        values |= _forgetting(model, origin, context)
+        values |= _forgetting(kept, model, origin, context)
 
     # 2. Diversity of generated texts, and their similarity to held-out ones.
-    generated = _generate(model, origin, data, num=config.num_texts, seed=seed)
+    generated = _generate(kept, model, origin, data, num=config.num_texts, seed=seed)
     decoding: JsonValue = {name: getattr(model.config, name, None) for name in DECODING}
-    contract: dict[str, JsonValue] = {
+    contract = {
         "n": len(generated.texts),
         "reference": terms["reference"],
         "decoding": decoding,
@@ -139,31 +154,12 @@ def score_texts(model: TextModel, context: EvaluationContext) -> TextScores:
     # 4. Verbatim memorisation: greedy continuations of the beginnings of training texts.
     verbatim = None
     if config.num_beginnings:
-        verbatim = detect_verbatim_copies(model, train, heldout, num=config.num_beginnings)
+        verbatim = detect_verbatim_copies(
+            model, train, heldout, num=config.num_beginnings, generate=kept.generate
+        )
         if not isinstance(verbatim, str):
             values["copies_in_continuations"] = memorisation_score(verbatim[0], ref)
     return TextScores("bits_per_byte", values, generated, alike, overlap, nearest, train, verbatim)
-
-
-def _predictions(
-    model: TextModel,
-    origin: TextModel | None,
-    data: TextData,
-    terms: Mapping[str, JsonValue],
-    ref: DatasetRef,
-    *,
-    seed: int,
-) -> dict[str, Score]:
-    """Return bits per byte and perplexity of held-out texts."""
-    contract: dict[str, JsonValue] = {
-        **terms,
-        "prompted": data.prompts is not None,
-        "precision": "fp32",
-        "seed": seed,
-        "interval": OTHER_TEXTS,
-    }
-    what = f"{ref.uri}: the held-out texts"
-    return _bits_and_perplexity(model, origin, data, contract, what, seed=seed)
 
 
 def _bits_and_perplexity(
@@ -174,12 +170,16 @@ def _bits_and_perplexity(
     what: str,
     *,
     seed: int,
+    predict: Callable[[TextData], Likelihoods] | None = None,
 ) -> dict[str, Score]:
-    """Return bits per byte and perplexity under the model and its base model."""
+    """Return bits per byte and perplexity under the model and its base model.
+
+    `predict` returns the likelihoods under the model; None: they are computed.
+    """
     num_bytes = _num_bytes(data)
     if not num_bytes.sum():
         raise EvaluationError(f"{what} are empty; bits per byte need at least one byte")
-    nats, num_tokens = negative_log_likelihood(model, data)
+    nats, num_tokens = predict(data) if predict else negative_log_likelihood(model, data)
     bits = ratio_estimate(nats / math.log(2), num_bytes, seed=seed)
     tokens = ratio_estimate(nats, num_tokens, seed=seed)
     # exp is monotone, so the interval's ends transform like the value.
@@ -201,7 +201,13 @@ def _num_bytes(data: TextData) -> Array:
 
 
 def _generate(
-    model: TextModel, origin: TextModel | None, data: TextData, *, num: int, seed: int
+    kept: KeptTexts,
+    model: TextModel,
+    origin: TextModel | None,
+    data: TextData,
+    *,
+    num: int,
+    seed: int,
 ) -> GeneratedTexts:
     """Return texts of the model, as answers to held-out prompts if it accepts prompts.
 
@@ -209,13 +215,13 @@ def _generate(
     """
     prompts = sampler.filter_valid_prompts(model, data.prompts or (), num)
     requests = sampler.requests(model, num, seed=seed, conditions=prompt_conditions(prompts))
-    texts = sampler.generate(model, requests, progress=True)
+    texts = kept.generate(requests)
     before = sampler.generate(origin, requests[:NUM_SHOWN]) if origin is not None else []
     return GeneratedTexts(requests, texts, before)
 
 
 def _forgetting(
-    model: TextModel, origin: TextModel | None, context: EvaluationContext
+    kept: KeptTexts, model: TextModel, origin: TextModel | None, context: EvaluationContext
 ) -> dict[str, Score]:
     """Return bits per byte and perplexity of general texts, which show forgetting."""
     path, seed = context.section.general_path, context.seed
@@ -230,7 +236,9 @@ def _forgetting(
         "seed": seed,
         "interval": OTHER_TEXTS,
     }
-    values = _bits_and_perplexity(model, origin, data, contract, path, seed=seed)
+    values = _bits_and_perplexity(
+        model, origin, data, contract, path, seed=seed, predict=kept.likelihoods
+    )
     return {f"general_{name}": score for name, score in values.items()}
 
 
@@ -242,29 +250,3 @@ def _exp(nats: float) -> float:
     """Return exp(nats), at most exp(700)."""
     # JSON has no infinity, and a float64 overflows above exp(709.78).
     return math.exp(min(nats, 700.0))
-
-
-@torch.inference_mode()
-def negative_log_likelihood(
-    model: TextModel, data: TextData, *, noun: str = "held-out text"
-) -> tuple[Array, Array]:
-    """Return the negative log-likelihood (nats) and tokens of each text, both (N,) float64.
-
-    `noun` names a text in messages. Raises EvaluationError if a value is not finite.
-    """
-    nats, num_tokens = [], []
-    with progress_bar(total=len(data), desc=f"{noun}s", unit="texts") as bar:
-        for start in range(0, len(data), NUM_TEXTS_AT_ONCE):
-            part = data.take(range(start, min(start + NUM_TEXTS_AT_ONCE, len(data))))
-            likelihoods, counts = model.log_likelihood(part)
-            nats.append(-likelihoods.double())
-            num_tokens.append(counts.double())
-            bar.update(len(part))
-    total = torch.cat(nats)
-    if not total.isfinite().all():
-        index = int((~total.isfinite()).nonzero()[0])
-        raise EvaluationError(
-            f"the log-likelihood of {noun} {index} is {-total[index].item()}; expected a "
-            "finite value; the weights are damaged or the training diverged"
-        )
-    return total.numpy(), torch.cat(num_tokens).numpy()

@@ -7,8 +7,9 @@ all but 1 % of the held-out continuations.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -96,12 +97,19 @@ class VerbatimMemorisation(BaseModel):
 
 
 def detect_verbatim_copies(
-    model: TextModel, train: TextData, heldout: TextData, *, num: int
+    model: TextModel,
+    train: TextData,
+    heldout: TextData,
+    *,
+    num: int,
+    generate: Callable[[Sequence[SampleRequest]], list[str]] | None = None,
 ) -> tuple[VerbatimMemorisation, list[Continuation]] | str:
     """Return the result for at most `num` texts per split, and the copies.
 
-    Returns the reason, as a string, if memorisation cannot be measured.
+    `generate` returns the model's texts; None: they are generated. Returns the reason, as a
+    string, if memorisation cannot be measured.
     """
+    generate = generate or partial(sampler.generate, model, progress=True)
     if not model.controls().keys() >= NEEDED:
         return "this family has no controls for greedy decoding"
     # 1. Continue held-out texts. They measure how often agreement arises without training on a
@@ -117,7 +125,7 @@ def detect_verbatim_copies(
         )
     # 2. Set the bound from the control. If it exceeds the length of a continuation, memorisation
     #    can't be distinguished from repetition within the data.
-    control = _continued(model, others, rate)
+    control = _continued(model, others, rate, generate)
     bound = _bound(control)
     if bound > MAX_WORDS:
         return "held-out texts are reproduced verbatim as well, so the data repeats itself"
@@ -127,7 +135,7 @@ def detect_verbatim_copies(
     if len(beginnings) < min(num, MIN_TRAIN):
         num = len(beginnings)
         return f"only {num} training texts continue for {bound} words; {MIN_TRAIN} are needed"
-    continuations = _continued(model, beginnings, rate)
+    continuations = _continued(model, beginnings, rate, generate)
     copies = [c for c in continuations if c.num_equal >= bound]
     return _verbatim(continuations, len(copies), control, bound), copies
 
@@ -162,12 +170,15 @@ def _verbatim(
 
 
 def _continued(
-    model: TextModel, beginnings: Sequence[Beginning], rate: float
+    model: TextModel,
+    beginnings: Sequence[Beginning],
+    rate: float,
+    generate: Callable[[Sequence[SampleRequest]], list[str]],
 ) -> list[Continuation]:
     """Return the model's greedy continuation of each beginning, ordered by length."""
     # A batch runs as long as its longest text, so texts of similar length are batched.
     ordered = sorted(beginnings, key=lambda beginning: len(beginning.rest.encode()))
-    texts = sampler.generate(model, [_request(model, e, rate) for e in ordered], progress=True)
+    texts = generate([_request(model, each, rate) for each in ordered])
     return [
         Continuation(beginning, text, num_equal(words(text), words(beginning.rest)))
         for beginning, text in zip(ordered, texts, strict=True)
