@@ -6,6 +6,7 @@ Both the flow and the command line call these functions, so a stage is wired in 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,16 @@ def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> C
     start = config.training.init_from
     initial = resolution.resolve(start) if start else None
     _require_clean_start(initial)
-    key = run_key(
+    key_of = partial(
+        run_key,
         config.model,
         config.training,
         dataset,
         config.data,
-        seed=config.seed,
         initial=initial,
         canaries=num_canaries,
     )
+    key = key_of(seed=config.seed)
     if anew:
         key += time.strftime("-%Y%m%dT%H%M%SZ", time.gmtime())
     folder = RunFolder(home() / "checkpoints" / f"{config.name}-{key}")
@@ -134,6 +136,7 @@ def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> C
     more: dict[str, Any] = {}
     record: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
+        "config_key": key_of(seed=None),
         "revision": source and source.model_dump(mode="json"),
         "machine": describe_machine(),
     }

@@ -56,7 +56,7 @@ class PromotionConfig(SectionedConfig):
 
     section_types: ClassVar[Mapping[str, type[SectionConfig]]] = {"guards": GuardLimits}
     added_fields: ClassVar[frozenset[str]] = frozenset(
-        {"unexamined", "min_copy_power", "first_version_floor"}
+        {"unexamined", "min_copy_power", "first_version_floor", "better_than"}
     )
 
     approval: Approval = Field(
@@ -84,6 +84,12 @@ class PromotionConfig(SectionedConfig):
         le=0.2,
         description="Maximum probability of promoting a version that is no better than the "
         "champion, over all interim analyses together.",
+    )
+    better_than: Literal["champion", "seed_noise"] = Field(
+        default="champion",
+        description="What a version must be better than. champion: the champion's own score. "
+        "seed_noise: also what another training seed of the champion's config would give. With "
+        "fewer than five trainings of that config, a person decides.",
     )
     max_samples: int = Field(
         default=8000,

@@ -19,6 +19,7 @@ from aigc_ops.evaluation.paired import SamplingCosts
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.evaluation import Paired
 from aigc_ops.promotion.config import PromotionConfig
+from aigc_ops.promotion.seed_noise import SeedNoise
 
 Outcome = Literal["promote", "keep", "undecided"]
 
@@ -76,6 +77,9 @@ class Ruling(Record):
     looks: int = 1
     num: int | None = Field(
         default=None, description="Samples per model in the last interim analysis."
+    )
+    seed_noise: SeedNoise | None = Field(
+        default=None, description="What another seed of the champion's config would give."
     )
 
 
@@ -146,6 +150,24 @@ def judge(
         looks=look,
         num=paired.num,
     )
+
+
+def with_seed_noise(ruling: Ruling, noise: SeedNoise, config: PromotionConfig) -> Ruling:
+    """Return the ruling with what another seed of the champion's config would give.
+
+    Where the policy is `seed_noise`, a version that is no better than that is not promoted.
+    """
+    update: dict[str, object] = {"seed_noise": noise}
+    needed = config.better_than == "seed_noise" and ruling.outcome != "keep"
+    if not needed or (noise.is_known and noise.is_beyond):
+        return ruling.model_copy(update={**update, "reasons": (*ruling.reasons, noise.summary)})
+    if noise.is_known:
+        update["outcome"] = "keep"
+        first = f"{noise.summary} (promotion.better_than is seed_noise)"
+    else:
+        update["outcome"] = "undecided"
+        first = f"{noise.summary}; a person decides (promotion.better_than is seed_noise)"
+    return ruling.model_copy(update={**update, "reasons": (first, *ruling.reasons)})
 
 
 def guards_of(

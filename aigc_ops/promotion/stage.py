@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aigc_ops.core.artifacts import (
     Checkpoint,
@@ -29,8 +30,17 @@ from aigc_ops.evaluation.paired import compare, compare_costs, side_by_side
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.media import Section
 from aigc_ops.promotion.config import PromotionConfig
-from aigc_ops.promotion.gate import Costs, Ruling, guards_of, judge, num_looks, unequal
+from aigc_ops.promotion.gate import (
+    Costs,
+    Ruling,
+    guards_of,
+    judge,
+    num_looks,
+    unequal,
+    with_seed_noise,
+)
 from aigc_ops.promotion.packet import write_packet
+from aigc_ops.promotion.seed_noise import seed_noise
 from aigc_ops.promotion.validity import (
     canary_ruling,
     first_version_ruling,
@@ -43,6 +53,7 @@ from aigc_ops.registry import evidence as store
 from aigc_ops.registry.aliases import AUTOMATIC, Decision
 from aigc_ops.registry.evidence import Evidence
 from aigc_ops.registry.resolution import fetch
+from aigc_ops.registry.trainings import Training, trainings_like
 from aigc_ops.registry.versions import champion as champion_of
 
 
@@ -151,10 +162,14 @@ def _load_or_evaluate(
     """Return the ruling, the packet's digest and its folder; cached for the same evidence."""
     # 1. A packet for the same champion, settings and scores already holds the ruling. A new one
     #    would have another digest, and make the review that a person is reading stale.
-    basis = {
+    basis: dict[str, Any] = {
         "champion": champion.version if champion else None,
         "settings": context.digest(candidate.scores),
     }
+    if champion and context.promotion.better_than == "seed_noise":
+        # Further trainings of the champion's config may decide what was undecided.
+        trainings = _other_trainings(candidate, champion)
+        basis["trainings"] = [training.version for training in trainings]
     known = store.basis_of(candidate.version)
     if known.items() >= basis.items():
         try:
@@ -298,11 +313,24 @@ def _sequential_test(
         )
         if ruling.outcome != "undecided":
             break
+    # 5. How much of the difference another seed of the champion's config could explain.
+    if ruling.num is not None:
+        level = 1 - context.promotion.false_promotion_rate
+        trainings = _other_trainings(candidate, rival.version)
+        noise = seed_noise(trainings, rival.version.version, paired, level=level)
+        ruling = with_seed_noise(ruling, noise, context.promotion)
     return (
         ruling,
         candidate.model_copy(update={"scores": scores}),
         rival.model_copy(update={"scores": rival_scores}),
     )
+
+
+def _other_trainings(candidate: Evidence, champion: ModelVersion) -> tuple[Training, ...]:
+    """Return the trainings of the champion's config, without the candidate if it is one."""
+    found = trainings_like(champion)
+    own = {each.seed for each in found if each.version == candidate.version.version}
+    return tuple(each for each in found if each.seed not in own)
 
 
 def _is_comparable(scores: Scores, reference: Scores) -> bool:

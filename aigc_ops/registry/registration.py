@@ -18,11 +18,13 @@ from aigc_ops.registry.model_package import store_locally, upload_folder
 from aigc_ops.registry.runs import dataset_input, describe_run, open_run, source_tags
 from aigc_ops.registry.versions import (
     CHECKPOINT_TAG,
+    CONFIG_KEY_TAG,
     DATASET_TAG,
     DVC_TAG,
     FAMILY_TAG,
     MANIFEST_TAG,
     SCORES_TAG,
+    SEED_TAG,
     check_name,
     find_tagged,
     to_noun,
@@ -269,6 +271,9 @@ def _tags(checkpoint: Checkpoint, provenance: Mapping[str, Any], digest: str) ->
     }
     if dvc_digest := provenance.get("dvc_digest"):
         tags[DVC_TAG] = dvc_digest
+    # Both are needed to find other trainings of the same config.
+    if config_key := provenance.get("config_key"):
+        tags |= {CONFIG_KEY_TAG: config_key, SEED_TAG: str(provenance["seed"])}
     return tags | source_tags(_revision(provenance))
 
 

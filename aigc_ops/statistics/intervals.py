@@ -1,5 +1,6 @@
 """Confidence intervals of scores, from features and likelihoods that are computed already."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -189,6 +190,21 @@ def ratio_estimate(numerators: Array, denominators: Array, *, seed: int) -> Esti
     value = float(numerators.sum() / denominators.sum())
     # With few documents the percentiles may exclude the value itself.
     return Estimate(value, min(value, float(low)), max(value, float(high)))
+
+
+def prediction_interval(values: Sequence[float], level: float) -> tuple[float, float]:
+    """Return the bounds of one further value of a normal distribution, each at `level`.
+
+    Student's t with the standard deviation of at least two values (Hahn & Meeker 1991, chapter 4).
+    """
+    from scipy.special import stdtrit
+
+    num = len(values)
+    # The further value varies as well as the mean of the known ones.
+    error = float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / num)
+    reach = float(stdtrit(num - 1, level)) * error
+    mean = float(np.mean(values))
+    return mean - reach, mean + reach
 
 
 def paired_error(

@@ -161,12 +161,13 @@ def run_key(
     dataset: DatasetRef,
     data: DataConfig,
     *,
-    seed: int,
+    seed: int | None,
     initial: Checkpoint | None = None,
     canaries: int = 0,
 ) -> str:
     """Return the key of a training run: 16 hex digits over all that decides its weights.
 
+    With `seed` None it is the key of the config: of all runs that differ by their seed alone.
     The key of a config must never change, because unfinished runs are found by it. A new field
     goes into the `added_fields` of its config.
     """
