@@ -9,6 +9,7 @@ from aigc_ops.core.input_paths import collect_inputs
 from aigc_ops.core.state_dir import lock_state_dir
 from aigc_ops.data import pin_hint
 from aigc_ops.formats.stat_digest import quick_digest
+from aigc_ops.interfaces.reading import selection_lines
 from aigc_ops.pipeline import chain, run_cache
 from aigc_ops.pipeline.needs import require_stages
 from aigc_ops.pipeline.run_config import RunConfig
@@ -23,8 +24,9 @@ def run_chain(config: Config, *, force: bool = False) -> RunResult:
     """Run every stage in order; an error in one ends the run."""
     # Not a task: it only checks files and their pin, and every stage needs its result.
     dataset = chain.open_data(config)
-    if hint := pin_hint(dataset):
-        get_run_logger().warning(hint)
+    lines = selection_lines(dataset.dropped, dataset.noted)
+    for line in filter(None, [pin_hint(dataset), *lines]):
+        get_run_logger().warning(line)
     require_stages(config, dataset)
     report = stages.validate_task(config, dataset, force)
     checkpoint = stages.train_task(config, dataset, force)

@@ -115,7 +115,7 @@ def validate_command(
     config, overrides = _load_config(arguments, flags)
     require_inputs(config, Path(arguments.config), overrides, sections=["data"])
     with _state_lock():
-        dataset = _open_data(config)
+        dataset = _open_data(config, lists_rows=True)
         report = chain.validate_stage(config, dataset)
         reading = describe(dataset, config.data)
     lines = [
@@ -312,13 +312,19 @@ def _state_lock() -> AbstractContextManager[None]:
     return lock_state_dir(waiting) if is_first_process() else nullcontext()
 
 
-def _open_data(config: Any) -> DatasetRef:
+def _open_data(config: Any, *, lists_rows: bool = False) -> DatasetRef:
+    """Return the dataset after printing notes on it; `lists_rows`: the command's answer has those.
+
+    The first process of a group prints for all.
+    """
     from aigc_ops.data import pin_hint
+    from aigc_ops.interfaces.reading import selection_lines
     from aigc_ops.pipeline import chain
 
     dataset = chain.open_data(config)
-    if hint := pin_hint(dataset):
-        print(hint, file=sys.stderr)
+    lines = [] if lists_rows else selection_lines(dataset.dropped, dataset.noted)
+    for line in filter(None, [pin_hint(dataset), *lines]) if is_first_process() else ():
+        print(line, file=sys.stderr)
     return dataset
 
 

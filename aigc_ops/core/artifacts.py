@@ -48,6 +48,19 @@ class ImageShape(Record):
         return len(self.class_names)
 
 
+class RowGroup(Record):
+    """Rows of a dataset that are left out, or read otherwise than stored, for one reason."""
+
+    reason: str
+    count: int
+    examples: tuple[str, ...] = Field(description="Names of the first of them.")
+
+    def __str__(self) -> str:
+        """Return the group as a line."""
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.count} ({', '.join(self.examples)}{more}): {self.reason}"
+
+
 class DatasetRef(Record):
     """A dataset on disk: its path, size, shape of samples, digest and DVC pin."""
 
@@ -65,15 +78,22 @@ class DatasetRef(Record):
     )
     licences: tuple[str, ...] = Field(default=(), description="Distinct licences of the rows.")
     sources: tuple[str, ...] = Field(default=(), description="Distinct sources of the rows.")
+    dropped: tuple[RowGroup, ...] = Field(
+        default=(), description="Rows that are left out; the numbers of rows are without them."
+    )
+    noted: tuple[RowGroup, ...] = Field(
+        default=(), description="Rows that are read otherwise than stored, or are in doubt."
+    )
 
     @model_serializer(mode="wrap")
-    def _omit_empty_shape(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the record, without `shape` if it is None."""
-        # Digests of this record name stored results: a dataset without this field keeps the
-        # JSON, and so the digest, that it had before the field existed.
+    def _omit_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the record, without the fields added since version 0.1 that are empty."""
+        # Digests of this record name stored results: a dataset without these fields keeps the
+        # JSON, and so the digest, that it had before the fields existed.
         record: dict[str, Any] = handler(self)
-        if self.shape is None:
-            record.pop("shape", None)
+        for name in ("shape", "dropped", "noted"):
+            if not getattr(self, name):
+                record.pop(name, None)
         return record
 
     @property

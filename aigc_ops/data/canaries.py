@@ -1,14 +1,16 @@
 """Canaries of a training run: which are trained on, and the data with them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aigc_ops.compute.random import derive_seed
-from aigc_ops.core.artifacts import DatasetRef, json_digest
+from aigc_ops.core.artifacts import Checkpoint, DatasetRef, json_digest
+from aigc_ops.core.atomic_dirs import read_provenance
 from aigc_ops.core.errors import ConfigError, EvaluationError
-from aigc_ops.interfaces.canaries import Canaries, CanaryHooks, digest_with
+from aigc_ops.interfaces.canaries import Canaries, CanaryHooks, canaries_of, digest_with
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.statistics.privacy import Flags, ceiling
 
@@ -114,3 +116,13 @@ def _hooks(ref: DatasetRef) -> CanaryHooks:
             f"evaluation.canaries: the modality {modality.name} has no canaries; set it to 0"
         )
     return modality.canaries
+
+
+def require_clean_start(initial: Checkpoint | None) -> None:
+    """Raise ConfigError for first weights that were trained on canaries."""
+    # What starts from a diagnosis contains its canaries too, and its own record would not say so.
+    if initial and canaries_of(read_provenance(Path(initial.uri))):
+        raise ConfigError(
+            f"training.init_from: {initial.uri} was trained with canaries, which a run with "
+            "evaluation.canaries adds for a diagnosis; start from a model without them"
+        )

@@ -9,19 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aigc_ops.core.artifacts import DatasetRef
+from aigc_ops.core.artifacts import DatasetRef, Record
 from aigc_ops.core.errors import DataError
 from aigc_ops.core.kept_results import recall_or_compute
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.content_digest import content_digest, files_by_name, split_terms
 from aigc_ops.data.dvc import check_pin
+from aigc_ops.data.selection import Selection, select_rows
 from aigc_ops.formats.layout import find_layout
 from aigc_ops.formats.parquet import read_schema
-from aigc_ops.formats.rows import read_rows
+from aigc_ops.formats.rows import left_out_of, positioned_rows, read_rows
 from aigc_ops.formats.stat_digest import absolute
 from aigc_ops.interfaces.ingestion import SPLITS, Layout, Split, SplitRows, all_data_hooks
 from aigc_ops.interfaces.labels import class_names
-from aigc_ops.interfaces.row import Label, Row
+from aigc_ops.interfaces.row import Group, Label, Row
 from aigc_ops.provenance.code_version import code_digest
 
 if TYPE_CHECKING:
@@ -38,12 +39,21 @@ class Dataset:
 
     @cached_property
     def layout(self) -> Layout:
-        """Files of the dataset."""
-        return find_layout(Path(self.ref.uri), self.config, all_data_hooks())
+        """Files of the dataset, and the rows that are left out."""
+        layout = find_layout(Path(self.ref.uri), self.config, all_data_hooks())
+        is_selected = self.ref.dropped or self.ref.noted
+        return _opened(layout, self.config).selection.of(layout) if is_selected else layout
 
     def rows(self, split: Split) -> Iterator[Row]:
         """Yield the undecoded rows of a split, in file order."""
         return read_rows(self.layout, self.config, split)
+
+    def every_row(self, split: Split) -> Iterator[tuple[bool, Row]]:
+        """Yield all rows of a split, each with whether it is left out."""
+        for file in self.layout.files_of(split):
+            left_out = set(left_out_of(self.layout, split, Group(file)))
+            rows = positioned_rows(self.layout, self.config, split, Group(file))
+            yield from ((position in left_out, row) for position, row in rows)
 
     def read(self, split: Split) -> "TrainingData":
         """Return a split as training data; raises DataError naming the first damaged row.
@@ -58,7 +68,8 @@ class Dataset:
     def _read(self, split: Split) -> "TrainingData":
         # A stage may run long after the dataset was opened, and on another machine. The digest is
         # cached by the files' sizes and times, so this check reads no unchanged file.
-        if present_digest(Path(self.ref.uri), self.config) != self.ref.content_digest:
+        expected = self.ref.content_digest
+        if present_digest(Path(self.ref.uri), self.config, expected) != expected:
             raise DataError(f"{self.ref.uri}: changed since it was opened; run the stage again")
         hooks = self.layout.hooks
         if not self.ref.num_rows(split):
@@ -82,14 +93,30 @@ def open_dataset(config: DataConfig) -> DatasetRef:
     if not root.exists():
         where = "" if root == Path(config.path) else f"; looked in {Path.cwd()}"
         raise DataError(f"data.path: {config.path} does not exist{where}")
-    # 2. One pass over the rows, cached by files, settings and code. The code counts because a
-    # decoder's change may find another shape in the same files.
-    layout = find_layout(root, config, all_data_hooks())
+    # 2. One pass over the rows.
+    opened = _opened(find_layout(root, config, all_data_hooks()), config)
+    # 3. The pin is added last: `dvc add` changes it, but not the files in the cache key.
+    return opened.ref.model_copy(update={"dvc_digest": dvc_digest})
+
+
+class _Opened(Record):
+    """What one pass over a dataset's rows finds."""
+
+    ref: DatasetRef
+    selection: Selection
+
+
+def _opened(layout: Layout, config: DataConfig) -> _Opened:
+    """Return the record of a dataset, without its pin, and its selection.
+
+    They are cached by files, settings and code. The code counts because a decoder's change may
+    find another shape in the same files.
+    """
     files = files_by_name(layout)
     record = recall_or_compute(
         "dataset",
         {
-            "root": str(root),
+            "root": str(layout.root),
             "modality": layout.modality,
             "files": split_terms(layout, config.heldout_fraction, {name: name for name in files}),
             "config": config.decisive_values(),
@@ -98,27 +125,37 @@ def open_dataset(config: DataConfig) -> DatasetRef:
         files,
         lambda: _survey(layout, config).model_dump_json(),
     )
-    # 3. The pin is added last: `dvc add` changes it, but not the files in the cache key.
-    return DatasetRef.model_validate_json(record).model_copy(update={"dvc_digest": dvc_digest})
+    return _Opened.model_validate_json(record)
 
 
-def _survey(layout: Layout, config: DataConfig) -> DatasetRef:
-    """Return the record of a dataset, without its pin, from one pass over its rows."""
+def _survey(layout: Layout, config: DataConfig) -> _Opened:
     survey, counts = layout.hooks.survey(), _Counts()
-    for split in SPLITS:
-        for row in read_rows(layout, config, split):
-            counts.add(row, split)
-            survey.add(row)
-    return DatasetRef(
+
+    def see(row: Row, split: Split) -> None:
+        counts.add(row, split)
+        survey.add(row)
+
+    selection = select_rows(layout, config, see)
+    if selection.left_out or selection.piece_lengths:
+        # Counted again, without the rows that are left out. `see` adds to the new counts.
+        survey, counts = layout.hooks.survey(), _Counts()
+        for split in SPLITS:
+            for row in read_rows(selection.of(layout), config, split):
+                see(row, split)
+    content = content_digest(layout, config.heldout_fraction)
+    ref = DatasetRef(
         uri=str(layout.root),
         modality=layout.modality,
-        content_digest=content_digest(layout, config.heldout_fraction),
+        content_digest=selection.digest_of(content),
         num_train=counts.num_rows["train"],
         num_heldout=counts.num_rows["heldout"],
         **survey.shape_fields(config, _declared_classes(layout, config) or counts.class_names()),
         licences=tuple(sorted(counts.licences)),
         sources=tuple(sorted(counts.sources)),
+        dropped=selection.dropped,
+        noted=selection.noted,
     )
+    return _Opened(ref=ref, selection=selection)
 
 
 def read_split(ref: DatasetRef, config: DataConfig, split: Split) -> "TrainingData":
@@ -140,9 +177,14 @@ def pin_hint(ref: DatasetRef) -> str | None:
     return f"{path} is not pinned by DVC; {action} run: {command}"
 
 
-def present_digest(path: Path, config: DataConfig) -> str:
-    """Return the current content digest of the dataset at a path, with a config's settings."""
-    return content_digest(find_layout(path, config, all_data_hooks()), config.heldout_fraction)
+def present_digest(path: Path, config: DataConfig, recorded: str) -> str:
+    """Return the current content digest of the dataset at a path, with a config's settings.
+
+    `recorded` is the digest to compare with: if it is that of the files, no row is read.
+    """
+    layout = find_layout(path, config, all_data_hooks())
+    content = content_digest(layout, config.heldout_fraction)
+    return content if content == recorded else _opened(layout, config).ref.content_digest
 
 
 def _declared_classes(layout: Layout, config: DataConfig) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ def describe(ref: DatasetRef, config: DataConfig) -> Reading:
         columns=roles,
         labels_from=_labels_from(layout, roles, ref.class_names),
         unread=(*layout.unread, *unread_columns(others)),
+        dropped=ref.dropped,
+        noted=ref.noted,
     )
 
 

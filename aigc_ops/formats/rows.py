@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from aigc_ops.interfaces.row import Group, Label, Row
 
 OPTIONAL_FIELDS = ("label", "prompt", "source", "licence")
 """Row fields whose column is set by `data.FIELD_column`."""
+MOST_PIECES = 2**24
+"""Positions that each row of a file has for its pieces."""
 
 
 def is_heldout(key: bytes, fraction: float) -> bool:
@@ -33,30 +36,57 @@ def is_heldout(key: bytes, fraction: float) -> bool:
 
 
 def read_rows(layout: Layout, config: DataSettings, split: Split) -> Iterator[Row]:
-    """Yield the rows of one split in file order."""
+    """Yield the rows of one split in file order, without those that the layout leaves out."""
     for name in layout.files_of(split):
         yield from read_group(layout, config, split, Group(name))
 
 
 def read_group(layout: Layout, config: DataSettings, split: Split, group: Group) -> Iterator[Row]:
-    """Yield the rows of one split in one group; unsplit data is split by `is_heldout`.
+    """Yield the rows of one split in one group, without those that the layout leaves out."""
+    left_out = set(left_out_of(layout, split, group))
+    for position, row in positioned_rows(layout, config, split, group):
+        if position not in left_out:
+            yield row
 
-    A row of a conversation is split by the conversation's first prompt, so that neither a prompt
-    nor a conversation is in both splits.
+
+def positioned_rows(
+    layout: Layout, config: DataSettings, split: Split, group: Group
+) -> Iterator[tuple[int, Row]]:
+    """Yield position and row of all rows of one split in one group.
+
+    Unsplit data is split by `is_heldout`. A row of a conversation is split by the conversation's
+    first prompt, so that neither a prompt nor a conversation is in both splits. Pieces of a
+    document are in its split, unless the layout cuts it because a split would have too few rows.
     """
-    hooks = layout.hooks
+    hooks, length = layout.hooks, layout.piece_lengths.get(split)
     rows = (
         _parquet_rows(layout.root / group.file, hooks, config, group)
         if layout.is_parquet
         else hooks.file_rows(layout, group.file, config)
     )
-    for row in rows:
-        key = row.conversation if row.prompt is not None else row.content or b""
+
+    def is_in_split(row: Row) -> bool:
         # Data with splits of its own is read as it is.
-        if layout.files is not None or (
-            is_heldout(key, config.heldout_fraction) == (split == "heldout")
-        ):
-            yield row
+        if layout.files is not None:
+            return True
+        key = row.conversation if row.prompt is not None else row.content or b""
+        return is_heldout(key, config.heldout_fraction) == (split == "heldout")
+
+    for index, stored in enumerate(rows, group.first):
+        if length is None and not is_in_split(stored):
+            continue
+        for piece, row in enumerate(hooks.prepared(stored, config, length)):
+            if length is None or is_in_split(row):
+                yield index * MOST_PIECES + piece, row
+
+
+def left_out_of(layout: Layout, split: Split, group: Group) -> Sequence[int]:
+    """Return the ascending positions of a group's rows that a split leaves out."""
+    positions = layout.left_out.get(split, {}).get(group.origin.as_posix(), ())
+    if group.index is None:
+        return positions
+    first, end = (index * MOST_PIECES for index in (group.first, group.first + group.num))
+    return positions[bisect_left(positions, first) : bisect_left(positions, end)]
 
 
 def _parquet_rows(

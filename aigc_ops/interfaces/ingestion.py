@@ -116,6 +116,10 @@ class Layout:
     """Label of each sample file by its POSIX path, where `label_files` are given."""
     unread: tuple[Unread, ...] = ()
     """Files at `root` that are not read."""
+    left_out: Mapping[Split, Mapping[str, Sequence[int]]] = field(default_factory=dict)
+    """Ascending positions of the rows left out, by split and by POSIX path of the file."""
+    piece_lengths: Mapping[Split, int] = field(default_factory=dict)
+    """Length to which the samples of a split that would have too few rows are cut."""
 
     @property
     def hooks(self) -> "DataHooks":
@@ -166,6 +170,13 @@ class Check:
     """Largest value for `between`."""
     mostly: float = 1.0
     """Minimum share of rows that must satisfy the rule, in 0..1."""
+    flags: Sequence[str] = ()
+    """Flags that let failing rows through.
+
+    `{low}`, `{high}` and `{share}` stand for the smallest value, the largest value and the share of
+    the failing rows. A flag with `{low}` or `{high}` is named only if values are below `low` or
+    above `high`.
+    """
 
 
 class Survey:
@@ -283,6 +294,25 @@ class DataHooks(abc.ABC):
         return ()
 
     # Opening and reading
+
+    def prepared(
+        self,
+        row: Row,
+        config: DataSettings,  # noqa: ARG002
+        piece_length: int | None,  # noqa: ARG002
+    ) -> Iterator[Row]:
+        """Yield the rows that are read for a stored one: itself, converted, or its pieces.
+
+        A `piece_length` cuts the samples of a split that would have too few rows.
+        """
+        yield row
+
+    def piece_length(self, rows: Iterable[Row], share: float) -> int | None:  # noqa: ARG002
+        """Return a length of pieces that gives several held-out rows; None if none does.
+
+        `share` is the share of the pieces that are held out.
+        """
+        return None
 
     def survey(self) -> Survey:
         """Return an empty survey; all rows of both splits are added to it."""

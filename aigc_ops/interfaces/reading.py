@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from pydantic import Field
 
-from aigc_ops.core.artifacts import Record
+from aigc_ops.core.artifacts import Record, RowGroup
 from aigc_ops.core.errors import DataError
 
 MAX_UNREAD = 0.01
@@ -46,6 +46,8 @@ class Reading(Record):
     columns: dict[str, str] = Field(description="Source column of each role, where there are any.")
     labels_from: str | None = Field(description="Column, file or rule; None: there are no labels.")
     unread: tuple[Unread, ...]
+    dropped: tuple[RowGroup, ...] = ()
+    noted: tuple[RowGroup, ...] = ()
 
     def lines(self) -> list[str]:
         """Return the lines that describe it to a person."""
@@ -53,7 +55,16 @@ class Reading(Record):
         if self.labels_from and "label" not in self.columns:
             parts.append(f"label from {self.labels_from}")
         read = f"read: {self.num_rows} rows" + "".join(f", {part}" for part in parts)
-        return [read, *(f"not read: {group}" for group in self.unread)]
+        return [
+            read,
+            *(f"not read: {group}" for group in self.unread),
+            *selection_lines(self.dropped, self.noted),
+        ]
+
+
+def selection_lines(dropped: Iterable[RowGroup], noted: Iterable[RowGroup]) -> list[str]:
+    """Return the lines on rows that are left out, or read otherwise than stored."""
+    return [*(f"left out: {group}" for group in dropped), *(f"note: {group}" for group in noted)]
 
 
 def is_companion(name: PurePath) -> bool:

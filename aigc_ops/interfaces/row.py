@@ -26,6 +26,8 @@ class Row:
     """The conversation before the prompt, oldest turn first."""
     error: str | None = None
     """Reason for missing content, when there is a better one than "null"."""
+    change: str | None = None
+    """What makes the row another than the one stored; of several pieces the first has it."""
 
     @property
     def conversation(self) -> bytes:
@@ -49,3 +51,10 @@ class Group:
     """Index in the file of the first row."""
     num: int = 1
     """Number of rows, including those of the other split; meaningless for a whole file."""
+    copied_from: Path | None = None
+    """The dataset's file, where `file` is a copy in the cache."""
+
+    @property
+    def origin(self) -> Path:
+        """The dataset's own file, relative to its root."""
+        return self.copied_from or self.file

@@ -363,7 +363,7 @@ def _present_digest(path: Path, recorded: str, provenance: Mapping[str, Any]) ->
 
     config = provenance.get("config") or {}
     settings = DataConfig.model_validate({**(config.get("data") or {}), "path": str(path)})
-    return digest_with(present_digest(path, settings), canaries_of(provenance))
+    return digest_with(present_digest(path, settings, recorded), canaries_of(provenance))
 
 
 def _bring_back(facts: Facts, shown: str, dvc: str | None) -> str:

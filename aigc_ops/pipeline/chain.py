@@ -30,11 +30,11 @@ from aigc_ops.core.errors import ConfigError, ModelError, RegistryError
 from aigc_ops.core.state_dir import home, is_first_process, num_processes
 from aigc_ops.core.tracking import SilentTracker, Tracker
 from aigc_ops.data import Dataset, open_dataset, read_split
-from aigc_ops.data.canaries import make_canaries, require_canaries
+from aigc_ops.data.canaries import make_canaries, require_canaries, require_clean_start
 from aigc_ops.data.validation import worker
 from aigc_ops.data.validation.suite import require
 from aigc_ops.evaluation import EvaluationConfig, evaluate
-from aigc_ops.interfaces.canaries import CANARIES, canaries_of
+from aigc_ops.interfaces.canaries import CANARIES
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.reading import Reading
 from aigc_ops.interfaces.sections import with_present_names
@@ -110,7 +110,7 @@ def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> C
     # earlier run. With `anew` the time makes the key new.
     start = config.training.init_from
     initial = resolution.resolve(start) if start else None
-    _require_clean_start(initial)
+    require_clean_start(initial)
     key_of = partial(
         run_key,
         config.model,
@@ -163,16 +163,6 @@ def train_stage(config: Config, dataset: DatasetRef, *, anew: bool = False) -> C
     # 4. Training may have added tokenised texts and row groups to the cache.
     caches.trim()
     return trained
-
-
-def _require_clean_start(initial: Checkpoint | None) -> None:
-    """Raise ConfigError for first weights that were trained on canaries."""
-    # What starts from a diagnosis contains its canaries too, and its own record would not say so.
-    if initial and canaries_of(read_provenance(Path(initial.uri))):
-        raise ConfigError(
-            f"training.init_from: {initial.uri} was trained with canaries, which a run with "
-            "evaluation.canaries adds for a diagnosis; start from a model without them"
-        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.data.reading import describe
 from aigc_ops.data.validation.config import ValidationConfig
 from aigc_ops.data.validation.manifest import read_manifest
+from aigc_ops.data.validation.suite import validate
 from aigc_ops.interfaces.ingestion import SPLITS
 from aigc_ops.modalities.text.model import TextData
 from tests.conftest import ROOT
@@ -28,6 +29,11 @@ def test_an_input_is_read_rightly_or_refused_by_name(tmp_path: Path, case: Input
     folder.mkdir()
     path = case.make(folder) or folder
     config = DataConfig(path=str(path), **{"heldout_fraction": 0.3, **case.settings})
+    if isinstance(case.result, Refused) and case.result.by_validation:
+        rules, ref = ValidationConfig(), open_dataset(config)
+        failures = validate(ref, config, rules, folder=tmp_path / "report").failures
+        assert any(failure.endswith(case.result.words) for failure in failures)
+        return
     if isinstance(case.result, Refused):
         with pytest.raises(DataError) as error:
             read_all(config)
@@ -40,13 +46,16 @@ def test_an_input_is_read_rightly_or_refused_by_name(tmp_path: Path, case: Input
     assert found.columns == expected.columns
     assert found.labels_from == expected.labels
     assert {group.reason for group in found.unread} == {*expected.unread}
+    assert sum(group.count for group in found.dropped) == expected.left_out
+    assert bool(found.noted) == bool(expected.noted)
+    assert all(expected.noted in group.reason for group in found.noted)
     splits = [read_split(ref, config, split) for split in SPLITS]
     assert sum(map(len, splits)) == expected.rows
     prompts = [p for data in splits if isinstance(data, TextData) for p in data.prompts or ()]
     assert (expected.prompt in prompts) if expected.prompt else not prompts
     manifest = read_manifest(ref, config)
     assert manifest["error"].isna().all()
-    assert manifest["also_trained_on"].isna().all()
+    assert manifest["split"].notna().sum() == expected.rows
     if ref.class_names:
         assert manifest["label"].notna().all()
     assert len(manifest) >= ValidationConfig().min_train_rows

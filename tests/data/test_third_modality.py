@@ -92,12 +92,14 @@ def test_bad_pulses_are_named_by_validation_and_by_reading(
     good[8] = good[8][:4]
     config = config_type(path=str(write_pulses(tmp_path / "data", good)))
     ref = dataset.open_dataset(config)
-    report = validate(ref, config, ValidationConfig(), folder=tmp_path / "report")
+    rules = ValidationConfig(max_duplicate_fraction=0)
+    report = validate(ref, config, rules, folder=tmp_path / "report")
     assert report.failures == (
         "every row can be decoded: fails for 1 row: train/down/04.f32 "
         "(error 3 bytes are no float32 values)",
-        "no row repeats an earlier one of its split (validation.max_duplicate_fraction allows "
-        "0.00%): fails for 1 row: train/up/07.f32 (duplicate_of train/up/05.f32)",
+        "at most 0.00% of the rows repeat another one and are left out: fails for 1 row: "
+        "train/up/07.f32 (duplicate_of train/up/05.f32); to allow it: "
+        "--validation.max-duplicate-fraction 0.09",
         "every pulse has 8 values: fails for 1 row: train/down/08.f32 (length 1)",
     )
     with pytest.raises(DataError, match=r"train/down/04\.f32: 3 bytes are no float32 values"):
@@ -112,7 +114,10 @@ def test_a_pulse_without_a_class_beside_others_fails(tmp_path: Path, config_type
     report = validate(
         dataset.open_dataset(config), config, ValidationConfig(), folder=tmp_path / "report"
     )
-    assert report.failures == ("every pulse has a label: fails for 1 row: train.parquet row 2",)
+    assert report.failures == (
+        "every pulse has a label: fails for 1 row: train.parquet row 2; "
+        "to allow it: --data.label-column ''",
+    )
 
 
 def test_the_config_can_name_it(tmp_path: Path, config_type: Any) -> None:

@@ -12,9 +12,11 @@ class ValidationConfig(SectionedConfig):
 
     min_train_rows: int = Field(default=1, ge=1, description="Minimum number of training rows.")
     min_heldout_rows: int = Field(default=1, ge=1, description="Minimum number of held-out rows.")
-    # Within a split. Held-out rows that repeat a training row always fail.
     max_duplicate_fraction: float = Field(
-        default=0.0, ge=0, le=1, description="Share of rows that may repeat an earlier row."
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Maximum share of rows that may be left out because they repeat another row.",
     )
     require_licence: Literal["auto", "always", "never"] = Field(
         default="auto",

@@ -1,6 +1,6 @@
 """Manifest of a dataset: measurements of each row, which the validation suite checks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -8,7 +8,8 @@ import pandas as pd
 from aigc_ops.core.artifacts import DatasetRef
 from aigc_ops.data.config import DataConfig
 from aigc_ops.data.dataset import Dataset
-from aigc_ops.interfaces.ingestion import SPLITS, DataHooks
+from aigc_ops.data.selection import condition_key
+from aigc_ops.interfaces.ingestion import SPLITS, Split
 from aigc_ops.interfaces.labels import label_index
 from aigc_ops.interfaces.row import Row
 
@@ -16,12 +17,11 @@ from aigc_ops.interfaces.row import Row
 # pandas' nullable integer, since plain int64 has no missing value.
 COMMON_COLUMNS = {
     "row": "str",
-    "split": "str",
+    "split": "object",
     "error": "object",
     "num_bytes": "Int64",
     "digest": "object",
     "duplicate_of": "object",
-    "also_trained_on": "object",
     "licence": "object",
 }
 # `train_label` is null for held-out rows: it serves the check that every class has training rows.
@@ -29,39 +29,45 @@ LABEL_COLUMNS = {"label": "Int64", "train_label": "Int64"}
 
 
 def read_manifest(ref: DatasetRef, config: DataConfig) -> pd.DataFrame:
-    """Return a table with one line per row of both splits, including damaged rows.
+    """Return a table with one line per row, including damaged rows and those that are left out.
 
-    `error` is the decoder's message or null. `digest` identifies the decoded sample.
-    `duplicate_of` names the first row of the same split with that digest, and
-    `also_trained_on` the training row that a held-out row equals.
+    `error` is the decoder's message or null. `digest` identifies the decoded sample. `split` is
+    null for a row that is left out; `duplicate_of` then names the row that it repeats.
     """
     dataset = Dataset(ref, config)
     hooks = dataset.layout.hooks
     columns = COMMON_COLUMNS | dict(hooks.manifest_columns)
     if "label" in hooks.optional_fields:
         columns |= LABEL_COLUMNS
-    rows = ((split, row) for split in SPLITS for row in dataset.rows(split))
-    lines = list(_with_repeats(_lines(rows, ref, hooks)))
+    first = _FirstRows()
+    # The held-out rows first, because the training rows that repeat one of them are left out.
+    heldout, train = (list(_lines(dataset, split, ref, first)) for split in reversed(SPLITS))
+    lines = train + heldout
     return pd.DataFrame(lines, columns=list(columns)).astype(columns)
 
 
 def _lines(
-    rows: Iterable[tuple[str, Row]], ref: DatasetRef, hooks: DataHooks
+    dataset: Dataset, split: Split, ref: DatasetRef, first: "_FirstRows"
 ) -> Iterator[dict[str, Any]]:
-    names = ref.class_names
-    for split, row in rows:
-        line = {
+    hooks, names = dataset.layout.hooks, ref.class_names
+    for is_left_out, row in dataset.every_row(split):
+        read_in = None if is_left_out else split
+        line: dict[str, Any] = {
             "row": row.name,
-            "split": split,
+            "split": read_in,
             "num_bytes": len(row.content) if row.content is not None else None,
             "licence": row.licence or None,
         }
         if "label" in hooks.optional_fields:
-            line |= _measure_label(row, split, names)
-        yield line | hooks.measure(row)
+            line |= _measure_label(row, read_in, names)
+        line |= hooks.measure(row)
+        if digest := line.get("digest"):
+            original = first.find(split, digest, row)
+            line["duplicate_of"] = original if is_left_out else None
+        yield line
 
 
-def _measure_label(row: Row, split: str, names: tuple[str, ...]) -> dict[str, Any]:
+def _measure_label(row: Row, split: str | None, names: tuple[str, ...]) -> dict[str, Any]:
     label = label_index(row.label, names)
     # With missing labels pandas builds the column as float64, exact up to 2**53 only. A larger
     # label would make the conversion to Int64 fail; clamped, it fails the check of its range.
@@ -70,14 +76,17 @@ def _measure_label(row: Row, split: str, names: tuple[str, ...]) -> dict[str, An
     return {"label": label, "train_label": label if split == "train" else None}
 
 
-def _with_repeats(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the lines with `duplicate_of` and `also_trained_on` set."""
-    # The caller passes the training lines first, so a held-out line finds all of them here.
-    first: dict[tuple[str, str], str] = {}
-    for line in lines:
-        if digest := line.get("digest"):
-            line["duplicate_of"] = first.get((line["split"], digest))
-            if line["split"] == "heldout":
-                line["also_trained_on"] = first.get(("train", digest))
-            first.setdefault((line["split"], digest), line["row"])
-        yield line
+class _FirstRows:
+    """Names of the first row of each sample, and of each sample with its conditions."""
+
+    def __init__(self) -> None:
+        self._heldout: dict[str, str] = {}
+        self._rows: dict[tuple[str, str, str], str] = {}
+
+    def find(self, split: str, digest: str, row: Row) -> str:
+        """Return the name of the row that a row repeats, its own if it is the first."""
+        earlier = self._rows.setdefault((split, digest, condition_key(row)), row.name)
+        if split == "heldout":
+            self._heldout.setdefault(digest, row.name)
+            return earlier
+        return self._heldout.get(digest, earlier)

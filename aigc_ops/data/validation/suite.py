@@ -1,6 +1,7 @@
 """Validation of a dataset's manifest by Great Expectations, which only this module imports."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def validate(
         success=not failures,
         dataset_digest=ref.content_digest,
         num_expectations=len(results),
-        num_rows=len(manifest),
+        num_rows=int(manifest["split"].notna().sum()),
         failures=failures,
         json_uri=str((folder / "report.json").absolute()),
         html_uri=str((html / "index.html").absolute()),
@@ -86,7 +87,14 @@ def _expectations(
     # auto: one row with a licence suggests that the others lack theirs by mistake.
     licensed = config.require_licence == "auto" and "licence" in measured
     if licensed or config.require_licence == "always":
-        checks.append(Check("not_null", "licence", "every row states its licence"))
+        checks.append(
+            Check(
+                "not_null",
+                "licence",
+                "every row states its licence",
+                flags=["--validation.require-licence never"],
+            )
+        )
     return [*_count_expectations(config, modality.data), *map(_expectation, checks)]
 
 
@@ -115,21 +123,22 @@ def _row_checks(config: ValidationConfig) -> list[Check]:
         Check(
             "null",
             "duplicate_of",
-            "no row repeats an earlier one of its split "
-            f"(validation.max_duplicate_fraction allows {allowed:.2%})",
+            f"at most {allowed:.2%} of the rows repeat another one and are left out",
             mostly=1 - allowed,
+            flags=["--validation.max-duplicate-fraction {share}"],
         ),
-        Check("null", "also_trained_on", "no held-out row is in the training split too"),
     ]
 
 
 def _label_checks(sample: str, num_classes: int) -> list[Check]:
     """Return the checks of labels 0..K-1; `sample` is the modality's noun with its article."""
     noun, last = sample.split(" ", 1)[1], num_classes - 1
-    classes = list(range(num_classes))
+    classes, ignore = list(range(num_classes)), ["--data.label-column ''"]
     return [
-        Check("not_null", "label", f"every {noun} has a label"),
-        Check("between", "label", f"every label is from 0 to {last}", low=0, high=last),
+        Check("not_null", "label", f"every {noun} has a label", flags=ignore),
+        Check(
+            "between", "label", f"every label is from 0 to {last}", low=0, high=last, flags=ignore
+        ),
         Check("contains", "train_label", "every class has rows to train on", values=classes),
     ]
 
@@ -153,7 +162,12 @@ def _expectation(check: Check) -> "Expectation":
     kind, arguments = rules[check.kind]
     if check.mostly < 1:
         arguments["mostly"] = check.mostly
-    expectation: Expectation = kind(column=check.column, description=check.description, **arguments)
+    expectation: Expectation = kind(
+        column=check.column,
+        description=check.description,
+        meta={"flags": list(check.flags)},
+        **arguments,
+    )
     return expectation
 
 
@@ -238,8 +252,31 @@ def _result(raw: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "observed": result.get("observed_value"),
         "missing": result.get("partial_missing_list"),
+        "flags": _flags(config, result),
         "exception": raw["exception_info"].get("exception_message"),
     }
+
+
+def _flags(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    """Return the flags that let the failing rows of an expectation through."""
+    column, rules = config["kwargs"].get("column"), config["kwargs"]
+    values = [entry.get(column) for entry in result.get("unexpected_index_list") or []]
+    numbers = [value for value in values if isinstance(value, int)]
+    low, high = rules.get("min_value"), rules.get("max_value")
+    is_low = low is not None and any(value < low for value in numbers)
+    is_high = high is not None and any(value > high for value in numbers)
+    # Rounded up, so that the flag lets the rows through.
+    num, num_rows = result.get("unexpected_count") or 0, result.get("element_count") or 1
+    facts = {
+        "low": min(numbers, default=0),
+        "high": max(numbers, default=0),
+        "share": math.ceil(100 * num / num_rows) / 100,
+    }
+    return [
+        flag.format(**facts)
+        for flag in (config.get("meta") or {}).get("flags", [])
+        if ("{low}" not in flag or is_low) and ("{high}" not in flag or is_high)
+    ]
 
 
 def _failure(result: Mapping[str, Any]) -> str:
@@ -255,7 +292,8 @@ def _failure(result: Mapping[str, Any]) -> str:
     named = ", ".join(_named(entry) for entry in first)
     num = result["num_rows_failing"]
     more = f" and {num - len(first)} more" if num > len(first) else ""
-    return f"{result['expectation']}: fails for {num} row{'s' * (num > 1)}: {named}{more}"
+    flags = f"; to allow it: {' '.join(result['flags'])}" if result["flags"] else ""
+    return f"{result['expectation']}: fails for {num} row{'s' * (num > 1)}: {named}{more}{flags}"
 
 
 def _named(entry: Mapping[str, Any]) -> str:

@@ -44,6 +44,11 @@ class ImageDataConfig(SectionConfig):
         min_length=1,
         description="Parquet column of encoded images: bytes, or a struct with a bytes field.",
     )
+    convert: Literal["8-bit"] | None = Field(
+        default=None,
+        description="8-bit: read TIFF, and images of 16 bits a channel as value / 257, rounded; "
+        "empty: refuse them.",
+    )
     memory_gb: float = Field(
         default=4.0,
         gt=0,

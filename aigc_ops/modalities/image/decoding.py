@@ -23,6 +23,8 @@ def image_data(
     labels = []
     for index, row in enumerate(rows):
         try:
+            if row.error is not None:
+                raise DataError(row.error)
             pixels = fit(decode(row.content or b""), settings.size, shape.channels)
         except DataError as error:
             raise DataError(f"{row.name}: {error}") from error

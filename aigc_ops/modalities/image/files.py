@@ -23,15 +23,19 @@ OTHER_SUFFIXES = (
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "P")
+DEEP_MODES = ("I;16", "I;16B", "RGB;16", "RGBA;16")
 MAX_PIXELS = 24 * 2**20  # of a decoded image: 96 MiB at Pillow's 4 bytes per pixel
 MAX_WEBP_PIXELS = 10 * 2**20  # the WebP decoder holds an image four times in memory
 MAX_SIDE = 2**16 - 1  # JPEG's own limit; keeps a strip of rows small
 STRIP_PIXELS = 2**17  # of a strip of rows that is converted at once
 MAX_BYTES = 256 * 2**20  # of an encoded image
 
+TIFF_MARKS = (b"II*\0", b"MM\0*")
+CONVERT = "read it by --data.image.convert 8-bit"
+
 # Exceptions that Pillow's decoders raise for damaged or hostile bytes: not only OSError, since
 # plugins let errors of parsing through.
-_DECODER_FAULTS = (
+DECODER_FAULTS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -94,9 +98,18 @@ def check_header(header: ImageHeader) -> None:
     """Raise DataError unless the image is still, 8-bit, and grey or colour."""
     if header.mode not in GREY_MODES + COLOUR_MODES:
         accepted = ", ".join(GREY_MODES + COLOUR_MODES)
-        raise DataError(f"mode {header.mode} is not one of {accepted}; convert it to 8-bit RGB")
+        more = f"; in a dataset, {CONVERT}" if header.mode in DEEP_MODES else ""
+        raise DataError(
+            f"mode {header.mode} is not one of {accepted}; convert it to 8-bit RGB{more}"
+        )
     if header.frames > 1:
         raise DataError(f"animated ({header.frames} frames); keep one frame")
+
+
+def is_deep_png(content: bytes) -> bool:
+    """Return whether content is a PNG of 16 bits a channel."""
+    # Byte 24 of a PNG is the bit depth in its IHDR chunk.
+    return content[24:25] == b"\x10" and content.startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -147,9 +160,10 @@ def _open(content: bytes) -> Image.Image:
     try:
         image = Image.open(BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise DataError("not a PNG, JPEG, WebP, BMP or GIF image") from error
-    except _DECODER_FAULTS as error:
-        raise DataError(f"undecodable ({_reason(error)})") from error
+        more = f" but TIFF; in a dataset, {CONVERT}" if content[:4] in TIFF_MARKS else ""
+        raise DataError(f"not a PNG, JPEG, WebP, BMP or GIF image{more}") from error
+    except DECODER_FAULTS as error:
+        raise DataError(f"undecodable ({fault_reason(error)})") from error
     # Open reads only the header, so the limits hold before a decoder allocates the pixels.
     most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
     if image.width * image.height > most:
@@ -166,14 +180,13 @@ def _open(content: bytes) -> Image.Image:
 
 def _header(image: Image.Image, content: bytes) -> ImageHeader:
     mode = image.mode
-    # Byte 24 of a PNG is the bit depth in its IHDR chunk.
-    if image.format == "PNG" and content[24:25] == b"\x10" and mode.startswith("RGB"):
+    if is_deep_png(content) and mode.startswith("RGB"):
         mode += ";16"
     try:
         # MPO: a camera's JPEG with further pictures such as previews, which are no animation.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    except _DECODER_FAULTS as error:
-        raise DataError(f"undecodable ({_reason(error)})") from error
+    except DECODER_FAULTS as error:
+        raise DataError(f"undecodable ({fault_reason(error)})") from error
     return ImageHeader(str(image.format), mode, image.width, image.height, frames)
 
 
@@ -182,8 +195,8 @@ def _load(image: Image.Image, *, upright: bool = True) -> Image.Image:
         image.load()
         if upright:
             ImageOps.exif_transpose(image, in_place=True)
-    except _DECODER_FAULTS as error:
-        raise DataError(f"undecodable ({_reason(error)})") from error
+    except DECODER_FAULTS as error:
+        raise DataError(f"undecodable ({fault_reason(error)})") from error
     return image
 
 
@@ -192,5 +205,6 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _reason(error: BaseException) -> str:
+def fault_reason(error: BaseException) -> str:
+    """Return the message of a decoder's error, or its type if it has none."""
     return str(error) or type(error).__name__

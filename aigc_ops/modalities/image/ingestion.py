@@ -1,7 +1,8 @@
 """Data hooks of images: find, decode, measure."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aigc_ops.core.artifacts import DatasetRef, ImageShape
@@ -9,8 +10,10 @@ from aigc_ops.core.errors import DataError
 from aigc_ops.interfaces.ingestion import Check, DataHooks, DataSettings, SplitRows, Survey
 from aigc_ops.interfaces.row import Row
 from aigc_ops.modalities.image.config import ImageDataConfig, ImageValidationConfig
+from aigc_ops.modalities.image.deep_images import to_8_bit
 from aigc_ops.modalities.image.files import (
     COLOUR_MODES,
+    DEEP_MODES,
     GREY_MODES,
     MAX_BYTES,
     OTHER_SUFFIXES,
@@ -24,6 +27,9 @@ from aigc_ops.modalities.image.files import (
 
 if TYPE_CHECKING:
     from aigc_ops.modalities.image.model import Images
+
+
+CONVERTED = "converted to 8-bit (--data.image.convert)"
 
 
 def image_settings(config: DataSettings) -> ImageDataConfig:
@@ -76,7 +82,25 @@ class ImageFiles(DataHooks):
         "mode": "object",
         "format": "object",
         "num_frames": "Int64",
+        "is_deep": "boolean",
     }
+
+    def prepared(
+        self,
+        row: Row,
+        config: DataSettings,
+        piece_length: int | None,  # noqa: ARG002
+    ) -> Iterator[Row]:
+        """Yield the row, as 8-bit PNG if it is to be converted."""
+        if image_settings(config).convert is None or row.content is None:
+            yield row
+            return
+        try:
+            converted = to_8_bit(row.content)
+        except DataError as error:
+            yield replace(row, content=None, error=str(error))
+            return
+        yield row if converted is None else replace(row, content=converted, change=CONVERTED)
 
     def survey(self) -> ImageSurvey:
         return ImageSurvey()
@@ -97,7 +121,7 @@ class ImageFiles(DataHooks):
 
     def measure(self, row: Row) -> dict[str, Any]:
         if row.content is None:
-            return {"error": "null"}
+            return {"error": row.error or "null"}
         try:
             header, image = measure(row.content)
         except DataError as error:
@@ -109,6 +133,7 @@ class ImageFiles(DataHooks):
             "mode": header.mode,
             "format": header.format,
             "num_frames": header.frames,
+            "is_deep": header.mode in DEEP_MODES or None,
         }
         if header.mode in GREY_MODES + COLOUR_MODES:
             # The digest is over pixels rather than bytes, so it finds duplicates across formats. It
@@ -125,18 +150,25 @@ class ImageFiles(DataHooks):
         ref: DatasetRef,
         config: DataSettings,
         rules: ImageValidationConfig,
-        measured: Collection[str],  # noqa: ARG002
+        measured: Collection[str],
     ) -> list[Check]:
         low, high = rules.min_side, rules.max_side
         modes = GREY_MODES + COLOUR_MODES
+        flags = ["--validation.image.min-side {low}", "--validation.image.max-side {high}"]
         rules_by_side = {
             side: f"every {side} is from {low} to {high} pixels" for side in ("width", "height")
         }
         checks = [
-            Check("in_set", "mode", f"every image is 8-bit: {', '.join(modes)}", values=modes),
+            Check(
+                "in_set",
+                "mode",
+                f"every image is 8-bit: {', '.join(modes)}",
+                values=modes,
+                flags=["--data.image.convert 8-bit"] * ("is_deep" in measured),
+            ),
             Check("in_set", "num_frames", "no image is animated", values=[1]),
             *(
-                Check("between", side, rule, low=low, high=high)
+                Check("between", side, rule, low=low, high=high, flags=flags)
                 for side, rule in rules_by_side.items()
             ),
         ]
@@ -144,5 +176,6 @@ class ImageFiles(DataHooks):
         if shape is not None and image_settings(config).size is None:
             size = f"{shape.width}x{shape.height}"
             one_size = f"every image is {size} as the first (data.image.size resizes them)"
-            checks.append(Check("in_set", "size", one_size, values=[size]))
+            flags = [f"--data.image.size {min(shape.width, shape.height)}"]
+            checks.append(Check("in_set", "size", one_size, values=[size], flags=flags))
         return checks

@@ -14,7 +14,7 @@ from aigc_ops.core import caches
 from aigc_ops.core.artifacts import ImageShape
 from aigc_ops.core.errors import DataError
 from aigc_ops.formats.parquet import open_parquet
-from aigc_ops.formats.rows import read_group
+from aigc_ops.formats.rows import left_out_of, read_group
 from aigc_ops.interfaces.data import Groups
 from aigc_ops.interfaces.ingestion import DataSettings, Layout, Split
 from aigc_ops.interfaces.row import Group, Row
@@ -105,12 +105,17 @@ class ImageStream(Images):
     def _survey(self) -> list[int]:
         """Return the number of the split's images per group, without empty groups."""
         sizes = []
+        is_unsplit = self._layout.files is None
         for name in self._layout.files_of(self._split):
             is_parquet = self._layout.is_parquet
             for group in self._row_groups(name) if is_parquet else [Group(name)]:
                 # Unsplit data is divided row by row, so it must be read to count. Otherwise the
                 # Parquet metadata has the number.
-                num = sum(1 for _ in self._read(group)) if self._layout.files is None else group.num
+                num = (
+                    sum(1 for _ in self._read(group))
+                    if is_unsplit
+                    else group.num - len(left_out_of(self._layout, self._split, group))
+                )
                 if num:
                     self._groups.append(group)
                     sizes.append(num)
@@ -118,7 +123,7 @@ class ImageStream(Images):
 
     def _row_groups(self, name: Path) -> Iterator[Group]:
         # Half of the memory is for encoded groups; the rest is room for decoded batches.
-        first, memory = 0, self._settings.memory_bytes // 2
+        first, memory, origin = 0, self._settings.memory_bytes // 2, name
         sizes = self._sizes(name)
         too_large = [(n, size) for n, size in sizes if size * FEWEST_GROUPS > memory]
         if too_large:
@@ -135,7 +140,7 @@ class ImageStream(Images):
                     "memory"
                 )
             self._max_cached = min(self._max_cached, memory // max(1, num_bytes))
-            yield Group(name, index, first, num)
+            yield Group(name, index, first, num, copied_from=origin)
             first += num
 
     def _sizes(self, name: Path) -> list[tuple[int, int]]:

@@ -29,6 +29,12 @@ class TextDataConfig(SectionConfig):
     column: str = Field(
         default="text", min_length=1, description="Parquet column of texts, or of answers."
     )
+    max_characters: int = Field(
+        default=1_000_000,
+        ge=100,
+        description="Length above which a document is cut into pieces, where possible between "
+        "paragraphs, lines or words.",
+    )
     messages_column: str = Field(
         default="messages",
         min_length=1,

@@ -1,7 +1,12 @@
 """Split text files into documents."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
+
+BREAKS = tuple(map(re.compile, (r"\n\s*\n", r"\n", r"(?<=[.!?。！？])\s*", r"\s")))
+"""Places to cut a document, the best first: paragraphs, lines, sentences, words."""
 
 
 def split_documents(lines: BinaryIO, unit: str) -> Iterator[tuple[int, bytes]]:
@@ -26,6 +31,30 @@ def split_documents(lines: BinaryIO, unit: str) -> Iterator[tuple[int, bytes]]:
             document.append(line)
     if document:
         yield first, b"".join(document).strip()
+
+
+def cut_document(text: str, length: int) -> Iterator[str]:
+    """Yield consecutive pieces of at most `length` characters that together are the document.
+
+    A piece ends at the best break of its second half; without any break it has `length` characters.
+    """
+    start = 0
+    while len(text) - start > length:
+        end = _last_break(text, start + length // 2, start + length)
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _last_break(text: str, first: int, last: int) -> int:
+    for pattern in BREAKS:
+        ends = [match.end() for match in pattern.finditer(text, first, last) if match.end() > first]
+        if ends:
+            return ends[-1]
+    # An accent stays with its letter.
+    while last > first and unicodedata.combining(text[last]):
+        last -= 1
+    return last
 
 
 def _has_paragraphs(lines: Iterable[bytes]) -> bool:

@@ -1,7 +1,8 @@
 """Data hooks of texts: find, split into rows, decode, measure."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,12 +27,15 @@ from aigc_ops.modalities.text.conversations import (
     text_settings,
     with_context,
 )
-from aigc_ops.modalities.text.documents import split_documents
+from aigc_ops.modalities.text.documents import cut_document, split_documents
 
 if TYPE_CHECKING:
     from aigc_ops.modalities.text.model import TextData
 
 JSON_LINES = ".jsonl"
+HELDOUT_PIECES = 32
+LEAST_PIECE = 100  # characters
+TOO_FEW = "whole, it would leave a score too few held-out texts"
 
 
 class TextFiles(DataHooks):
@@ -96,6 +100,40 @@ class TextFiles(DataHooks):
         except OSError as error:
             raise unreadable(path, error) from error
 
+    def prepared(self, row: Row, config: DataSettings, piece_length: int | None) -> Iterator[Row]:
+        """Yield the row, or the pieces of a document that is too long."""
+        limit = text_settings(config).max_characters
+        length = min(limit, piece_length or limit)
+        # An answer is not cut: its pieces would lack their prompt. Bytes bound the characters.
+        if row.prompt is not None or row.content is None or len(row.content) <= length:
+            yield row
+            return
+        try:
+            text = row.content.decode()
+        except UnicodeDecodeError:  # validation names it
+            yield row
+            return
+        if len(text) <= length:
+            yield row
+            return
+        change = f"cut into pieces of at most {length:,} characters"
+        change += " (--data.text.max-characters)" if length == limit else f"; {TOO_FEW}"
+        pieces = filter(str.strip, cut_document(text, length))
+        for number, piece in enumerate(pieces, start=1):
+            yield replace(
+                row,
+                name=f"{row.name} piece {number}",
+                content=piece.encode(),
+                change=change if number == 1 else None,
+            )
+
+    def piece_length(self, rows: Iterable[Row], share: float) -> int | None:
+        """Return the length of pieces that gives about `HELDOUT_PIECES` held-out documents."""
+        documents = (row.content for row in rows if row.prompt is None and row.content)
+        num_characters = sum(len(content.decode(errors="replace")) for content in documents)
+        length = int(num_characters * share / HELDOUT_PIECES)
+        return max(length, LEAST_PIECE) if num_characters else None
+
     def decode(self, source: SplitRows) -> "TextData":
         from aigc_ops.modalities.text.decoding import text_data
 
@@ -133,12 +171,13 @@ class TextFiles(DataHooks):
     ) -> list[Check]:
         low, high = rules.min_characters, rules.max_characters
         text = f"every text is from {low:,} to {high:,} characters"
-        checks = [Check("between", "num_characters", text, low=low, high=high)]
+        flags = ["--validation.text.max-characters {high}"]
+        checks = [Check("between", "num_characters", text, low=low, high=high, flags=flags)]
         if "num_prompt_characters" in measured:
             prompt = f"every prompt is from 1 to {high:,} characters"
             checks += [
                 Check("not_null", "num_prompt_characters", "every text has a prompt"),
-                Check("between", "num_prompt_characters", prompt, low=1, high=high),
+                Check("between", "num_prompt_characters", prompt, low=1, high=high, flags=flags),
             ]
         return checks
 

@@ -1,5 +1,6 @@
 """Inputs of images."""
 
+from tests.data.inputs.deep import MODES, png, tiff, values_of
 from tests.data.inputs.making import (
     COMPANION,
     IMAGES,
@@ -32,6 +33,11 @@ from tests.data.inputs.making import (
     turned,
     zipped,
 )
+from tests.data.making_data import encode, noise
+
+DEEP = {mode: png(values_of(num, 8, 8)) for num, mode in MODES.items()}
+FLAG = "--data.image.convert 8-bit"
+CONVERT = {"image": {"convert": "8-bit"}}
 
 IMAGE_INPUTS: list[Input] = [
     # Formats of images
@@ -56,7 +62,58 @@ IMAGE_INPUTS: list[Input] = [
     Input("an animated GIF", one_more("x.gif", animated("GIF")), Refused("x.gif")),
     Input("an animated WebP", one_more("x.webp", animated("WEBP")), Refused("x.webp")),
     Input("a CMYK JPEG", one_more("x.jpg", saved("JPEG", mode="CMYK")), Refused("x.jpg")),
-    Input("a grey PNG of 16 bits", one_more("x.png", saved("PNG", mode="I;16")), Refused("x.png")),
+    *(
+        Input(f"a PNG of 16 bits, {mode}", one_more("x.png", deep), Refused(f"by {FLAG}"))
+        for mode, deep in DEEP.items()
+    ),
+    *(
+        Input(
+            f"a PNG of 16 bits, {mode}, with `data.image.convert 8-bit`",
+            one_more("x.png", deep),
+            Read(21, noted="converted to 8-bit"),
+            CONVERT,
+        )
+        for mode, deep in DEEP.items()
+    ),
+    *(
+        Input(
+            f"a TIFF of {bits} bits with `data.image.convert 8-bit`",
+            one_more("x.tif", content),
+            Read(21, noted="converted to 8-bit"),
+            CONVERT,
+        )
+        for bits, content in {8: saved("TIFF"), 16: tiff(values_of(3, 8, 8))}.items()
+    ),
+    Input(
+        "icons of which 19 % repeat, some in another format",
+        both(
+            pictures(*names(81)),
+            pictures(*names(9, "again{}.png")),
+            these({f"again{i}.bmp": encode(noise(i, mode="RGB"), "BMP") for i in range(9, 19)}),
+        ),
+        Read(81, left_out=19),
+    ),
+    Input(
+        "images of which half repeat",
+        both(pictures(*names(20)), pictures(*names(20, "again{}.png"))),
+        Refused("--validation.max-duplicate-fraction 0.5", by_validation=True),
+    ),
+    Input(
+        "images that are in both splits: not trained on",
+        both(
+            pictures(*names(20, "train/{}.png")),
+            pictures(*names(4, "test/{}.png")),
+        ),
+        Read(20, left_out=4),
+    ),
+    Input(
+        "an image in the folders of two classes: in both",
+        both(
+            pictures(*names(10, "cat/{}.png"), *names(10, "dog/{}.png")),
+            pictures("dog/again.png"),
+        ),
+        Read(21, labels="sub-folders", noted="another label"),
+    ),
     Input("a truncated PNG", one_more("x.png", saved("PNG")[:60]), Refused("x.png")),
     Input("an empty file", one_more("x.png", b""), Refused("x.png")),
     Input("text called `.png`", one_more("x.png", "no image"), Refused("x.png")),

@@ -29,6 +29,10 @@ class Read:
     unread: tuple[str, ...] = ()
     prompt: str | None = None
     """The prompt of the first row."""
+    left_out: int = 0
+    """Number of rows that are left out."""
+    noted: str = ""
+    """Words of the note on rows that are read otherwise than stored."""
 
     def __str__(self) -> str:
         """Return the result as a cell of the table."""
@@ -37,7 +41,11 @@ class Read:
             [f"label from {self.labels}"] if self.labels and "label" not in self.columns else []
         )
         listed = [f"listed: {reason}" for reason in self.unread]
-        return ", ".join(["read", *roles, *labels, *listed])
+        left_out = [f"{self.left_out} of {self.rows + self.left_out} rows left out"]
+        noted = [f"noted: {self.noted}"] * bool(self.noted)
+        return ", ".join(
+            ["read", *roles, *labels, *listed, *left_out * bool(self.left_out), *noted]
+        )
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class Refused:
     """Refused with these words."""
 
     words: str
+    by_validation: bool = False
+    """True: it can be read, but the validation fails."""
 
     def __str__(self) -> str:
         """Return the result as a cell of the table."""

@@ -20,6 +20,9 @@ from tests.data.inputs.making import (
     these,
 )
 
+LONG = " ".join(numbered(150_000, "word{}"))
+UNBROKEN = "".join(numbered(600_000, "{}"))[:3_000_000]
+
 TEXT_INPUTS: list[Input] = [
     # Texts
     Input("lines of a `.txt`", at("a.txt", files(a__txt="\n".join(numbered(30)))), Read(30)),
@@ -51,6 +54,36 @@ TEXT_INPUTS: list[Input] = [
         "a `.txt` in Latin-1",
         files(a__txt="\n".join(numbered(30, "é{}")).encode("latin-1")),
         Refused("not UTF-8"),
+    ),
+    Input(
+        "a `.txt` of which 1 % of the paragraphs repeat",
+        at("a.txt", files(a__txt="\n\n".join(numbered(297, "one {}\ntwo") + ["one 0\ntwo"] * 3))),
+        Read(297, left_out=3),
+    ),
+    Input(
+        "a `.txt` twice in one file",
+        at("a.txt", files(a__txt="\n".join(numbered(30) * 2))),
+        Refused("--validation.max-duplicate-fraction 0.5", by_validation=True),
+    ),
+    Input(
+        "a document of 1,003,854 characters among others",
+        these({f"{i}.txt": f"text {i}" for i in range(30)} | {"x.txt": LONG[:1_003_854]}),
+        Read(32, noted="cut into pieces of at most 1,000,000 characters"),
+    ),
+    Input(
+        "a document of 3,000,000 characters without a space",
+        these({f"{i}.txt": f"text {i}" for i in range(30)} | {"x.txt": UNBROKEN}),
+        Read(33, noted="cut into pieces of at most 1,000,000 characters"),
+    ),
+    Input(
+        "one long document a split, the layout of nanoGPT",
+        these({"train/input.txt": LONG[:90_000], "val/input.txt": LONG[90_000:100_000]}),
+        Read(34, noted="too few held-out texts"),
+    ),
+    Input(
+        "one long document",
+        at("a.txt", files(a__txt=LONG[:100_000])),
+        Read(107, noted="too few held-out texts"),
     ),
     Input("an empty `.txt`", files(a__txt=""), Refused("split is empty")),
     *(
