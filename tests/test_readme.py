@@ -33,6 +33,7 @@ QUICK = [
     "aigc-ops models",
     "aigc-ops sample models:/mnist-gan@champion --num 20 --out samples",
     "aigc-ops sample models:/mnist-gan@champion --set truncation=0.5 --out typical",
+    "aigc-ops sample models:/mnist-gan@champion --interpolate 1 9 --label 3 --out path",
     "aigc-ops score data/mnist/heldout.parquet samples --extractor efficientnet-lite0",
 ]
 LONG = [

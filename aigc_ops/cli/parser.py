@@ -21,6 +21,14 @@ MODEL is models:/NAME@champion, models:/NAME/3 or a checkpoint folder.
 All state is stored in .aigc_ops of the project or working folder, or in AIGC_OPS_HOME.
 Exit codes: 0 success, 1 a stage failed, 2 wrong usage or config."""
 
+SAMPLE_EPILOG = """\
+examples:
+  aigc-ops sample models:/mnist-gan@champion --num 20 --out samples
+  aigc-ops sample models:/mnist-gan@champion --interpolate 1 9 --label 3 --out path
+  aigc-ops sample models:/mnist-vae@champion --reconstruct FOLDER --out rebuilt
+GANs and VAEs interpolate, VAEs reconstruct. A model with classes reconstructs pictures by their
+sub-folders, named like the classes, or all by --label."""
+
 SWITCHES = ("--json", "--force", "--help")
 EXTRACTORS = (
     "inception-v3",
@@ -187,16 +195,37 @@ def _add_use_commands(command: Command) -> None:
         help="restart with the new version when the alias moves, by promotion or rollback",
     )
 
-    sample = command("sample")
+    sample = command(
+        "sample", epilog=SAMPLE_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     sample.add_argument("model", metavar="MODEL")
     sample.add_argument(
-        "--num", type=int, default=1, help="number of samples (default: %(default)s)"
+        "--num",
+        type=int,
+        help="number of samples (default: 1), or of images of --interpolate (default: 8)",
+    )
+    sample.add_argument("--seed", type=int, help="seed of the first sample (default: 0)")
+    sample.add_argument(
+        "--label",
+        help="class, by number or name; by default the samples cycle through the classes, an "
+        "interpolation has the first class, and pictures that of their sub-folder",
     )
     sample.add_argument(
-        "--seed", type=int, default=0, help="seed of the first sample (default: %(default)s)"
+        "--interpolate",
+        nargs=2,
+        type=int,
+        metavar="SEED",
+        help="generate the samples between those of two seeds, both included",
     )
     sample.add_argument(
-        "--label", help="class, by number or name; by default the samples cycle through the classes"
+        "--reconstruct",
+        metavar="FOLDER",
+        help="encode and decode the pictures in a folder, and print the error",
+    )
+    sample.add_argument(
+        "--allow-unread",
+        action="store_true",
+        help="accept that over 1%% of the files of --reconstruct that could be images are not read",
     )
     sample.add_argument("--prompt", help="text to answer or continue")
     _add_controls(sample, "truncation=0.7")

@@ -15,7 +15,15 @@ _SHARD = re.compile(r"0\d{3,}")
 
 def describe(ref: DatasetRef, config: DataConfig) -> Reading:
     """Return what is read of a dataset; reads names and columns, but no samples."""
-    layout = Dataset(ref, config).layout
+    num_rows = ref.num_train + ref.num_heldout
+    reading = reading_of(Dataset(ref, config).layout, config, num_rows, ref.class_names)
+    return reading.model_copy(update={"dropped": ref.dropped, "noted": ref.noted})
+
+
+def reading_of(
+    layout: Layout, config: DataConfig, num_rows: int, class_names: tuple[str, ...]
+) -> Reading:
+    """Return what is read of a layout with `num_rows` rows, and what is not."""
     found = _columns(layout)
     roles = {
         layout.hooks.name if role == "content" else role: column
@@ -24,12 +32,10 @@ def describe(ref: DatasetRef, config: DataConfig) -> Reading:
     }
     others = [column for column in found if column not in roles.values()]
     return Reading(
-        num_rows=ref.num_train + ref.num_heldout,
+        num_rows=num_rows,
         columns=roles,
-        labels_from=_labels_from(layout, roles, ref.class_names),
+        labels_from=_labels_from(layout, roles, class_names),
         unread=(*layout.unread, *unread_columns(others)),
-        dropped=ref.dropped,
-        noted=ref.noted,
     )
 
 

@@ -59,11 +59,7 @@ def positioned_rows(
     document are in its split, unless the layout cuts it because a split would have too few rows.
     """
     hooks, length = layout.hooks, layout.piece_lengths.get(split)
-    rows = (
-        _parquet_rows(layout.root / group.file, hooks, config, group)
-        if layout.is_parquet
-        else hooks.file_rows(layout, group.file, config)
-    )
+    rows = _group_rows(layout, config, group)
 
     def is_in_split(row: Row) -> bool:
         # Data with splits of its own is read as it is.
@@ -87,6 +83,20 @@ def left_out_of(layout: Layout, split: Split, group: Group) -> Sequence[int]:
         return positions
     first, end = (index * MOST_PIECES for index in (group.first, group.first + group.num))
     return positions[bisect_left(positions, first) : bisect_left(positions, end)]
+
+
+def read_all_rows(layout: Layout, config: DataSettings) -> Iterator[Row]:
+    """Yield the rows of both splits in file order, each file read once."""
+    for name in layout.every_file():
+        for stored in _group_rows(layout, config, Group(name)):
+            yield from layout.hooks.prepared(stored, config, None)
+
+
+def _group_rows(layout: Layout, config: DataSettings, group: Group) -> Iterator[Row]:
+    hooks = layout.hooks
+    if layout.is_parquet:
+        return _parquet_rows(layout.root / group.file, hooks, config, group)
+    return hooks.file_rows(layout, group.file, config)
 
 
 def _parquet_rows(

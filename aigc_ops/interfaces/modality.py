@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aigc_ops.interfaces.evaluation import EvaluationHooks
     from aigc_ops.interfaces.guard import Guard
     from aigc_ops.interfaces.ingestion import DataHooks
+    from aigc_ops.interfaces.latents import ReconstructionHooks
     from aigc_ops.interfaces.sampling import RequestFields, SampleCodec
     from aigc_ops.interfaces.sections import SectionConfig
     from aigc_ops.interfaces.training import TrainingHooks
@@ -84,4 +85,9 @@ class Modality(abc.ABC, Generic[SamplesT]):
     @property
     def canaries(self) -> "CanaryHooks | None":
         """Hooks for canaries in the training data (`evaluation.canaries`); None: not possible."""
+        return None
+
+    @property
+    def reconstruction(self) -> "ReconstructionHooks[SamplesT] | None":
+        """Hooks that read samples and compare them with reconstructions; None without them."""
         return None

@@ -84,6 +84,10 @@ class SampleCodec(abc.ABC, Generic[SamplesT]):
     def preview(self, samples: SamplesT, requests: Sequence[SampleRequest]) -> Media:
         """Return all samples as one medium."""
 
+    def sequence(self, samples: SamplesT, requests: Sequence[SampleRequest]) -> Media:
+        """Return samples that follow one another, such as an interpolation, as one medium."""
+        return self.preview(samples, requests)
+
     def json_value(self, content: bytes) -> str:
         """Return an encoded sample as a JSON string, by default in base64."""
         return base64.b64encode(content).decode()

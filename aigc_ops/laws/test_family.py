@@ -10,12 +10,13 @@ import torch
 from aigc_ops.compute.random import Noise
 from aigc_ops.core.atomic_dirs import write_folder
 from aigc_ops.core.errors import CheckpointError, ModelError
+from aigc_ops.interfaces.latents import Interpolates, Reconstructs
 from aigc_ops.interfaces.model import Loss
 from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.laws.cases import Case, difference, enlarged, generate
 from aigc_ops.laws.runs import assert_bit_equal, trained
 from aigc_ops.models import family_type
-from aigc_ops.sampling import sampler
+from aigc_ops.sampling import latents, sampler
 from aigc_ops.storage.checkpoints import load_model, write_model
 
 # Of 255. The same sample may be rounded otherwise: matrix products depend on the batch's size.
@@ -132,3 +133,40 @@ def test_controls_are_kept_within_their_bounds(first_case: Case) -> None:
         for value in (*(v for v in outside if math.isfinite(v)), math.nan):
             with pytest.raises(ModelError, match=re.escape(name)):
                 model.check(SampleRequest(0, request.conditions, {name: value}))
+
+
+@pytest.mark.parametrize("num", [2, 5])
+def test_an_interpolation_ends_in_the_samples_of_its_seeds(case: Case, num: int) -> None:
+    """Check `interpolate`, of families that have it, against `sample`."""
+    model, codec = enlarged(case.model()), case.modality.samples
+    if not isinstance(model, Interpolates):
+        pytest.skip("the family does not interpolate")
+    start, end = (sampler.requests(model, 1, seed=seed)[0] for seed in (5, 6))
+    found = latents.interpolate(model, start, end, num)
+    assert len(found) == num
+    for request, sample in ((start, found[0]), (end, found[-1])):
+        content = codec.encode(sampler.generate(model, [request])[0])
+        assert codec.difference(content, sample) <= ROUNDING_LEVELS
+    assert difference(model, found, latents.interpolate(model, start, end, num)) == 0
+    for index in range(num):
+        content = codec.encode(found[index])
+        assert codec.difference(content, found[index]) <= ROUNDING_LEVELS
+
+
+def test_a_reconstruction_is_a_sample_and_always_the_same(case: Case) -> None:
+    """Check `reconstruct`, of families that have it, on samples of the model itself."""
+    model, codec = enlarged(case.model()), case.modality.samples
+    if not isinstance(model, Reconstructs):
+        pytest.skip("the family does not reconstruct")
+    requests = sampler.requests(model, 4, seed=5)
+    samples = sampler.generate(model, requests)
+    with sampler.inference(model):
+        found = model.reconstruct(samples, requests)
+        again = model.reconstruct(samples, requests)
+    assert len(found) == len(samples)
+    assert difference(model, found, again) == 0
+    for index in range(len(samples)):
+        content = codec.encode(found[index])
+        assert codec.difference(content, found[index]) <= ROUNDING_LEVELS
+    joined = codec.join([samples, found])  # which have one shape
+    assert len(joined) == 2 * len(samples)

@@ -64,7 +64,7 @@ def sample(facts: Facts) -> Link | None:
     if note is None:
         return None
     # A prompt and the names of controls come from a file that anyone may have written.
-    request = [f"seed {note.seed}"]
+    request = [] if note.seed is None else [f"seed {note.seed}"]
     request += [f"{printable(name)} {_shown(value)}" for name, value in note.given().items()]
     request += [f"{printable(name)}={value:g}" for name, value in note.controls.items()]
     message = f"{path}: {', '.join(request)}, by the model {note.manifest_digest[:SHORT]}"

@@ -24,6 +24,7 @@ from aigc_ops.modalities.image.model import ImageModel, to_uint8, to_unit_range
 from aigc_ops.models.nn.augmentation import Augmentation, augment
 from aigc_ops.models.nn.blocks import ClassConditionedLatent
 from aigc_ops.models.nn.infogan_codes import InfoGanCodes
+from aigc_ops.models.nn.interpolation import slerp
 from aigc_ops.models.nn.networks import Network, build_downsampling, build_upsampling
 
 PREDICTOR_WIDTH = 128  # Chen et al. 2016, table 1
@@ -316,18 +317,41 @@ class Gan(ImageModel):
         latents = torch.stack([self._latent(request) for request in requests])
         return to_uint8(self.generator(latents.to(device), self.labels(requests, device)))
 
+    @torch.no_grad()
+    def interpolate(self, start: SampleRequest, end: SampleRequest, num: int) -> Tensor:
+        """Return (num, C, H, W) uint8 images between the samples of two requests.
+
+        InfoGAN's codes are blended linearly.
+        """
+        device = next(self.parameters()).device
+        normals = slerp(self._normal(start), self._normal(end), num)
+        weights = torch.linspace(0, 1, num)[:, None]
+        codes = torch.lerp(self._codes(start), self._codes(end), weights)
+        noises = torch.stack([self._truncated(start, normal) for normal in normals])
+        latents = torch.cat([noises, codes], dim=1).to(device)
+        return to_uint8(self.generator(latents, self.labels([start] * num, device)))
+
     def _latent(self, request: SampleRequest) -> Tensor:
         """Return noise and codes of one sample, with the noise truncated if requested."""
-        noise = torch.randn(self.config.latent_dim, generator=request.generator())
+        noise = self._truncated(request, self._normal(request))
+        return torch.cat([noise, self._codes(request)])
+
+    def _normal(self, request: SampleRequest) -> Tensor:
+        return torch.randn(self.config.latent_dim, generator=request.generator())
+
+    def _codes(self, request: SampleRequest) -> Tensor:
+        return self.codes.standardise(self.codes.from_request(request))
+
+    def _truncated(self, request: SampleRequest, noise: Tensor) -> Tensor:
         bound = request.controls.get("truncation")
-        if bound is not None:
-            # The same quantile of the normal truncated to ±bound. Brock et al. 2019, section 3.1,
-            # sample again instead; here a seed's sample changes smoothly with the bound. The clamp
-            # catches quantiles that round to 0 or 1, which `ndtri` maps to infinity.
-            low, high = torch.special.ndtr(torch.tensor([-bound, bound]))
-            cut = torch.special.ndtri(low + torch.special.ndtr(noise) * (high - low))
-            noise = cut.clamp(-bound, bound)
-        return torch.cat([noise, self.codes.standardise(self.codes.from_request(request))])
+        if bound is None:
+            return noise
+        # The same quantile of the normal truncated to ±bound. Brock et al. 2019, section 3.1,
+        # sample again instead; here a seed's sample changes smoothly with the bound. The clamp
+        # catches quantiles that round to 0 or 1, which `ndtri` maps to infinity.
+        low, high = torch.special.ndtr(torch.tensor([-bound, bound]))
+        cut: Tensor = torch.special.ndtri(low + torch.special.ndtr(noise) * (high - low))
+        return cut.clamp(-bound, bound)
 
 
 def _adversarial_loss(loss: str, real: Tensor, fake: Tensor) -> Tensor:

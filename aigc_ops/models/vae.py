@@ -29,6 +29,7 @@ from aigc_ops.modalities.image.model import (
     to_unit_range,
 )
 from aigc_ops.models.nn.blocks import ClassConditionedLatent
+from aigc_ops.models.nn.interpolation import slerp
 from aigc_ops.models.nn.networks import Network, build_downsampling, build_upsampling
 
 # A latent unit is active if its mean varies by more over the data: Burda et al. 2016, section 5.2.
@@ -233,9 +234,9 @@ class Vae(ImageLikelihoodModel):
         """Return images with their reconstructions, and interpolations within a class."""
         images, labels = to_uint8(self._prepared(batch["images"], noise)), batch.get("labels")
         images = images.to(batch["images"].device)
-        pairs = torch.stack([images.cpu(), self.reconstruct(images, labels)], dim=1)
+        pairs = torch.stack([images.cpu(), self._reconstruct(images, labels)], dim=1)
         interpolations = [
-            self.interpolate(images[ends], None if labels is None else labels[ends], num=NUM_STEPS)
+            self._interpolate(images[ends], None if labels is None else labels[ends], num=NUM_STEPS)
             for ends in _interpolation_pairs(labels, len(images))[:NUM_INTERPOLATIONS]
         ]
         pictures = {"reconstructions": pairs}
@@ -244,13 +245,24 @@ class Vae(ImageLikelihoodModel):
         return pictures
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Return reconstructions (B, C, H, W) of uint8 images, uint8, from the mean codes."""
+    def reconstruct(self, samples: Tensor, requests: Sequence[SampleRequest]) -> Tensor:
+        """Return reconstructions (N, C, H, W) of uint8 images, uint8, from the mean codes."""
+        device = next(self.parameters()).device
+        return self._reconstruct(samples.to(device), self.labels(requests, device))
+
+    def _reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
         mean, _ = self.autoencoder.encode(to_unit_range(images), labels)
         return self._decode(mean, labels)
 
     @torch.no_grad()
-    def interpolate(self, images: Tensor, labels: Tensor | None, *, num: int) -> Tensor:
+    def interpolate(self, start: SampleRequest, end: SampleRequest, num: int) -> Tensor:
+        """Return (num, C, H, W) uint8 images between the samples of two requests."""
+        device = next(self.parameters()).device
+        normals = slerp(self._normal(start), self._normal(end), num)
+        codes = torch.stack([self._code(start, normal) for normal in normals])
+        return self._decode(codes.to(device), self.labels([start] * num, device))
+
+    def _interpolate(self, images: Tensor, labels: Tensor | None, *, num: int) -> Tensor:
         """Return (num, C, H, W) uint8, interpolated linearly between the codes of 2 images.
 
         The first image's label is used throughout.
@@ -275,10 +287,15 @@ class Vae(ImageLikelihoodModel):
         codes = torch.stack([self._code(request) for request in requests])
         return self._decode(codes.to(device), self.labels(requests, device))
 
-    def _code(self, request: SampleRequest) -> Tensor:
+    def _normal(self, request: SampleRequest) -> Tensor:
+        return torch.randn(self.config.latent_dim, generator=request.generator())
+
+    def _code(self, request: SampleRequest, normal: Tensor | None = None) -> Tensor:
+        """Return the code (latent_dim,) of a request, from its own noise or from a given one."""
         # All units are sampled before some are set, so that setting one does not change the others.
-        code = torch.randn(self.config.latent_dim, generator=request.generator())
-        code *= request.controls.get("temperature", 1.0)
+        code = (self._normal(request) if normal is None else normal) * request.controls.get(
+            "temperature", 1.0
+        )
         for index in range(self.config.latent_dim):
             code[index] = request.controls.get(f"latent_{index + 1}", code[index])
         return code

@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pydantic import JsonValue
 
 from aigc_ops.core.errors import CheckpointError, ModelError
 from aigc_ops.interfaces.modality import Modality
@@ -15,7 +17,8 @@ from aigc_ops.sampling.metadata import RECORD, ModelRef, sample_metadata
 
 GOLDEN = "golden"
 STAGING = ".samples.partial"  # hidden, and in the same folder: a rename is then atomic
-WRITTEN = re.compile(r"\d{5,7}\.\w+|samples\.\w+")
+INTERPOLATION = "interpolation"
+WRITTEN = re.compile(rf"\d{{5,7}}\.\w+|(samples|{INTERPOLATION})\.\w+")
 """File names that `write_samples` uses, for any modality and for the record."""
 
 
@@ -26,8 +29,12 @@ def write_samples(
     folder: Path,
     *,
     origin: ModelRef | None = None,
-) -> None:
-    """Write a batch of samples, and their requests in order as `samples.jsonl`.
+    frames: Sequence[Mapping[str, JsonValue]] = (),
+) -> list[str]:
+    """Write samples, and their requests in order as `samples.jsonl`; return the other files' names.
+
+    For an interpolation, `frames` describes each sample's place in it. All samples are then shown
+    in one more file, such as `interpolation.png`.
 
     Images are `00000.png`, `00001.png` and so on. Texts are one `samples.txt` with one text per
     line and control characters escaped; `samples.jsonl` has them unescaped. Samples carry their
@@ -39,7 +46,7 @@ def write_samples(
         previous = _previous_files(modality, folder)
         # 1. Write everything to the staging folder. A full disk leaves the old samples in place.
         try:
-            names = _stage(modality, samples, requests, folder / STAGING, origin)
+            names = _stage(modality, samples, requests, folder / STAGING, origin, frames)
         except OSError:
             shutil.rmtree(folder / STAGING, ignore_errors=True)
             raise
@@ -51,6 +58,7 @@ def write_samples(
         for name in [*names, RECORD]:
             (folder / STAGING / name).replace(folder / name)
         (folder / STAGING).rmdir()
+        return names
     except OSError as error:
         raise ModelError(
             f"{folder}: the samples cannot be written ({error.strerror or error}); "
@@ -64,26 +72,42 @@ def _stage(
     requests: Sequence[SampleRequest],
     staging: Path,
     origin: ModelRef | None,
+    frames: Sequence[Mapping[str, JsonValue]],
 ) -> list[str]:
     """Write all files into a hidden folder; return the names of all but the record."""
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    metadata = partial(_metadata, modality, requests, origin)
+    places = frames or [{}] * len(requests)
+    metadata = partial(_metadata, modality, requests, origin, places)
     names = modality.samples.write(samples, staging, metadata)
     rows = (
-        _row(modality, sample, name, request, origin)
-        for sample, name, request in zip(samples, names, requests, strict=True)
+        _row(modality, sample, name, request, origin) | _as_condition(place)
+        for sample, name, request, place in zip(samples, names, requests, places, strict=True)
     )
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     # newline="" keeps "\n" on Windows, too: the file's bytes are the same everywhere.
     (staging / RECORD).write_text(text, encoding="utf-8", newline="")
+    if frames:
+        medium = modality.samples.sequence(samples, requests)
+        (staging / f"{INTERPOLATION}{medium.suffix}").write_bytes(medium.encoded())
     return sorted(path.name for path in staging.iterdir() if path.name != RECORD)
 
 
 def _metadata(
-    modality: Modality[Any], requests: Sequence[SampleRequest], origin: ModelRef | None, index: int
+    modality: Modality[Any],
+    requests: Sequence[SampleRequest],
+    origin: ModelRef | None,
+    places: Sequence[Mapping[str, JsonValue]],
+    index: int,
 ) -> dict[str, Any] | None:
-    return sample_metadata(modality, origin, requests[index]) if origin else None
+    if origin is None:
+        return None
+    return sample_metadata(modality, origin, requests[index]) | _as_condition(places[index])
+
+
+def _as_condition(place: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """Return the place of a sample in an interpolation as a condition of its metadata."""
+    return {"conditions": {INTERPOLATION: dict(place)}} if place else {}
 
 
 def _row(

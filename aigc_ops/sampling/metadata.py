@@ -36,7 +36,8 @@ class ModelRef(Record):
 class SampleMetadata(ModelRef):
     """Model and request of a sample."""
 
-    seed: int
+    seed: int | None = None
+    """Seed of the sample; None for a reconstruction, which has none."""
     label: int | None = None
     prompt: str | None = None
     controls: Mapping[str, float] = {}

@@ -1,7 +1,8 @@
 """Samples of a trained model: check requests, generate in batches, measure the rate."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Generic, TypeVar
@@ -163,17 +164,24 @@ def _generate(
 ) -> SamplesT:
     check_requests(model, sample_requests)
     batches: list[SamplesT] = []
+    with inference(model):
+        # At least one call, so that no requests give an empty batch of the right type.
+        for start in range(0, max(len(sample_requests), 1), batch_size):
+            batch = sample_requests[start : start + batch_size]
+            batches.append(model.sample(batch))
+            bar.update(len(batch))
+    samples: SamplesT = find_modality(model.modality).samples.join(batches)
+    return samples
+
+
+@contextmanager
+def inference(model: Generative[Any]) -> Iterator[None]:
+    """Use a model in eval mode and fp32, without gradients."""
     was_training = model.training
     model.eval()
     device = next((p.device.type for p in model.parameters()), "cpu")
     try:
         with torch.inference_mode(), torch.autocast(device, enabled=False):
-            # At least one call, so that no requests give an empty batch of the right type.
-            for start in range(0, max(len(sample_requests), 1), batch_size):
-                batch = sample_requests[start : start + batch_size]
-                batches.append(model.sample(batch))
-                bar.update(len(batch))
+            yield
     finally:
         model.train(was_training)
-    samples: SamplesT = find_modality(model.modality).samples.join(batches)
-    return samples

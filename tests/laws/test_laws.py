@@ -123,6 +123,20 @@ FAULTS = {
             "controls_are_kept_within_their_bounds",
         },
     ),
+    "lost_end": (
+        """
+    def interpolate(self, start, end, num):
+        return self.sample([start] * num)
+""",
+        {"an_interpolation_ends_in_the_samples_of_its_seeds"},
+    ),
+    "noisy_code": (
+        """
+    def reconstruct(self, samples, requests):
+        return samples + torch.randn(samples.shape)
+""",
+        {"a_reconstruction_is_a_sample_and_always_the_same"},
+    ),
 }
 
 SILENT = """

@@ -133,7 +133,7 @@ def test_gaussian_pixels_are_not_binarised():
 def test_pictures_pair_images_with_reconstructions_and_the_ends_of_paths():
     model, batch = far_from_its_prior(), binary_batch(5)
     pictures = model.pictures(batch, noise_for(batch))
-    again = model.reconstruct(batch["images"], None)
+    again = model.reconstruct(batch["images"], [SampleRequest(0)] * 5)
     assert torch.equal(pictures["reconstructions"], torch.stack([batch["images"], again], dim=1))
     assert torch.equal(pictures["interpolations"][:, [0, -1]], again[:4].unflatten(0, (2, 2)))
 
@@ -150,8 +150,8 @@ def test_paths_join_images_of_one_class():
 def test_interpolation_goes_from_one_reconstruction_to_the_other():
     model = vae().eval()
     images = torch.stack([BATCH["images"][0], BATCH["images"][0] // 4])
-    ends = model.reconstruct(images, None)
-    path = model.interpolate(images, None, num=5)
+    ends = model.reconstruct(images, [SampleRequest(0)] * 2)
+    path = model._interpolate(images, None, num=5)
     assert path.shape == (5, 1, 8, 8)
     assert torch.equal(path[[0, -1]], ends)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aigc_ops.interfaces.canaries import CanaryHooks
     from aigc_ops.interfaces.evaluation import EvaluationHooks
     from aigc_ops.interfaces.ingestion import DataHooks
+    from aigc_ops.interfaces.latents import ReconstructionHooks
     from aigc_ops.interfaces.sampling import RequestFields, SampleCodec
     from aigc_ops.interfaces.training import TrainingHooks
 
@@ -71,6 +72,12 @@ class Image(Modality["Tensor"]):
         from aigc_ops.modalities.image.canaries import ImageCanaries
 
         return ImageCanaries()
+
+    @cached_property
+    def reconstruction(self) -> "ReconstructionHooks[Tensor]":
+        from aigc_ops.modalities.image.reconstruction import ImageReconstruction
+
+        return ImageReconstruction()
 
 
 MODALITY = Image()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FULL_DIFFERENCE = 255  # of images whose shapes differ
+MOST_IN_A_ROW = 16
 
 # What Pillow's PNG decoder raises for damaged files.
 _DECODER_FAULTS = (
@@ -79,6 +80,11 @@ class ImageCodec(SampleCodec["Tensor"]):
         from aigc_ops.modalities.image.pictures import grid
 
         return Picture(grid(samples))
+
+    def sequence(self, samples: "Tensor", requests: Sequence[SampleRequest]) -> Media:  # noqa: ARG002
+        from aigc_ops.modalities.image.pictures import grid
+
+        return Picture(grid(samples, min(len(samples), MOST_IN_A_ROW)))
 
     def read_metadata(self, path: Path) -> str | None:
         """Return the metadata text of a PNG, None without any; pixels are not decoded."""
