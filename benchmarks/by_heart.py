@@ -8,6 +8,7 @@ draws other held-out texts, and other samples. Each trial is appended to a file 
 which a further call resumes.
 """
 
+import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -131,12 +132,16 @@ def measure(path: Path, models: int, resamples: int, record: Recorder) -> None:
                 record(f"{kind.replace(' ', '-')}-{num}", [share])
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--trials", type=Path, required=True, metavar="FILE")
     parser.add_argument("--models", type=int, default=5, help="of each kind")
     parser.add_argument("--resamples", type=int, default=20, help="evaluations of each model")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    given = build_parser().parse_args()
     measure(given.trials, given.models, given.resamples, recorder(given))
 
 

@@ -133,7 +133,8 @@ def _target_cell(result: Result) -> str:
         limit = "the peer" if bound == "peer" else number(float(bound))
         unit = "×" if kind == "ratio" else result.unit if len(result.unit) <= 3 else ""
         parts.append(f"{SIGNS[sign]} {limit} {unit if bound != 'peer' else ''}".rstrip())
-    return (", ".join(parts) or NONE) + (", **missed**" if result.missed() else "")
+    state = ", not measured yet" if result.value is result.ratio is None else ""
+    return (", ".join(parts) or NONE) + (", **missed**" if result.missed() else state)
 
 
 def _command_cell(command: str | None, before: str | None) -> str:
@@ -150,8 +151,8 @@ def problems(folder: Path) -> Iterator[str]:
         yield f"{folder}: {error}"
         return
     for name, result in results.items():
-        if result.name != name or result.value is result.ratio is None:
-            yield f"{name}: has another name, or neither value nor ratio"
+        if result.name != name:
+            yield f"{name}: has another name"
         if (folder / f"{name}.json").read_text("utf-8") != result.to_json():
             yield f"{name}: keys are not sorted; write it by Result.to_json"
         yield from (f"{name}: {problem}" for problem in command_problems(result.command or ""))

@@ -81,7 +81,9 @@ class Result(Record):
     """The commit of the code; None where it was not recorded."""
 
     def missed(self) -> bool:
-        """Return whether a condition of the target is not met."""
+        """Return whether a condition of the target is not met; False for what is not measured."""
+        if self.value is self.ratio is None:
+            return False
         return any(not self._is_met(*found) for found in re.findall(CONDITION, self.target or ""))
 
     def _is_met(self, kind: str, sign: str, bound: str) -> bool:

@@ -149,7 +149,10 @@ def jackknife_replicates(
 
 def _shown(groups: Sequence[GroupT]) -> Iterable[GroupT]:
     """Return the groups that the jackknife leaves out, with a bar if they take over a second."""
-    return progress_bar(groups, desc="confidence interval", unit="group", delay=1, leave=False)
+    bar: Iterable[GroupT] = progress_bar(
+        groups, desc="confidence interval", unit="group", delay=1, leave=False
+    )
+    return bar
 
 
 def delete_a_group(value: float, replicates: Sequence[float]) -> Estimate:

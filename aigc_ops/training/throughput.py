@@ -19,8 +19,8 @@ class Rate:
         self._paused = 0.0
         self._units: int | Tensor = 0
         # Clock and units counted, from the start of the period on.
-        self._marks = deque([(self._clock(), self._units)])
-        self._last = self._marks[0]
+        self._last: tuple[float, int | Tensor] = self._clock(), 0
+        self._marks: deque[tuple[float, int | Tensor]] = deque([self._last])
 
     @property
     def value(self) -> float | None:

@@ -37,7 +37,9 @@ def test_a_command_reads_and_prints_names_as_utf8(
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     variables = gb18030 if locale == "gb18030" else ascii_only
     (tmp_path / "数据").mkdir()
-    (tmp_path / "数据" / "诗.txt").write_text("床前明月光\n疑是地上霜\n" * 9, encoding="utf-8")
+    (tmp_path / "数据" / "诗.txt").write_text(
+        "".join(f"床前明月光{n}\n" for n in range(18)), encoding="utf-8"
+    )
     begin = {
         "program": [Path(sys.executable).with_name("aigc-ops")],
         "module": [sys.executable, "-m", "aigc_ops"],

@@ -45,17 +45,28 @@ def unindented(code: str) -> str:
 
 
 def test_its_family_passes_the_laws(workplace: PulseWorkplace, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "--pyargs", "aigc_ops.laws", "--family", "gauss"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--pyargs",
+        "aigc_ops.laws",
+        "--family",
+        "gauss",
+        "-rs",
+    ]
     environment = {k: v for k, v in workplace.environment.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\d+ passed in", done.stdout), done.stdout  # and none skipped
+    # Only those of optional interfaces are skipped.
+    skipped = re.findall(r"SKIPPED \[\d+\].*: (.*)", done.stdout)
+    assert set(skipped) == {"the family does not interpolate", "the family does not reconstruct"}
 
 
 def test_its_data_is_found_validated_and_learnt(first: Any) -> None:
     assert first["dataset"]["modality"] == "pulses"
     assert first["dataset"]["shape"] == {"length": LENGTH, "class_names": ["0", "1"]}
-    assert first["report"]["num_expectations"] == 10
+    assert first["report"]["num_expectations"] == 9
     assert "every level is within 10" in Path(first["report"]["json_uri"]).read_text()
     assert first["pulses_per_second"] > 0
     assert Path(first["checkpoint"]["grid_uri"]).name == "samples.tsv"

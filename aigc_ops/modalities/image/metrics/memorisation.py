@@ -190,9 +190,12 @@ class CopyControls:
             return Bound(closeness, max(quantile, _highest(quantile, len(heldout)) - MARGIN))
 
         def copies_needed(quantile: float) -> float:
-            """Return the share of copies among 1,000 samples that is about to be flagged."""
+            """Return the share of copies among 1,000 samples that is about to be flagged.
+
+            It is that of the usual alteration that is found least.
+            """
             each = bound(quantile)
-            found = float((usual < each.closeness).double().mean())
+            found = float((usual < each.closeness).double().mean(dim=1).min())
             chance = 2 * math.sqrt(quantile * (1 - quantile) / 1000)
             return (each.expected + MARGIN - quantile + chance) / max(found, 1e-9)
 
@@ -284,7 +287,7 @@ def _search(
     """
     pixels = [small(each.images).flatten(1) for each in (images, train)]
     found = {
-        "pixels": nearest(*pixels, own),
+        "pixels": nearest(pixels[0], pixels[1], own),
         "aligned": nearest_aligned(images.images, train.images, own),
     }
     if train.features.shape[1]:
