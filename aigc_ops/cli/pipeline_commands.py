@@ -24,7 +24,7 @@ from aigc_ops.core.artifacts import (
     RunResult,
     contract_differences,
 )
-from aigc_ops.core.errors import ConfigError, TrainingError
+from aigc_ops.core.errors import AigcOpsError, ConfigError, TrainingError
 from aigc_ops.core.state_dir import is_first_process, lock_state_dir, num_processes
 from aigc_ops.pipeline import run_cache
 
@@ -78,11 +78,14 @@ def _run_flow(arguments: argparse.Namespace, flags: Sequence[str], digest: str |
     file = Path(arguments.config)
     require_inputs(config, file, overrides)
     with _state_lock():
-        # 2. Start the Prefect server and the validation worker. Both are processes, so that this
-        # one imports its libraries at the same time.
-        server = temporary_server()
+        # 2. Check what later stages need, which requires no Prefect server. Meanwhile the
+        # validation worker, a process, imports its libraries.
         worker.start()
-        from aigc_ops.pipeline.chain import config_digest, preload
+        from aigc_ops.pipeline.chain import config_digest, open_data, preload
+        from aigc_ops.pipeline.needs import require_stages
+
+        require_stages(config, open_data(config))
+        server = temporary_server()
         from flows.deployments import pipeline_of
 
         pipeline = pipeline_of(config.model.family)
@@ -130,14 +133,30 @@ def train_command(arguments: argparse.Namespace, flags: Sequence[str]) -> tuple[
     """Train a model, or resume its training."""
     from aigc_ops.pipeline import chain
     from aigc_ops.pipeline.inputs import require_inputs
+    from aigc_ops.pipeline.needs import require_stages
 
     config, overrides = _load_config(arguments, flags)
     sections = ["data", "model", "training"]
     require_inputs(config, Path(arguments.config), overrides, sections=sections)
     with _state_lock():
-        checkpoint = chain.train_stage(config, _open_data(config))
+        dataset = _open_data(config)
+        if is_first_process():
+            require_stages(config, dataset, ["train"])
+            _warn_of_evaluation(config, dataset)
+        checkpoint = chain.train_stage(config, dataset)
     lines = [f"checkpoint: {checkpoint.uri}", f"samples: {checkpoint.grid_uri}"]
     return {**checkpoint.model_dump(mode="json"), **_rate(checkpoint)}, lines
+
+
+def _warn_of_evaluation(config: Any, dataset: DatasetRef) -> None:
+    """Print why the trained model could not be evaluated, if so."""
+    from aigc_ops.pipeline.needs import require_stages
+
+    # A warning, because a model may be trained without ever being scored here.
+    try:
+        require_stages(config, dataset, ["evaluate"])
+    except AigcOpsError as error:
+        print(f"warning: the model could not be evaluated: {error}", file=sys.stderr)
 
 
 def evaluate_command(
@@ -145,11 +164,14 @@ def evaluate_command(
 ) -> tuple[Answer, list[str]]:
     """Evaluate a model on the dataset of its stored config, or of `--data.path`."""
     from aigc_ops.pipeline import chain
+    from aigc_ops.pipeline.needs import require_stages
 
     checkpoint = chain.resolve(arguments.model)
     config = _stored_config(checkpoint, flags)
     with _state_lock():
-        scores = chain.evaluate_stage(config, _open_data(config), checkpoint)
+        dataset = _open_data(config)
+        require_stages(config, dataset, ["evaluate"])
+        scores = chain.evaluate_stage(config, dataset, checkpoint)
     lines = [*score_lines(scores), *_copy_lines(scores, config), f"report: {scores.report_uri}"]
     return scores.model_dump(mode="json"), lines
 

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "aigc-ops"
+ABSENT_TAG = "aigc_ops.absent"
 REACH_SECONDS = 5  # MLflow's own client would wait and retry for minutes
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -81,6 +83,28 @@ def experiment_id(client: "MlflowClient") -> str:
             "or set MLFLOW_EXPERIMENT_NAME to another name"
         )
     return str(experiment.experiment_id)
+
+
+def require_writable(client: "MlflowClient", name: str) -> None:
+    """Raise RegistryError unless the credentials may change the experiment and a model.
+
+    A model that does not exist yet may be registered by every user of a server.
+    """
+    from mlflow.exceptions import MlflowException
+
+    # Deleting a tag that is not there changes nothing, but needs the permission to write.
+    experiment = experiment_id(client)
+    for what, delete in {
+        f"writing to experiment {experiment}": partial(client.delete_experiment_tag, experiment),
+        f"writing to model {name!r}": partial(client.delete_registered_model_tag, name),
+    }.items():
+        with faults(what):
+            try:
+                delete(ABSENT_TAG)
+            except MlflowException as error:
+                # The tag or the model is absent, or an older server has no such request.
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND"):
+                    raise
 
 
 @contextmanager
