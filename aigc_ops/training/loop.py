@@ -151,6 +151,10 @@ def _train(job: TrainingJob, processes: ProcessGroup) -> int:
     parts = _components(job, processes)
     state, watchdog, curves, rate = parts.state, parts.watchdog, parts.curves, parts.rate
     model = state.model
+    if processes.is_writer:
+        # A new checkpoint is written before the oldest is removed.
+        num = min(config.keep_checkpoints, -(-config.steps // config.checkpoint_every)) + 1
+        folder.require_space(state.checkpoint_bytes(), num)
     model.train()
     with (
         progress_bar(

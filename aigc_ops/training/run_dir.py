@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from aigc_ops.core.artifacts import Checkpoint
 from aigc_ops.core.atomic_dirs import PROVENANCE, recover, verify_folder, write_folder
-from aigc_ops.core.errors import CheckpointError
+from aigc_ops.core.errors import CheckpointError, TrainingError
+from aigc_ops.core.state_dir import full_disk_message
 from aigc_ops.interfaces.media import Media
 from aigc_ops.storage.checkpoints import read_checkpoint
 from aigc_ops.training.state import Snapshot
@@ -92,6 +93,17 @@ class RunFolder:
         # 3. Remove what killed processes left half-written; nobody else writes here.
         for partial in self.path.glob(".step-*.partial"):
             shutil.rmtree(partial, ignore_errors=True)
+
+    def require_space(self, checkpoint_bytes: int, num: int) -> None:
+        """Raise TrainingError unless `num` checkpoints fit on the disk, those here included."""
+        needed = checkpoint_bytes * max(1, num - len(list(self.path.glob("step-*"))))
+        self.path.mkdir(parents=True, exist_ok=True)
+        if shortage := full_disk_message(self.path, needed):
+            raise TrainingError(
+                f"{shortage}, and the checkpoints need {needed:,}; free space (`aigc-ops cache "
+                "prune`), keep fewer (--training.keep-checkpoints 1), or set AIGC_OPS_HOME to "
+                "another disk"
+            )
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, which a rollback has invalidated."""

@@ -203,6 +203,19 @@ class TrainingState:
         }
         return Snapshot(model, tensors, record)
 
+    def checkpoint_bytes(self) -> int:
+        """Return the size of a checkpoint's tensors once the optimisers have their moments."""
+        # By address, because tied weights are stored once.
+        weights = {t.data_ptr(): t.nbytes for t in self.model.state_dict().values()}
+        live = sum(tensor.nbytes for tensor in self.ema.live.values())
+        moments: int = 2 * sum(
+            parameter.nbytes
+            for optimizer in self.optimizers.values()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        )
+        return sum(weights.values()) + live + moments
+
     def restore(self, folder: Path) -> None:
         """Load what a snapshot wrote: weights, optimisers, EMA and progress."""
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))

@@ -1,10 +1,12 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +24,23 @@ from tests.conftest import CHILDREN, ref_of, striped_digits
 from tests.training.runs import GAN, VAE, Recorder, run
 
 DATA = DataConfig(path="anywhere")
+
+
+@pytest.mark.parametrize("model", [GAN, VAE], ids=lambda m: m.family)
+def test_checkpoints_that_do_not_fit_on_the_disk_stop_a_run_before_its_first_step(
+    model, tmp_path, monkeypatch
+):
+    done = run(model, tmp_path / "done", steps=1)
+    stored = sum((Path(done.uri) / name).stat().st_size for name in FILES)
+    recorder = Recorder()
+    space = SimpleNamespace(free=2 * stored - 2**15)  # two checkpoints, without their headers
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: space)
+    with pytest.raises(TrainingError, match=r"checkpoints need .*--training\.keep-checkpoints"):
+        run(model, tmp_path / "full", tracker=recorder, steps=4, checkpoint_every=1)
+    assert not recorder.metrics
+    assert not list((tmp_path / "full").glob("step-*"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4 * stored))
+    assert run(model, tmp_path / "full", steps=1).step == 1
 
 
 @pytest.mark.parametrize("model", [GAN, VAE], ids=lambda m: m.family)
