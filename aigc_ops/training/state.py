@@ -208,13 +208,14 @@ class TrainingState:
         # By address, because tied weights are stored once.
         weights = {t.data_ptr(): t.nbytes for t in self.model.state_dict().values()}
         live = sum(tensor.nbytes for tensor in self.ema.live.values())
-        moments: int = 2 * sum(
+        moments = 2 * sum(
             parameter.nbytes
             for optimizer in self.optimizers.values()
             for group in optimizer.param_groups
             for parameter in group["params"]
         )
-        return sum(weights.values()) + live + moments
+        total: int = sum(weights.values()) + live + moments
+        return total
 
     def restore(self, folder: Path) -> None:
         """Load what a snapshot wrote: weights, optimisers, EMA and progress."""

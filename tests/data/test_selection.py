@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aigc_ops.core.artifacts import DatasetRef
-from aigc_ops.core.errors import ValidationFailed
+from aigc_ops.core.errors import DataError, ValidationFailed
 from aigc_ops.data import DataConfig, Dataset, open_dataset
 from aigc_ops.data.content_digest import content_digest
 from aigc_ops.data.reading import describe
@@ -133,6 +133,14 @@ def test_an_image_under_two_labels_is_kept_and_noted(tmp_path: Path) -> None:
     assert (group.reason, group.examples) == (RELABELLED, ("b/again.png",))
     # Without the labels they are the same image.
     assert counts(tmp_path, heldout_fraction=0.01, label_column=None) == {REPEATED: 2}
+
+
+def test_an_image_that_is_refused_is_not_left_out_as_a_repeat(tmp_path: Path) -> None:
+    write_images(tmp_path, [f"{index}.png" for index in range(12)])
+    content = encode(noise(3), "GIF", save_all=True, append_images=[noise(4)])
+    (tmp_path / "x.gif").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.gif: animated"):
+        images_of(tmp_path, heldout_fraction=0.001)
 
 
 @pytest.mark.parametrize("group", [1, 7, 48])

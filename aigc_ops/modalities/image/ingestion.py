@@ -135,10 +135,10 @@ class ImageFiles(DataHooks):
             "num_frames": header.frames,
             "is_deep": header.mode in DEEP_MODES or None,
         }
-        # An animation is refused by its frames; by the first alone it might repeat another image.
-        if header.frames == 1 and header.mode in GREY_MODES + COLOUR_MODES:
-            # The digest is over pixels rather than bytes, so it finds duplicates across formats. It
-            # is taken strip by strip, because a large image would be copied whole.
+        if header.mode in GREY_MODES + COLOUR_MODES and header.frames == 1:
+            # An image that is refused has no digest, so it is not left out as a repeat. The digest
+            # is over pixels rather than bytes, so it finds duplicates across formats. It is taken
+            # strip by strip, because a large image would be copied whole.
             flat = flatten(image)
             digest = hashlib.sha256(f"{flat.mode} {facts['size']} ".encode())
             for _, strip in strips(flat):
