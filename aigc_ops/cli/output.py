@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from aigc_ops.core.artifacts import RunResult, Verdict
+from aigc_ops.core.artifacts import RunResult, Scores, Verdict
+from aigc_ops.interfaces.discovery import find_modality
 
 
-def score_lines(scores: Any) -> list[str]:
-    """Return a line for each score of a checkpoint."""
-    return values_lines(scores.values)
+def score_lines(scores: Scores) -> list[str]:
+    """Return a line for each score of a checkpoint, and lines that explain some."""
+    modality = find_modality(scores.modality)
+    return [*values_lines(scores.values), *modality.summary(scores)]
 
 
 def values_lines(values: Any) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from aigc_ops.core.artifacts import Scores
     from aigc_ops.interfaces.canaries import CanaryHooks
     from aigc_ops.interfaces.evaluation import EvaluationHooks
     from aigc_ops.interfaces.guard import Guard
@@ -49,6 +50,10 @@ class Modality(abc.ABC, Generic[SamplesT]):
     """Guards by score name; `promotion.guards` holds their limits."""
     meanings: ClassVar[Mapping[str, str]] = {}
     """Explanation of each metric by its name, for reports and packets."""
+
+    def summary(self, scores: "Scores") -> list[str]:  # noqa: ARG002 - an optional hook
+        """Return lines for people that explain scores by one another."""
+        return []
 
     @property
     def rate_name(self) -> str:

@@ -159,12 +159,34 @@ def delete_a_group(value: float, replicates: Sequence[float]) -> Estimate:
     """Return the value with the 95 % interval of the jackknife's replicates (Kott 2001)."""
     from scipy.special import stdtrit  # quicker to import than scipy.stats, and all that is needed
 
-    # The variance is (G - 1) / G times the sum of squared deviations from the replicates' mean.
-    groups = len(replicates)
-    error = float(np.sqrt((groups - 1) * np.var(replicates)))
     # Student's t with G - 1 degrees of freedom: ten groups are too few for a normal quantile.
-    margin = float(stdtrit(groups - 1, (1 + CONFIDENCE) / 2)) * error
+    margin = float(stdtrit(len(replicates) - 1, (1 + CONFIDENCE) / 2)) * _error(replicates)
     return Estimate(value, value - margin, value + margin)
+
+
+def _error(replicates: Sequence[float]) -> float:
+    # The variance is (G - 1) / G times the sum of squared deviations from the replicates' mean.
+    return float(np.sqrt((len(replicates) - 1) * np.var(replicates)))
+
+
+def ratio_of_means(numerators: Array, denominators: Array) -> Estimate:
+    """Return mean(numerators) / mean(denominators) of independent samples, with a 95 % interval.
+
+    Both means are uncertain: their jackknife errors are combined by the delta method (Cochran 1977,
+    section 6.4, without the covariance). The mean of the denominators must not be 0.
+    """
+    from scipy.special import stdtrit
+
+    top, tops = jackknife_replicates(lambda kept: float(numerators[kept].mean()), len(numerators))
+    low, lows = jackknife_replicates(
+        lambda kept: float(denominators[kept].mean()), len(denominators)
+    )
+    ratio = top / low
+    error = math.hypot(_error(tops), ratio * _error(lows)) / low
+    # The degrees of freedom of the smaller sample alone, which is never too few.
+    freedom = min(len(tops), len(lows)) - 1
+    margin = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    return Estimate(ratio, max(0.0, ratio - margin), ratio + margin)
 
 
 def share_estimate(num: int, total: int, *, confidence: float = CONFIDENCE) -> Estimate:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from aigc_ops.cli.output import score_lines
 from aigc_ops.compute.random import sample_seeds
 from aigc_ops.core.artifacts import Checkpoint, Score, Scores, contract_differences
 from aigc_ops.core.errors import EvaluationError
 from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.evaluation import EvaluationConfig, evaluate
+from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.modalities.image.extractors import weights as extractor_weights
 from aigc_ops.modalities.image.metrics.controls import ControlsReport
 from tests.evaluation.conftest import new_gan, new_vae, stored
@@ -162,8 +164,15 @@ def test_scores_and_grid_are_left_in_the_folder_and_reported(
         "real_exact_copies",
         "label_agreement",
         "real_label_agreement",
+        "label_agreement_ratio",
     }
     assert scores.values["label_agreement"].contract["n"] == 20
+    shares = [scores.values[f"{name}label_agreement"].value for name in ("", "real_")]
+    [line] = find_modality("image").summary(scores)
+    reached = f"{shares[0]:.2f}, {shares[0] / shares[1]:.0%} of the {shares[1]:.2f} that held-out"
+    assert reached in line
+    assert line in (tmp_path / "a" / "report.html").read_text()
+    assert line == score_lines(scores)[-1]
     num_train = open_dataset(DataConfig(path=str(image_folder))).num_train
     assert scores.values["real_label_agreement"].contract["n"] == math.ceil(num_train / 5)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_ops.modalities.image.metrics.classes import class_estimates
+from aigc_ops.modalities.image.metrics.classes import Probe, class_estimates
+from aigc_ops.statistics.intervals import jackknife, ratio_of_means
 from aigc_ops.statistics.kernel import kernel_estimate
 from aigc_ops.statistics.neighbours import neighbour_estimates
 
@@ -79,6 +80,7 @@ def test_agreement_and_spread_see_wrong_and_collapsed_classes() -> None:
     assert healthy["label_agreement"].value > 0.97
     assert healthy["real_label_agreement"].value > 0.97
     assert healthy["class_spread"].value == pytest.approx(1, abs=0.15)
+    assert healthy["label_agreement_ratio"].value == pytest.approx(1, abs=0.03)
     swapped = class_estimates(real, labels, drawn, (asked + 1) % 3, 3)
     assert swapped["label_agreement"].value < 0.03
     one_image = drawn.copy()
@@ -87,6 +89,50 @@ def test_agreement_and_spread_see_wrong_and_collapsed_classes() -> None:
     assert collapsed["label_agreement"].value > 0.97  # agreement alone does not see it
     assert collapsed["class_spread"].value == pytest.approx(0, abs=1e-9)
     assert collapsed["class_spread"].high < 0.2
+
+
+def test_perfect_samples_reach_what_a_weak_probe_says_of_real_images() -> None:
+    real, labels = classes(num=1500, seed=0, spread=4.0)
+    perfect, asked = classes(num=900, seed=1, spread=4.0)
+    found = class_estimates(real, labels, perfect, asked, 3)
+    assert found["label_agreement"].value < 0.85  # though every sample is right
+    ratio = found["label_agreement_ratio"]
+    shares = found["label_agreement"].value / found["real_label_agreement"].value
+    assert ratio.value == pytest.approx(shares)
+    assert ratio.low < 1 < ratio.high
+    wrong = asked.copy()
+    wrong[::5] = (wrong[::5] + 1) % 3  # a fifth shows another class
+    assert class_estimates(real, labels, perfect, wrong, 3)["label_agreement_ratio"].high < 1
+
+
+def test_the_probe_chooses_its_penalty_by_what_it_was_not_fitted_to() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    rows = np.eye(3, 200)[labels] + 0.5 * rng.normal(size=(300, 200))  # many features of few rows
+    others = np.eye(3, 200)[labels] + 0.5 * rng.normal(size=(300, 200))
+    probe = Probe(rows, labels, 3)
+    assert probe.penalty > 1
+    scaled, scaled_others = (
+        np.c_[(each - rows.mean(axis=0)) / rows.std(), np.ones(300)] for each in (rows, others)
+    )
+    plain = np.linalg.solve(scaled.T @ scaled + np.eye(201), scaled.T @ (np.eye(3)[labels] - 1 / 3))
+    before = ((scaled_others @ plain).argmax(axis=1) == labels).mean()
+    assert (probe.classes(others) == labels).mean() > before
+
+
+def test_the_interval_of_a_ratio_covers_both_means() -> None:
+    rng = np.random.default_rng(0)
+    ratios, covered = [], 0
+    for _ in range(300):
+        top, bottom = rng.random(400) < 0.8, rng.random(200) < 0.9
+        found = ratio_of_means(top, bottom)
+        ratios.append(found.value)
+        covered += found.low <= 0.8 / 0.9 <= found.high
+    assert 0.91 <= covered / 300 <= 0.99
+    assert np.mean(ratios) == pytest.approx(0.8 / 0.9, abs=0.005)
+    certain = ratio_of_means(np.array([0.0, 1.0] * 100), np.ones(200))
+    alone = jackknife(lambda kept: float(np.array([0.0, 1.0] * 100)[kept].mean()), 200)
+    assert (certain.low, certain.high) == pytest.approx((alone.low, alone.high))
 
 
 def test_too_few_images_of_a_class_have_no_spread() -> None:

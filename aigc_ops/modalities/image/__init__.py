@@ -10,11 +10,13 @@ from aigc_ops.modalities.image.config import (
     ImageDataConfig,
     ImageEvaluationConfig,
     ImageValidationConfig,
+    agreement_lines,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from aigc_ops.core.artifacts import Scores
     from aigc_ops.interfaces.canaries import CanaryHooks
     from aigc_ops.interfaces.evaluation import EvaluationHooks
     from aigc_ops.interfaces.ingestion import DataHooks
@@ -35,6 +37,10 @@ class Image(Modality["Tensor"]):
     evaluation_section = ImageEvaluationConfig
     guards = GUARDS
     meanings = MEANINGS
+
+    def summary(self, scores: "Scores") -> list[str]:
+        """Return the line on label agreement, for models with classes."""
+        return agreement_lines(scores.values)
 
     @cached_property
     # Each hook is imported on first use: most commands need only one, and some import torch.

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aigc_ops.core.artifacts import Score
 from aigc_ops.core.input_paths import InputPath
 from aigc_ops.interfaces.guard import Guard
 from aigc_ops.interfaces.sections import SectionConfig
@@ -245,7 +246,9 @@ MEANINGS = {
     "coverage": "share of real images with a sample in their neighbourhood",
     "near_duplicates": "share of samples closer to another one than 99 % of real images are",
     "label_agreement": "share of samples that a linear probe assigns to the requested class",
-    "real_label_agreement": "the same for real images; an upper bound",
+    "real_label_agreement": "the same for real images that the probe was not fitted to",
+    "label_agreement_ratio": "label_agreement over real_label_agreement; 1: samples are recognised "
+    "as often as real images",
     "class_spread": "minimum over classes of spread / real spread; 0: a class is one image",
     "copies_in_pixels": "share of samples nearer to a training image than 99 % of held-out "
     "images are; 1 % is expected",
@@ -265,3 +268,15 @@ MEANINGS = {
     "kid_*": "kernel distance in Inception's features of images resized as",
     "inception_score_*": "Inception Score with non-standard weights or resizing:",
 }
+
+
+def agreement_lines(values: Mapping[str, Score]) -> list[str]:
+    """Return the line on label agreement beside that of real images; empty without classes."""
+    names = ("label_agreement", "real_label_agreement", "label_agreement_ratio")
+    if not all(name in values for name in names):
+        return []
+    agreement, real, ratio = (values[name] for name in names)
+    return [
+        f"label agreement: {agreement.value:.2f}, {ratio.value:.0%} of the {real.value:.2f} that "
+        f"held-out images reach (95 % interval {ratio.low:.0%} to {ratio.high:.0%})"
+    ]

@@ -16,8 +16,8 @@ from aigc_ops.interfaces.evaluation import (
     LoadedModel,
     Paired,
 )
-from aigc_ops.interfaces.media import Findings, Media, Picture, Section, Text
-from aigc_ops.modalities.image.config import ImageEvaluationConfig
+from aigc_ops.interfaces.media import Findings, Media, Note, Picture, Section, Text
+from aigc_ops.modalities.image.config import ImageEvaluationConfig, agreement_lines
 from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
@@ -33,7 +33,7 @@ from aigc_ops.modalities.image.metrics.report import (
     pictures_section,
     sample_sections,
 )
-from aigc_ops.modalities.image.metrics.score import score_images
+from aigc_ops.modalities.image.metrics.score import ImageScores, score_images
 from aigc_ops.modalities.image.metrics.splits import MORE_IMAGES, Splits
 from aigc_ops.modalities.image.model import ImageLikelihoodModel, ImageModel
 from aigc_ops.statistics.intervals import paired_error
@@ -98,7 +98,7 @@ class ImageEvaluation(EvaluationHooks):
             primary=scores.primary,
             values=values,
             preview=Picture(grid),
-            findings=Findings([memorisation_note(scores)], sections),
+            findings=Findings(_notes(scores), sections),
             files=files,
             metrics=metrics,
         )
@@ -133,6 +133,10 @@ class ImageEvaluation(EvaluationHooks):
                 pairs[name] = _pairs(samples, train)
         sections = [pictures_section(SIDE_BY_SIDE, grids)]
         return [*sections, pictures_section(PAIRS, pairs, PAIRS_TEXT)] if pairs else sections
+
+
+def _notes(scores: ImageScores) -> list[Note]:
+    return [memorisation_note(scores), *map(Note, agreement_lines(scores.values))]
 
 
 def _image_model(loaded: LoadedModel) -> ImageModel:

@@ -21,7 +21,7 @@ from aigc_ops.interfaces.request import SampleRequest
 from aigc_ops.modalities.image.config import ImageEvaluationConfig
 from aigc_ops.modalities.image.extractors.base import Extractor
 from aigc_ops.modalities.image.metrics.alterations import USUAL
-from aigc_ops.modalities.image.metrics.classes import class_estimates, num_tested
+from aigc_ops.modalities.image.metrics.classes import PROBE, class_estimates, num_tested
 from aigc_ops.modalities.image.metrics.closeness import Nearest
 from aigc_ops.modalities.image.metrics.inception_score import NUM_SPLITS, inception_scores
 from aigc_ops.modalities.image.metrics.kept_samples import check_shape, kept_samples
@@ -113,10 +113,16 @@ def score_images(
             real, labels.numpy()[near], samples_near, numbers, model.shape.num_classes
         )
     values |= {name: score_of(estimate, among) for name, estimate in estimates.items()}
-    if bound := estimates.get("real_label_agreement"):
-        # Its interval is that of the classifier's test split, whose size replaces `n`.
-        terms_of_real = {**among, "n": num_tested(len(real))}
-        values["real_label_agreement"] = score_of(bound, terms_of_real)
+    # Scores of another probe are not comparable. The interval of `real_label_agreement` is that of
+    # the probe's test split.
+    num_real = num_tested(len(real))
+    terms_by_name: dict[str, dict[str, JsonValue]] = {
+        "label_agreement": {"probe": PROBE},
+        "real_label_agreement": {"probe": PROBE, "n": num_real},
+        "label_agreement_ratio": {"probe": PROBE, "n_real": num_real},
+    }
+    for name in terms_by_name.keys() & estimates.keys():
+        values[name] = score_of(estimates[name], {**among, **terms_by_name[name]})
     # 3. Kernel distance, and the Inception Score for extractors with a classifier.
     values |= kernel_scores(extractor, reference.features, features.rows, contract)
     if extractor.classifier is not None and len(features.rows) >= NUM_SPLITS:
