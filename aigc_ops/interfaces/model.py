@@ -65,6 +65,10 @@ class Alarm:
     at_most: float = math.inf
     suppressed_when: tuple[str, float] | None = None
     """Another metric and the value from which on it suppresses this alarm."""
+    beside: tuple[str, ...] = ()
+    """Further metrics that the message shows."""
+    is_warning: bool = False
+    """True: training goes on, and a person is warned once."""
 
     def is_triggered(self, figures: Mapping[str, float]) -> bool:
         """Return True if the metric is present and out of bounds; NaN is out of bounds."""

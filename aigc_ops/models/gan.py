@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from aigc_ops.compute.random import Noise
 from aigc_ops.core.artifacts import ImageShape
+from aigc_ops.interfaces.critics import ADVICE, MEMORISED
 from aigc_ops.interfaces.model import Alarm, FamilyConfig, Loss
 from aigc_ops.interfaces.optimizer import AdamConfig
 from aigc_ops.interfaces.request import Control, SampleRequest
@@ -215,6 +216,13 @@ class Gan(ImageModel):
             at_most=0.9995,
             suppressed_when=("samples/coverage", 0.3),
         ),
+        Alarm(
+            "critic/train_above_heldout",
+            f"the discriminator knows its training images by heart ({ADVICE})",
+            at_most=MEMORISED,
+            beside=("critic/separation", "samples/coverage"),
+            is_warning=True,
+        ),
     )
     config: GanConfig
 
@@ -300,9 +308,15 @@ class Gan(ImageModel):
         return -fake_logits.mean()  # hinge and wasserstein
 
     @torch.no_grad()
+    def critic_scores(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the discriminator's logits (N,) of uint8 images, without augmentation."""
+        device = next(self.parameters()).device
+        on_device = {name: rows.to(device) for name, rows in batch.items()}
+        logits: Tensor = self.critic(to_unit_range(on_device["images"]), on_device.get("labels"))[0]
+        return logits.cpu()
+
     def membership_scores(self, batch: dict[str, Tensor], noise: Noise) -> Tensor:  # noqa: ARG002
-        logits: Tensor = self.critic(to_unit_range(batch["images"]), batch.get("labels"))[0]
-        return logits
+        return self.critic_scores(batch)
 
     def controls(self) -> Mapping[str, Control]:
         truncation = Control(

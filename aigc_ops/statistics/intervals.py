@@ -189,6 +189,25 @@ def ratio_of_means(numerators: Array, denominators: Array) -> Estimate:
     return Estimate(ratio, max(0.0, ratio - margin), ratio + margin)
 
 
+def pairs_estimate(pairs: Array) -> Estimate:
+    """Return the mean of (N, M) values of pairs of two independent samples, with a 95 % interval.
+
+    Both samples are uncertain: the variance is the sum of their jackknife variances, as that of
+    DeLong, DeLong & Clarke-Pearson 1988 for the area under the ROC curve.
+    """
+    from scipy.special import stdtrit
+
+    def replicates_of(means: Array) -> list[float]:
+        return jackknife_replicates(lambda kept: float(means[kept].mean()), len(means))[1]
+
+    replicates = [replicates_of(pairs.mean(axis=axis)) for axis in (1, 0)]
+    error = math.hypot(*map(_error, replicates))
+    freedom = min(map(len, replicates)) - 1
+    margin = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    value = float(pairs.mean())
+    return Estimate(value, max(0.0, value - margin), min(1.0, value + margin))
+
+
 def share_estimate(num: int, total: int, *, confidence: float = CONFIDENCE) -> Estimate:
     """Return num / total with its exact interval, of 95 % by default (Clopper & Pearson 1934)."""
     from scipy.stats import binomtest

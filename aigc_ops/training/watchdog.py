@@ -36,6 +36,7 @@ class Watchdog:
     ) -> None:
         self._config, self._online, self._processes = config, online, processes
         self._folder, self._tracker = folder, tracker
+        self._num_warned: dict[str, int] = {}
 
     def is_due(self, step: int, *, is_checkpoint: bool) -> bool:
         """Return whether to check after this step: every `every` steps and at checkpoints."""
@@ -60,6 +61,7 @@ class Watchdog:
         online |= _rises(state.model.alarms, state.progress, metrics)
         self._tracker.log_metrics(online, step=state.step)
         values = {**metrics, **online}
+        self._warn(state.model.alarms, state.step, values)
         failed = self._failed(state.model.alarms, state.progress, values)
         if failed and self._config.action == "warn":
             tqdm.write(f"warning: at step {state.step}, {failed}", file=sys.stderr)
@@ -68,12 +70,28 @@ class Watchdog:
             _note_best(state.model, state.progress, values)
         return failed
 
+    def _warn(self, alarms: tuple[Alarm, ...], step: int, values: Mapping[str, float]) -> None:
+        """Warn once of each alarm that only warns, after `patience` consecutive checks."""
+        if self._config.action == "off":
+            return
+        for alarm in alarms:
+            count = self._num_warned.get(alarm.metric, 0)
+            # A count that has reached `patience` stays there, so that nobody is warned again.
+            if not alarm.is_warning or count >= self._config.patience:
+                continue
+            count = count + 1 if alarm.is_triggered(values) else 0
+            self._num_warned[alarm.metric] = count
+            if count == self._config.patience:
+                text = f"warning: at step {step}, {_explained(alarm, values)}"
+                self._tracker.log_text(f"{text}\n", f"watchdog/warning-{step:08d}.txt")
+                tqdm.write(text, file=sys.stderr)
+
     def _failed(
         self, alarms: tuple[Alarm, ...], progress: Progress, values: Mapping[str, float]
     ) -> str | None:
         if self._config.action == "off":
             return None
-        triggered = [alarm for alarm in alarms if alarm.is_triggered(values)]
+        triggered = [a for a in alarms if not a.is_warning and a.is_triggered(values)]
         # Health counts without grace: a model that was never healthy must not be rolled back to.
         progress.is_healthy = not triggered
         progress.was_healthy |= progress.is_healthy
@@ -83,7 +101,7 @@ class Watchdog:
         counts = {a.metric: progress.ringing.get(a.metric, 0) + 1 for a in triggered}
         progress.ringing = counts
         failed = [a for a in triggered if counts[a.metric] >= self._config.patience]
-        return "; ".join(_explained(a, values[a.metric]) for a in failed) or None
+        return "; ".join(_explained(a, values) for a in failed) or None
 
     def fail(self, state: TrainingState, problem: str) -> None:
         """Report the problem with samples, then roll the state back or raise TrainingError.
@@ -173,7 +191,10 @@ def _note_best(model: Generative[Any], progress: Progress, values: Mapping[str, 
         progress.checkpoints_since_best += 1
 
 
-def _explained(alarm: Alarm, value: float) -> str:
+def _explained(alarm: Alarm, values: Mapping[str, float]) -> str:
+    side, bound = ("below", alarm.at_least)
     if alarm.at_most < math.inf:
-        return f"{alarm.message}: {alarm.metric} is {value:.3g}, above {alarm.at_most:g}"
-    return f"{alarm.message}: {alarm.metric} is {value:.3g}, below {alarm.at_least:g}"
+        side, bound = ("above", alarm.at_most)
+    text = f"{alarm.message}: {alarm.metric} is {values[alarm.metric]:.3g}, {side} {bound:g}"
+    shown = [f"{name} is {values[name]:.3g}" for name in alarm.beside if name in values]
+    return f"{text} ({', '.join(shown)})" if shown else text
