@@ -7,26 +7,42 @@ python benchmarks/gate.py models:/NAME/1 models:/NAME/2 [--trials 200] [--width 
     function, look by look. Beside it stand two gates that compare numbers alone.
 python benchmarks/gate.py race [--rounds 50]
     Eight processes promote at once; one must win each time, and the audit log must hold.
+python benchmarks/gate.py seeds [--pairs 40] [--steps 200] [--samples 256] [--log FILE]
+    A/A over trainings: pairs of small GANs of the sample digits that differ by their seed alone.
+    Which are promoted, with and without `promotion.better_than: seed_noise`? For the policy, the
+    champion and the four GANs of the next two pairs are the trainings that are known.
+python benchmarks/gate.py time [--times 25] [--log FILE]
+    The guard of the sampling time compares a model with itself while a process keeps a core busy.
+
+With `--log FILE`, seeds and time append a line of JSON for each trial, and go on where they were.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from harness import run_training
+from harness import quiet, run_training
 from numpy.typing import NDArray
 from results import Recorder, benchmark_parser, recorder
 
 from aigc_ops.core.artifacts import Checkpoint, ImageShape
 from aigc_ops.core.state_dir import home
+from aigc_ops.data.config import DataConfig
+from aigc_ops.data.dataset import open_dataset
+from aigc_ops.evaluation import EvaluationConfig
 from aigc_ops.evaluation.context import load, make_context
+from aigc_ops.evaluation.paired import compare, compare_costs
 from aigc_ops.interfaces.evaluation import Paired
 from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.metrics.kept_samples import first_samples
@@ -35,9 +51,11 @@ from aigc_ops.modalities.image.model import ImageData
 from aigc_ops.models.gan import GanConfig
 from aigc_ops.pipeline import chain
 from aigc_ops.promotion.config import PromotionConfig
-from aigc_ops.promotion.gate import judge, num_looks
+from aigc_ops.promotion.gate import Ruling, judge, num_looks, time_guard, with_seed_noise
+from aigc_ops.promotion.seed_noise import MIN_TRAININGS, seed_noise
+from aigc_ops.registry.trainings import Training
 from aigc_ops.statistics.frechet import Gaussian, frechet_distance
-from aigc_ops.statistics.intervals import paired_error
+from aigc_ops.statistics.intervals import paired_error, share_estimate
 from aigc_ops.training import TrainingConfig
 
 Features = NDArray[np.floating]
@@ -212,6 +230,127 @@ def _checkpoint(folder: Path, seed: int) -> Checkpoint:
     return run_training(model, config, ImageData(images, None, shape), folder=folder, seed=seed)
 
 
+class Log:
+    """Trials as lines of JSON in a file, to go on after a stop; without a file in memory alone."""
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+        self._path, self._settings = path, settings
+        lines = path.read_text("utf-8").splitlines() if path and path.exists() else []
+        self.trials = [trial for line in lines if (trial := self._read(line))]
+        if path:  # without a line that a kill has cut off
+            path.write_text("".join(map(self._line, self.trials)), "utf-8")
+
+    def append(self, trial: dict[str, Any]) -> None:
+        self.trials.append(trial)
+        if self._path:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(self._line(trial))
+
+    def _line(self, trial: dict[str, Any]) -> str:
+        return json.dumps({"settings": self._settings, "trial": trial}) + "\n"
+
+    def _read(self, line: str) -> dict[str, Any] | None:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            return None
+        if found["settings"] != self._settings:
+            raise SystemExit(f"{self._path} has trials of other settings; give another --log")
+        return dict(found["trial"])
+
+
+SMALL_GAN = GanConfig(latent_dim=8, generator_width=8, critic_width=8)
+RATE = PromotionConfig().false_promotion_rate
+
+
+def seeds(arguments: argparse.Namespace, record: Recorder) -> None:
+    """A/A over trainings: how often the gate promotes a GAN that only has another seed."""
+    model = SMALL_GAN.model_dump(mode="json", exclude_defaults=True)
+    settings = {"steps": arguments.steps, "samples": arguments.samples, "model": model}
+    log = Log(arguments.log, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in range(len(log.trials), arguments.pairs):
+            trial = seed_trial(pair, arguments, Path(folder))
+            log.append(trial)
+            print(f"pair {pair + 1} of {arguments.pairs}: {trial['values']}, {trial['outcome']}")
+    trials = log.trials[: arguments.pairs]
+    if len(trials) < 3:
+        raise SystemExit("the known trainings of a pair are those of two others; give 3 pairs")
+    outcomes: Counter[str] = Counter(trial["outcome"] for trial in trials)
+    with_policy: Counter[str] = Counter()
+    for index, trial in enumerate(trials):
+        others = [trials[(index + step) % len(trials)]["values"] for step in (1, 2)]
+        values = [trial["values"][1], *others[0], *others[1]]
+        known = [Training(version=i + 1, seed=i, value=value) for i, value in enumerate(values)]
+        assert len(known) == MIN_TRAININGS
+        noise = seed_noise(known, 1, Paired(**trial["paired"]), level=1 - RATE)
+        ruling = Ruling(outcome=trial["outcome"], reasons=(), num=trial["paired"]["num"])
+        policy = PromotionConfig(better_than="seed_noise")
+        with_policy[with_seed_noise(ruling, noise, policy).outcome] += 1
+    spread = float(np.std(np.log([trial["values"] for trial in trials]), ddof=1))
+    promoted, without = (100 * n["promote"] / len(trials) for n in (with_policy, outcomes))
+    print(
+        f"{len(trials)} pairs, standard deviation of seeds {spread:.1%}: {dict(outcomes)}; with "
+        f"the policy {dict(with_policy)}"
+    )
+    exact = share_estimate(with_policy["promote"], len(trials))
+    record("gate-seeds", [promoted], [without], interval=(100 * exact.low, 100 * exact.high))
+
+
+def seed_trial(pair: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train two GANs and ask the gate, look by look, which holds the second for the champion."""
+    data = DataConfig(path="data/mnist")
+    config = quiet(TrainingConfig(batch_size=32), steps=arguments.steps)
+    checkpoints = [
+        run_training(SMALL_GAN, config, data, folder=folder / str(seed), seed=seed)
+        for seed in (2 * pair, 2 * pair + 1)
+    ]
+    first, promotion = arguments.samples, PromotionConfig(max_samples=2 * arguments.samples)
+    looks, values = num_looks(first, promotion), list[float]()
+    for look in range(1, looks + 1):
+        evaluation = EvaluationConfig(
+            num_reference=1000,
+            image={"num_samples": first * 2 ** (look - 1), "input_size": 32},
+        )
+        paired = compare(
+            *checkpoints, open_dataset(data), data, evaluation, seed=0, cache=folder / "reference"
+        )
+        values = values or [paired.candidate, paired.champion]
+        outcome = judge(paired, [], promotion, look=look, looks=looks).outcome
+        if outcome != "undecided":
+            break
+    return {"values": values, "outcome": outcome, "paired": asdict(paired)}
+
+
+def sampling_time(arguments: argparse.Namespace, record: Recorder) -> None:
+    """How often the guard of the sampling time fails a model that is compared with itself."""
+    log = Log(arguments.log, {"model": SMALL_GAN.model_dump(mode="json", exclude_defaults=True)})
+    limit = PromotionConfig().max_slowdown
+    with tempfile.TemporaryDirectory() as folder, busy_core():
+        data = DataConfig(path="data/mnist")
+        config = quiet(TrainingConfig(batch_size=32), steps=1)
+        checkpoint = run_training(SMALL_GAN, config, data, folder=Path(folder))
+        for trial in range(len(log.trials), arguments.times):
+            costs = compare_costs(checkpoint, checkpoint, EvaluationConfig(), limit=limit)
+            state = time_guard(costs, PromotionConfig()).state
+            log.append({"state": state, "slowdown": costs.slowdown, "high": costs.high})
+            print(f"{trial + 1} of {arguments.times}: {costs.slowdown:.3g}, {state}")
+    states: Counter[str] = Counter(trial["state"] for trial in log.trials[: arguments.times])
+    print(f"{dict(states)}")
+    record("gate-time", [states["fails"]])
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Keep a core busy by another process."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = benchmark_parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="two models, worse and better")
@@ -222,6 +361,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--growth", type=int, default=4, help="most samples, times the first")
     parser.add_argument("--margin", type=float, default=PromotionConfig().min_improvement)
     parser.add_argument("--rounds", type=int, default=50, help="of the race")
+    parser.add_argument("--pairs", type=int, default=40, help="of seeds")
+    parser.add_argument("--steps", type=int, default=200, help="of each GAN's training, for seeds")
+    parser.add_argument("--samples", type=int, default=256, help="at the first look, for seeds")
+    parser.add_argument("--times", type=int, default=25, help="of the guard, for time")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="trials of seeds or time so far")
     return parser
 
 
@@ -229,12 +373,13 @@ def main() -> None:
     parser = build_parser()
     arguments = parser.parse_args()
     record = recorder(arguments)
-    if arguments.models == ["race"]:
-        race(arguments, record)
+    forms = {"race": race, "seeds": seeds, "time": sampling_time}
+    if len(arguments.models) == 1 and arguments.models[0] in forms:
+        forms[arguments.models[0]](arguments, record)
     elif len(arguments.models) == 2:
         error_rates(arguments, record)
     else:
-        parser.error("give two models, worse and better, or race")
+        parser.error("give two models, worse and better, or one of race, seeds and time")
 
 
 if __name__ == "__main__":

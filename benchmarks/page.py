@@ -168,8 +168,8 @@ def problems(folder: Path) -> Iterator[str]:
 def command_problems(command: str, *, names_alone: bool = False) -> Iterator[str]:
     """Yield why a command cannot be run: no such script, file, target, or argument."""
     for part in filter(None, re.split(r"\s*;\s*", command)):
-        words = [word for word in shlex.split(part) if word != "time"]
-        while words and VARIABLE.fullmatch(words[0]):
+        words = shlex.split(part)
+        while words and (words[0] == "time" or VARIABLE.fullmatch(words[0])):
             words.pop(0)
         missing = [w for w in words if w.startswith(("configs/", "benchmarks/", ".ci/"))
                    and not (ROOT / w).exists()]  # fmt: skip

@@ -207,7 +207,7 @@ def guards_of(
             )
     return [
         *results,
-        _time_guard(costs.sampling, config),
+        time_guard(costs.sampling, config),
         _size_guard(costs.growth, config),
     ]
 
@@ -240,7 +240,8 @@ def _worse_by(
     return worse, low, high
 
 
-def _time_guard(costs: SamplingCosts, config: PromotionConfig) -> GuardResult:
+def time_guard(costs: SamplingCosts, config: PromotionConfig) -> GuardResult:
+    """Return the result of the guard of the sampling time."""
     counted = "" if costs.operations is None else f" ({costs.operations:.3g} times the operations)"
     return GuardResult(
         name=f"sampling time{counted}, times the champion's",

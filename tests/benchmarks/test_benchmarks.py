@@ -60,6 +60,8 @@ SMALL = {
     ],
     "gate.py {gan} {other_gan} --pool 64 --width 4 --trials 2 --first 16": ["gate-aa", "gate-ab"],
     "gate.py race --rounds 2": ["gate-race-problems", "gate-race-winners"],
+    "gate.py seeds --pairs 3 --steps 2 --samples 16 --log {out}/seeds.jsonl": ["gate-seeds"],
+    "gate.py time --times 2 --log {out}/time.jsonl": ["gate-time"],
     "gpt.py dialogue {gpt}": ["dialogue-bits"],
     "gpt.py generate --pretrained {gguf} --rounds 1 --new-tokens 4": [
         "gpt-generate", "gpt-generate-texts",
