@@ -1,4 +1,4 @@
-"""The commands that use a trained model: serve, sample, chat, export."""
+"""The commands that list models and use one: models, serve, sample, chat, export."""
 
 import argparse
 import sys
@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aigc_ops.core.artifacts import contract_differences
 from aigc_ops.core.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from aigc_ops.interfaces.model import Generative
     from aigc_ops.interfaces.row import Row
+    from aigc_ops.registry.versions import ModelRow
     from aigc_ops.sampling.metadata import ModelRef
 
 Answer = dict[str, Any]
@@ -202,7 +204,34 @@ def export_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Ans
     return {"out": str(out)}, [f"{arguments.model} as a Hugging Face folder: {out}"]
 
 
+def models_command(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, list[str]]:
+    """List the registered versions."""
+    from aigc_ops.registry.client import address
+    from aigc_ops.registry.versions import models
+
+    rows = models()
+    champions = {row.name: row for row in rows if "champion" in row.aliases}
+    lines = [
+        f"{row.name}/{row.version}  {','.join(row.aliases) or '-'}  {row.family}  "
+        + (f"{row.primary} {row.score:.4g}" if row.score is not None else "not scored")
+        + _not_comparable(row, champions.get(row.name))
+        for row in rows
+    ]
+    answer = {"models": [row.model_dump(mode="json") for row in rows]}
+    return answer, lines or [f"no model is registered in {address()}; run: aigc-ops run CONFIG"]
+
+
+def _not_comparable(row: "ModelRow", champion: "ModelRow | None") -> str:
+    """Return a note if a version's score cannot be compared with the champion's, else ""."""
+    # Different primary metrics are visible in the list; different conditions are not.
+    if champion is None or not row.primary or row.primary != champion.primary:
+        return ""
+    terms = contract_differences(row.scores[row.primary], champion.scores[row.primary])
+    return f"  not comparable with the champion's: other {', '.join(terms)}" if terms else ""
+
+
 COMMANDS = {
+    "models": models_command,
     "serve": serve_command,
     "sample": sample_command,
     "chat": chat_command,

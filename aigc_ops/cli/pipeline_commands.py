@@ -1,4 +1,4 @@
-"""The commands that run stages, score image sets and list models and caches.
+"""The commands that run stages, score image sets and list caches.
 
 A command returns its answer as JSON, and as lines of text.
 """
@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from aigc_ops.cli import data_commands, model_commands, project_commands, review_commands
 from aigc_ops.cli.output import run_summary, score_lines, values_lines, verdict_text
@@ -22,14 +22,10 @@ from aigc_ops.core.artifacts import (
     DatasetRef,
     Record,
     RunResult,
-    contract_differences,
 )
 from aigc_ops.core.errors import AigcOpsError, ConfigError, TrainingError
 from aigc_ops.core.state_dir import is_first_process, lock_state_dir, num_processes
 from aigc_ops.pipeline import run_cache
-
-if TYPE_CHECKING:
-    from aigc_ops.registry.versions import ModelRow
 
 Answer = dict[str, Any]
 
@@ -275,32 +271,6 @@ def cache_command(arguments: argparse.Namespace, _: Sequence[str]) -> tuple[Answ
     return answer, [*lines, f"{len(entries)} entries, {total / 2**20:.1f} MiB"]
 
 
-def models_command(_: argparse.Namespace, __: Sequence[str]) -> tuple[Answer, list[str]]:
-    """List the registered versions."""
-    from aigc_ops.registry.client import address
-    from aigc_ops.registry.versions import models
-
-    rows = models()
-    champions = {row.name: row for row in rows if "champion" in row.aliases}
-    lines = [
-        f"{row.name}/{row.version}  {','.join(row.aliases) or '-'}  {row.family}  "
-        + (f"{row.primary} {row.score:.4g}" if row.score is not None else "not scored")
-        + _not_comparable(row, champions.get(row.name))
-        for row in rows
-    ]
-    answer = {"models": [row.model_dump(mode="json") for row in rows]}
-    return answer, lines or [f"no model is registered in {address()}; run: aigc-ops run CONFIG"]
-
-
-def _not_comparable(row: "ModelRow", champion: "ModelRow | None") -> str:
-    """Return a note if a version's score cannot be compared with the champion's, else ""."""
-    # Different primary metrics are visible in the list; different conditions are not.
-    if champion is None or not row.primary or row.primary != champion.primary:
-        return ""
-    terms = contract_differences(row.scores[row.primary], champion.scores[row.primary])
-    return f"  not comparable with the champion's: other {', '.join(terms)}" if terms else ""
-
-
 COMMANDS = {
     "run": run_command,
     "validate": validate_command,
@@ -311,7 +281,6 @@ COMMANDS = {
     "package": package_command,
     "score": score_command,
     "cache": cache_command,
-    "models": models_command,
     **data_commands.COMMANDS,
     **model_commands.COMMANDS,
     **project_commands.COMMANDS,

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from aigc_ops.cli import pipeline_commands
+from aigc_ops.cli import model_commands
 from aigc_ops.core.errors import RegistryError
 from aigc_ops.registry.client import connect
 from aigc_ops.registry.registration import register
@@ -38,7 +38,7 @@ def test_the_list_says_which_scores_do_not_compare_with_the_champions(
         version = register(checkpoint, scores_of(checkpoint, 9.5, **terms), name="digits")
         if not terms:
             crown(version)
-    _, (third, second, first) = pipeline_commands.models_command(Namespace(), [])
+    _, (third, second, first) = model_commands.models_command(Namespace(), [])
     assert third.endswith("not comparable with the champion's: other n, reference")
     assert second.endswith("fd 9.5")
     assert first.endswith("fd 9.5")
