@@ -11,6 +11,8 @@ from aigc_ops.core.errors import EvaluationError
 from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.evaluation import EvaluationConfig
 from aigc_ops.evaluation.paired import compare_costs, side_by_side
+from aigc_ops.evaluation.report import meaning_of
+from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.interfaces.media import Table
 from aigc_ops.modalities.text.metrics import minilm
 from aigc_ops.modalities.text.model import TextData
@@ -55,6 +57,8 @@ def test_drawn_texts_are_compared_with_their_contracts(
     gpt: Checkpoint, text_file: Path, tmp_path: Path
 ) -> None:
     scores = judged(gpt, text_file, tmp_path / "a", seed=2)
+    meanings = find_modality("text").meanings
+    assert all(meaning_of(name, meanings) for name in scores.values)
     assert scores.values.keys() == {
         *("bits_per_byte", "perplexity", "distinct_1", "distinct_2", "repetition_4"),
         *("self_bleu_4", "fd_minilm", "kd_minilm", "train_overlap_8", "real_train_overlap_8"),

@@ -14,6 +14,7 @@ from aigc_ops.core.errors import EvaluationError
 from aigc_ops.core.tracking import SilentTracker
 from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.evaluation import EvaluationConfig, evaluate
+from aigc_ops.evaluation.report import meaning_of
 from aigc_ops.interfaces.discovery import find_modality
 from aigc_ops.modalities.image.extractors import weights as extractor_weights
 from aigc_ops.modalities.image.metrics.controls import ControlsReport
@@ -151,6 +152,8 @@ def test_scores_and_grid_are_left_in_the_folder_and_reported(
     report = ControlsReport.model_validate_json((tmp_path / "a" / "controls.json").read_text())
     nats = report.controls["truncation"].nats
     assert tracker.metrics["controls/truncation/nats"] == (nats, gan.step)
+    meanings = find_modality("image").meanings
+    assert all(meaning_of(name, meanings) for name in scores.values)
     assert scores.values.keys() == {
         "fd_efficientnet_lite0",
         "baseline_fd_efficientnet_lite0",

@@ -259,10 +259,10 @@ MEANINGS = {
     "copies_in_aligned": "the same in pixels after a small shift, zoom, turn or mirroring",
     "copy_power": "share of planted copies of training images that these find: mirrored, shifted "
     "by 1 or 2 pixels, JPEG of quality 30, other colours",
-    "baseline_*": "the same of the trivial baseline: pixels drawn from Gaussians fitted to the "
-    "training images of each class",
-    "exact_copies": "share of samples that equal a training image; real_exact_copies: the share "
-    "of held-out images",
+    "baseline_*": "trivial baseline, pixels drawn from Gaussians fitted to the training images of "
+    "each class; its",
+    "exact_copies": "share of samples that equal a training image",
+    "real_exact_copies": "share of held-out images that equal a training image",
     "nll": "importance-weighted NLL of held-out images, in nats; lower is better",
     "elbo": "evidence lower bound of held-out images, in nats; higher is better",
     "reconstruction": "expected log-likelihood term of the bound, in nats",

@@ -121,6 +121,8 @@ MEANINGS = {
     "kd_minilm": "kernel distance in MiniLM's embeddings, unbiased; lower is better",
     "train_overlap_8": "share of eight-word runs that occur in a training text",
     "real_train_overlap_8": "the same for held-out texts: repetition within the data",
+    "exact_copies": "share of generated texts that equal a training text",
+    "real_exact_copies": "share of held-out texts that equal a training text",
     "longest_match": "words in the longest run that occurs in a training text; at least eight",
     "copies_in_continuations": "share of training texts that the model reproduces verbatim from "
     "their beginnings; at most 1 % of held-out texts (or one of few) count as such",
