@@ -173,7 +173,7 @@ def evaluate_command(
 
 
 def _copy_lines(scores: Any, config: Any) -> list[str]:
-    """Return the line on copies of training data, if there is something to say."""
+    """Return the line on copies of training data, if copies were measured."""
     from aigc_ops.promotion.validity import memorisation_reason, unexamined_reason
 
     if reason := memorisation_reason(scores, config.promotion):

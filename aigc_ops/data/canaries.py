@@ -48,7 +48,7 @@ class PlantedCanaries:
 
 def coins(num: int, *, seed: int) -> Flags:
     """Return (num,) independent fair coins; those of fewer canaries are the first of them."""
-    # Not exactly half: the bound needs coins of which none says anything about another.
+    # Not exactly half: the bound needs independent coins.
     key = derive_seed(seed, COINS)
     return np.array([derive_seed(key, index) & 1 for index in range(num)], bool)
 

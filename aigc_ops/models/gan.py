@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from aigc_ops.compute.random import Noise
 from aigc_ops.core.artifacts import ImageShape
-from aigc_ops.interfaces.critics import ADVICE, MEMORISED
+from aigc_ops.interfaces.discriminator import ADVICE, OVERFITTED
 from aigc_ops.interfaces.model import Alarm, FamilyConfig, Loss
 from aigc_ops.interfaces.optimizer import AdamConfig
 from aigc_ops.interfaces.request import Control, SampleRequest
@@ -217,9 +217,9 @@ class Gan(ImageModel):
             suppressed_when=("samples/coverage", 0.3),
         ),
         Alarm(
-            "critic/train_above_heldout",
-            f"the discriminator knows its training images by heart ({ADVICE})",
-            at_most=MEMORISED,
+            "critic/membership_auc",
+            f"the discriminator has memorised its training images ({ADVICE})",
+            at_most=OVERFITTED,
             beside=("critic/separation", "samples/coverage"),
             is_warning=True,
         ),
@@ -308,7 +308,7 @@ class Gan(ImageModel):
         return -fake_logits.mean()  # hinge and wasserstein
 
     @torch.no_grad()
-    def critic_scores(self, batch: dict[str, Tensor]) -> Tensor:
+    def discriminator_scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the discriminator's logits (N,) of uint8 images, without augmentation."""
         device = next(self.parameters()).device
         on_device = {name: rows.to(device) for name, rows in batch.items()}
@@ -316,7 +316,7 @@ class Gan(ImageModel):
         return logits.cpu()
 
     def membership_scores(self, batch: dict[str, Tensor], noise: Noise) -> Tensor:  # noqa: ARG002
-        return self.critic_scores(batch)
+        return self.discriminator_scores(batch)
 
     def controls(self) -> Mapping[str, Control]:
         truncation = Control(

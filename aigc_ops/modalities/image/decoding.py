@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from aigc_ops.core.artifacts import ImageShape
 from aigc_ops.core.errors import DataError
@@ -22,18 +23,31 @@ def image_data(
     images = np.empty((count, shape.channels, shape.height, shape.width), dtype=np.uint8)
     labels = []
     for index, row in enumerate(rows):
-        try:
-            if row.error is not None:
-                raise DataError(row.error)
-            pixels = fit(decode(row.content or b""), settings.size, shape.channels)
-        except DataError as error:
-            raise DataError(f"{row.name}: {error}") from error
-        if pixels.shape != images.shape[1:]:
-            raise DataError(
-                f"{row.name}: {pixels.shape[2]}x{pixels.shape[1]} pixels, expected "
-                f"{shape.width}x{shape.height}; set data.image.size to resize all images"
-            )
-        images[index] = pixels
+        images[index] = pixels_of(
+            row, shape, settings.size, advice="set data.image.size to resize all images"
+        )
         labels.append(class_of(row, shape.class_names) if shape.class_names else 0)
     classes = torch.tensor(labels) if shape.class_names else None
     return ImageData(torch.from_numpy(images), classes, shape)
+
+
+def pixels_of(
+    row: Row, shape: ImageShape, size: int | None, *, advice: str, repair: str = ""
+) -> NDArray[np.uint8]:
+    """Return a row's pixels (C, H, W) of this shape, after a resize to a square of `size`.
+
+    Raises DataError that names the row, with `repair` if it cannot be decoded, and with `advice`
+    if it has another size.
+    """
+    try:
+        if row.error is not None:
+            raise DataError(row.error)
+        pixels = fit(decode(row.content or b""), size, shape.channels)
+    except DataError as error:
+        raise DataError(f"{row.name}: {error}{repair}") from error
+    if pixels.shape != (shape.channels, shape.height, shape.width):
+        raise DataError(
+            f"{row.name}: {pixels.shape[2]}x{pixels.shape[1]} pixels, expected "
+            f"{shape.width}x{shape.height}; {advice}"
+        )
+    return pixels

@@ -23,7 +23,10 @@ from aigc_ops.modalities.image.extractors.loading import load_extractor
 from aigc_ops.modalities.image.metrics import EVALUATION_VERSION
 from aigc_ops.modalities.image.metrics.closeness import NEXT, nearest
 from aigc_ops.modalities.image.metrics.controls import evaluate_controls
-from aigc_ops.modalities.image.metrics.critics import critic_scores, critic_warning
+from aigc_ops.modalities.image.metrics.discriminator import (
+    discriminator_scores,
+    overfitting_warning,
+)
 from aigc_ops.modalities.image.metrics.grids import class_grid, pairs_grid
 from aigc_ops.modalities.image.metrics.kept_samples import first_samples
 from aigc_ops.modalities.image.metrics.likelihood import score_heldout
@@ -86,7 +89,7 @@ class ImageEvaluation(EvaluationHooks):
         sections = sample_sections(scores, grid, num_classes)
         # 2. Effects of the model's controls.
         values, (files, metrics) = scores.values, _controls(model, extractor, context)
-        values |= critic_scores(model, context)
+        values |= discriminator_scores(model, context)
         if isinstance(picture := files.get(TRAVERSALS), Picture):
             sections.append(Section("Controls", CONTROLS_TEXT, [("", picture)]))
         # 3. Likelihood of held-out images.
@@ -137,14 +140,14 @@ class ImageEvaluation(EvaluationHooks):
         if pairs:
             sections.append(pictures_section(PAIRS, pairs, PAIRS_TEXT))
         for name, loaded in models:
-            if warning := critic_warning(critic_scores(loaded.model, context)):
+            if warning := overfitting_warning(discriminator_scores(loaded.model, context)):
                 sections.append(Section(f"Discriminator of {name}", warning))
         return sections
 
 
 def _notes(scores: ImageScores) -> list[Note]:
     notes = [memorisation_note(scores), *map(Note, agreement_lines(scores.values))]
-    warning = critic_warning(scores.values)
+    warning = overfitting_warning(scores.values)
     return [*notes, Note(warning, alarm=True)] if warning else notes
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aigc_ops.core.errors import DataError
 from aigc_ops.interfaces.latents import ReconstructionHooks
 from aigc_ops.interfaces.media import Media, Picture
 from aigc_ops.interfaces.row import Row
-from aigc_ops.modalities.image.files import decode, fit
+from aigc_ops.modalities.image.decoding import pixels_of
 from aigc_ops.modalities.image.pictures import grid
 
 PEAK = 255
@@ -34,22 +33,19 @@ class ImageReconstruction(ReconstructionHooks[Tensor]):
         size = shape.height if shape.height == shape.width else None
         images = np.empty((len(rows), shape.channels, shape.height, shape.width), dtype=np.uint8)
         for index, row in enumerate(rows):
-            try:
-                pixels = fit(decode(row.content or b""), size, shape.channels)
-            except DataError as error:
-                raise DataError(f"{row.name}: {error}; repair or remove it") from error
-            if pixels.shape != images.shape[1:]:
-                raise DataError(
-                    f"{row.name}: {pixels.shape[2]}x{pixels.shape[1]} pixels; resize it to "
-                    f"{shape.width}x{shape.height}, the size of the model's images"
-                )
-            images[index] = pixels
+            images[index] = pixels_of(
+                row,
+                shape,
+                size,
+                advice="resize it to the size of the model's images",
+                repair="; repair or remove it",
+            )
         return torch.from_numpy(images)
 
     def errors(self, samples: Tensor, reconstructions: Tensor) -> list[float]:
         """Return the mean squared error of each image, in levels of 0 to 255 squared."""
-        apart = samples.double() - reconstructions.double()
-        return apart.square().flatten(1).mean(dim=1).tolist()
+        differences = samples.double() - reconstructions.double()
+        return differences.square().flatten(1).mean(dim=1).tolist()
 
     def score(self, errors: Sequence[float]) -> float | None:
         # All images have the same size, so the mean of their errors is that over all pixels.

@@ -143,14 +143,14 @@ def _codes(symbols: NDArray[np.uint64], length: int) -> Codes:
 def _order(runs: Codes, counts: Array) -> _Order:
     contexts, rows = np.unique(runs >> np.uint64(BITS), return_inverse=True)
     # 1. The discounts, by how many runs occur once, twice, three and four times.
-    once, twice, thrice, four = (max(1.0, float((counts == num).sum())) for num in (1, 2, 3, 4))
-    share = once / (once + 2 * twice)
+    n1, n2, n3, n4 = (max(1.0, float((counts == num).sum())) for num in (1, 2, 3, 4))
+    share = n1 / (n1 + 2 * n2)
     discounts = np.array(
         [
             0,
-            1 - 2 * share * twice / once,
-            2 - 3 * share * thrice / twice,
-            3 - 4 * share * four / thrice,
+            1 - 2 * share * n2 / n1,
+            2 - 3 * share * n3 / n2,
+            3 - 4 * share * n4 / n3,
         ]
     ).clip([0, *[LEAST] * 3], [0, 1, 2, 3])
     # 2. Totals of the contexts, and what the discounts take from them.

@@ -1,4 +1,4 @@
-"""Optional interface: a network that tells training data from samples, such as a discriminator."""
+"""Optional interface: a discriminator, which separates training data from samples."""
 
 from typing import Protocol, runtime_checkable
 
@@ -9,8 +9,8 @@ NUM_SCORED = 64
 """Examples of each split that are scored during training."""
 MIN_SCORED = 20
 """Fewer examples of a split are too few to compare."""
-MEMORISED = 0.75
-"""Share of pairs from which on a critic knows its training data by heart."""
+OVERFITTED = 0.75
+"""AUC from which on a discriminator has overfitted."""
 ADVICE = (
     "give more data, set model.augmentations, a smaller model.critic_width or model.r1, or stop "
     "earlier"
@@ -18,11 +18,11 @@ ADVICE = (
 
 
 @runtime_checkable
-class HasCritic(Protocol):
-    """A family that trains a critic beside the network that samples."""
+class HasDiscriminator(Protocol):
+    """A family that trains a discriminator beside the network that samples."""
 
-    def critic_scores(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the critic's scores (N,) of examples, on the CPU; higher is more real.
+    def discriminator_scores(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the discriminator's scores (N,) of examples, on the CPU; higher is more real.
 
         The model is in eval mode, and no state may change.
         """
@@ -36,5 +36,5 @@ def scored_rows(num: int, most: int) -> Tensor:
 
 def pairs_above(train: Tensor, heldout: Tensor) -> Tensor:
     """Return (N, M): 1 where the first is greater than the second, 0.5 where they are equal."""
-    apart = train[:, None] - heldout[None, :]
-    return (apart.sign() + 1) / 2
+    differences = train[:, None] - heldout[None, :]
+    return (differences.sign() + 1) / 2

@@ -1,4 +1,4 @@
-"""A discriminator that knows its training images by heart, and one that does not."""
+"""A discriminator that has memorised its training images, and one that has not."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aigc_ops.interfaces.critics import MEMORISED, pairs_above, scored_rows
+from aigc_ops.interfaces.discriminator import OVERFITTED, pairs_above, scored_rows
 from aigc_ops.interfaces.model import Alarm
 from aigc_ops.interfaces.optimizer import AdamConfig
 from aigc_ops.models.gan import Gan
@@ -18,7 +18,7 @@ NETWORKS = GAN.model_copy(
     update={"latent_dim": 16, "generator_width": 16, "critic_width": 16, "loss": "hinge"}
     | {"critic": FAST, "generator": FAST}
 )
-METRIC = "critic/train_above_heldout"
+METRIC = "critic/membership_auc"
 WATCH = {"every": 20, "patience": 2}
 SETTINGS = {"batch_size": 32, "log_every": 20, "checkpoint_every": 1000, "num_heldout": 100}
 
@@ -50,22 +50,22 @@ def test_a_critic_of_few_images_is_warned_of_once_with_the_figures(tmp_path, cap
     tracker = watched(tmp_path, 40, steps=500)
     found = curve(tracker, METRIC)
     assert len(found) == 25
-    assert found[-1] > MEMORISED
+    assert found[-1] > OVERFITTED
     [text] = warnings(tracker)
-    assert "knows its training images by heart" in text
+    assert "has memorised its training images" in text
     assert "model.augmentations" in text
     assert re.search(rf"{METRIC} is 0\.\d+, above 0.75 \(critic/separation is [01]", text)
-    assert capsys.readouterr().err.count("by heart") == 1
+    assert capsys.readouterr().err.count("memorised") == 1
 
 
 def test_a_critic_of_many_images_is_not_warned_of(tmp_path):
     tracker = watched(tmp_path, 2000, steps=500)
     assert not warnings(tracker)
-    assert max(curve(tracker, METRIC)) < MEMORISED - 0.05
+    assert max(curve(tracker, METRIC)) < OVERFITTED - 0.05
 
 
 def test_a_critic_that_separates_nearly_all_pairs_is_no_evidence_on_its_own(tmp_path):
-    # Young samples are easy to tell from digits, also for a critic that knows none by heart.
+    # Young samples are easy to tell from digits, also for a discriminator that has memorised none.
     tracker = watched(tmp_path, 2000, steps=60)
     assert max(curve(tracker, "critic/separation")) > 0.95
     assert not warnings(tracker)
@@ -81,7 +81,7 @@ def test_the_weights_are_the_same_bit_for_bit_without_the_check(tmp_path, monkey
         run(model, tmp_path / name, tracker=checked, **words)
         assert len(curve(checked, METRIC)) == 3
         with monkeypatch.context() as patch:
-            patch.setattr(OnlineMetrics, "_critic_figures", lambda *_: {})
+            patch.setattr(OnlineMetrics, "_discriminator_figures", lambda *_: {})
             unchecked = Recorder()
             run(model, tmp_path / f"{name} unchecked", tracker=unchecked, **words)
         assert not curve(unchecked, METRIC)

@@ -1,4 +1,4 @@
-"""What an evaluation says of a discriminator that knows its training images by heart."""
+"""Scores of a discriminator that has memorised its training images."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from aigc_ops.data import DataConfig, open_dataset, read_split
 from aigc_ops.evaluation import EvaluationConfig, evaluate
 from aigc_ops.evaluation.paired import side_by_side
 from aigc_ops.evaluation.report import meaning_of
-from aigc_ops.interfaces.critics import HasCritic, pairs_above
 from aigc_ops.interfaces.discovery import find_modality
-from aigc_ops.modalities.image.metrics.critics import CRITIC_SCORE
+from aigc_ops.interfaces.discriminator import HasDiscriminator, pairs_above
+from aigc_ops.modalities.image.metrics.discriminator import MEMBERSHIP_AUC
 from aigc_ops.models.gan import Gan
 from aigc_ops.statistics.intervals import pairs_estimate
 from tests.evaluation.conftest import new_gan, new_vae
@@ -32,19 +32,19 @@ def halves(image_folder: Path) -> DataConfig:
 
 
 def memorise(monkeypatch: pytest.MonkeyPatch, data: DataConfig) -> None:
-    """Let each discriminator know the training images by heart, and no other."""
+    """Let each discriminator score training images highest, as if memorised."""
     train = read_split(open_dataset(data), data, "train")
     known = {image.numpy().tobytes() for image in train.images}
 
     def scores(_, batch):
         return torch.tensor([float(i.numpy().tobytes() in known) for i in batch["images"]])
 
-    monkeypatch.setattr(Gan, "critic_scores", scores)
+    monkeypatch.setattr(Gan, "discriminator_scores", scores)
 
 
 @pytest.mark.filterwarnings(FEW)
 @pytest.mark.parametrize("is_memorised", [True, False])
-def test_report_scores_and_packet_warn_of_a_critic_that_knows_its_images_by_heart(
+def test_report_scores_and_packet_warn_of_a_discriminator_that_has_overfitted(
     is_memorised, gan: Checkpoint, halves, tmp_path, monkeypatch
 ):
     ref = open_dataset(halves)
@@ -60,7 +60,7 @@ def test_report_scores_and_packet_warn_of_a_critic_that_knows_its_images_by_hear
         folder=tmp_path / "report",
         tracker=SilentTracker(),
     )
-    score = scores.values[CRITIC_SCORE]
+    score = scores.values[MEMBERSHIP_AUC]
     assert (score.contract["n"], score.contract["n_heldout"]) == (ref.num_train, ref.num_heldout)
     page = (tmp_path / "report" / "report.html").read_text()
     sections = side_by_side(
@@ -70,20 +70,20 @@ def test_report_scores_and_packet_warn_of_a_critic_that_knows_its_images_by_hear
     if is_memorised:
         assert (score.value, score.low, score.high) == (1, 1, 1)
         assert (
-            "knows its training images by heart: it ranks them above held-out images in 100" in page
+            "has memorised its training images: it ranks them above held-out images in 100" in page
         )
         assert [section.heading for section in sections][-1] == "Discriminator of version 2"
         assert "model.augmentations" in texts[0]
     else:  # untrained
         assert score.low < 0.5 < score.high
-        assert "knows its training images by heart:" not in page
+        assert "has memorised its training images:" not in page
         assert texts == []
 
 
 def test_a_family_without_a_critic_has_no_such_score():
-    assert isinstance(new_gan(), HasCritic)
-    assert not isinstance(new_vae(), HasCritic)
-    assert "training image" in meaning_of(CRITIC_SCORE, find_modality("image").meanings)
+    assert isinstance(new_gan(), HasDiscriminator)
+    assert not isinstance(new_vae(), HasDiscriminator)
+    assert "training image" in meaning_of(MEMBERSHIP_AUC, find_modality("image").meanings)
 
 
 def test_the_interval_of_pairs_covers_the_share_of_normal_scores():

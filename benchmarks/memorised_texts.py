@@ -1,6 +1,6 @@
-"""How a version is judged that knows its training texts by heart, and one that does not.
+"""Whether the gate finds models that have memorised their training texts.
 
-    python benchmarks/by_heart.py --trials FILE [--models N] [--resamples N]
+    python benchmarks/memorised_texts.py --trials FILE [--models N] [--resamples N]
 
 The texts are paragraphs of the documentation that Python holds. For each kind five small GPTs are
 trained on 80 of them: one kind for 600 steps without dropout, one for 40 steps. Each evaluation
@@ -32,7 +32,7 @@ from aigc_ops.sampling import sampler
 
 NUM_TRAIN, NUM_TEXTS, NUM_BEGINNINGS = 80, 100, 80
 HELDOUT = (10, 38, 300)
-KINDS = {"by heart": (600, 0.0), "clean": (40, 0.2)}  # steps and dropout
+KINDS = {"memorised": (600, 0.0), "clean": (40, 0.2)}  # steps and dropout
 MIN_WORDS, MAX_WORDS = 24, 32
 BATCH = 8
 
@@ -65,8 +65,8 @@ def trained(known: list[str], *, num_steps: int, dropout: float, seed: int) -> G
     return model.eval()
 
 
-def judged(model: Gpt, train: TextData, heldout: TextData, seed: int) -> str:
-    """Return what the gate makes of one evaluation: flagged, not examined or passed."""
+def ruling_on(model: Gpt, train: TextData, heldout: TextData, seed: int) -> str:
+    """Return the gate's result on one evaluation: flagged, not examined or passed."""
     requests = sampler.requests(model, NUM_TEXTS, seed=seed)
     texts = sampler.generate(model, requests)
     ref = DatasetRef(
@@ -103,7 +103,7 @@ def trials(number: int, kind: str, done: set[tuple[int, int]], resamples: int) -
     for num, repeat in missing:
         draw = np.random.default_rng([number, num, repeat])
         heldout = [others[row] for row in draw.choice(len(others), num, replace=False)]
-        outcome = judged(model, TextData(known), TextData(heldout), seed=1 + repeat)
+        outcome = ruling_on(model, TextData(known), TextData(heldout), seed=1 + repeat)
         yield num, repeat, outcome
 
 
@@ -125,11 +125,11 @@ def measure(path: Path, models: int, resamples: int, record: Recorder) -> None:
             counts = Counter(t["outcome"] for t in done if (t["kind"], t["heldout"]) == (kind, num))
             total = counts.total()
             print(f"{num:3} held-out texts, {kind:8} {dict(counts)} of {total}", flush=True)
-            good = ("flagged", "not examined") if kind == "by heart" else ("passed",)
-            good = ("flagged",) if kind == "by heart" and num == max(HELDOUT) else good
-            if kind == "by heart" or num == max(HELDOUT):
+            good = ("flagged", "not examined") if kind == "memorised" else ("passed",)
+            good = ("flagged",) if kind == "memorised" and num == max(HELDOUT) else good
+            if kind == "memorised" or num == max(HELDOUT):
                 share = 100 * sum(counts[each] for each in good) / total
-                record(f"{kind.replace(' ', '-')}-{num}", [share])
+                record(f"{kind}-texts-{num}", [share])
 
 
 def build_parser() -> argparse.ArgumentParser:
