@@ -231,3 +231,13 @@ def test_too_small_a_set_is_not_examined_by_its_training_images(
     splits: dict[str, torch.Tensor],
 ) -> None:
     assert copy_controls(pictured(splits["train"][: MIN_HELDOUT - 1]), None, features_of) is None
+
+
+def test_the_bound_is_chosen_by_the_usual_alteration_that_is_found_least() -> None:
+    heldout = torch.linspace(0, 1, 1001)
+    planted = torch.full((len(ALTERATIONS), 64), 0.001)
+    planted[list(ALTERATIONS).index("JPEG 30"), ::2] = 0.03  # half are found at 5 %, not at 1 %
+    spaces = ("pixels", "features", "aligned")
+    controls = CopyControls(dict.fromkeys(spaces, heldout), dict.fromkeys(spaces, planted), 0)
+    assert controls.bounds()["aligned"].closeness == pytest.approx(0.05, abs=1e-3)
+    assert controls.bounds()["pixels"].closeness == pytest.approx(0.01, abs=1e-3)
